@@ -1,0 +1,54 @@
+"""Gaussian mixture models on JAX: EM for point estimates, NumPyro for honest uncertainty, one parameter pytree.
+
+Names are resolved on first use, so that `import jaxgmm` and `jaxgmm --help` cost no JAX import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GMM": "mixture",
+    "Prior": "prior",
+    "Statistics": "statistics",
+    "e_step": "statistics",
+    "m_step": "statistics",
+    "initialise": "initialise",
+    "fit": "em",
+    "Fit": "em",
+    "Restarts": "em",
+    "Progress": "em",
+    "Status": "status",
+    "FitError": "status",
+    "FitWarning": "status",
+    "load": "io",
+}
+_MODULES = ("covariance", "data", "datasets", "plots")
+
+__all__ = [*_HOME, *_MODULES, "__version__"]
+
+if TYPE_CHECKING:
+    from jaxgmm import covariance, data, datasets, plots
+    from jaxgmm.em import Fit, Progress, Restarts, fit
+    from jaxgmm.initialise import initialise
+    from jaxgmm.io import load
+    from jaxgmm.mixture import GMM
+    from jaxgmm.prior import Prior
+    from jaxgmm.statistics import Statistics, e_step, m_step
+    from jaxgmm.status import FitError, FitWarning, Status
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"jaxgmm.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jaxgmm.{name}")
+    else:
+        raise AttributeError(f"module 'jaxgmm' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,96 @@
+"""What a covariance family owes to the rest of the library."""
+
+import abc
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm.covariance.structure import Dense, Diagonal, Factor
+
+if TYPE_CHECKING:
+    from jaxgmm.prior import Prior
+
+Structure = Dense | Diagonal
+
+
+class Family(abc.ABC):
+    """A parametrisation of K covariances: stateless, one instance in the registry.
+
+    EM, priors, initialisation and sampling know families through these methods only. All of them are for one mixture
+    (no leading axes; `vmap` adds them), work on traced arrays, and treat inactive components (weight 0) through `active`.
+    """
+
+    name: ClassVar[str]
+    mclust: ClassVar[str]
+    structure: ClassVar[Structure]
+    per_component: ClassVar[bool] = True  # covariances have an axis of components
+
+    @abc.abstractmethod
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of `covariances`."""
+
+    @abc.abstractmethod
+    def scale_shape(self, n_features: int) -> tuple[int, ...]:
+        """Shape of `Prior.scale`."""
+
+    @abc.abstractmethod
+    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
+        """Free parameters of the covariances alone."""
+
+    @abc.abstractmethod
+    def dense(self, covariances: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
+        """The covariances as K full matrices."""
+
+    @abc.abstractmethod
+    def from_dense(self, dense: Float[Array, "K D D"]) -> Array:
+        """The family's covariances from K full matrices that lie in the family."""
+
+    @abc.abstractmethod
+    def prior_scale(self, covariance: Array, n_components: int) -> Array:
+        """Psi0 of the default prior, from the sample covariance (D, D), or its diagonal (D,) if `scale_shape` has one axis."""
+
+    @abc.abstractmethod
+    def refit(
+        self, scatter: Array, counts: Float[Array, " K"], n_features: int, active: Bool[Array, " K"], prior: "Prior | None"
+    ) -> Array:
+        """M-step of the covariances: their mode given the scatter about the new means.
+
+        Args:
+            scatter: by structure; with a prior it includes kappa0 (mu - m0)(mu - m0)'.
+            counts: (K,), N_k.
+            n_features: D.
+            active: (K,), which components take part.
+            prior: None for maximum likelihood.
+        """
+
+    @abc.abstractmethod
+    def log_prior(self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: "Prior") -> Float[Array, ""]:
+        """Log density of the active covariances under the family's conjugate prior, with respect to themselves, up to
+        `log_normaliser`."""
+
+    @abc.abstractmethod
+    def log_normaliser(self, degrees_of_freedom: Any, scale: Any, n_features: int, n_active: Any, xp: Any, gammaln: Any) -> Any:
+        """What `log_prior` leaves out. `xp` is numpy or jax.numpy and `gammaln` goes with it: EM adds the constant on the host,
+        since compiling a float64 log-gamma takes longer than most fits."""
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Free parameters of a mixture of this family: weights, means and covariances."""
+        return n_components - 1 + n_components * n_features + self.n_covariance_parameters(n_components, n_features)
+
+    def factor(self, covariances: Array, n_features: int) -> Factor:
+        """The covariances taken apart (Cholesky)."""
+        return self.structure.factor(covariances, n_features)
+
+    def __repr__(self) -> str:
+        return f"<covariance family {self.name!r}, mclust {self.mclust}>"
+
+
+def per_component(values: Float[Array, " K"], like: Array) -> Array:
+    """(K,) values with axes of length one, to broadcast against (K, ...)."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+def positive(counts: Array) -> Array:
+    """Counts that can be divided by; an empty component keeps its old covariance, so any value does for it."""
+    return jnp.where(counts > 0, counts, 1)

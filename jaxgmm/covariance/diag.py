@@ -1,0 +1,55 @@
+"""`diag` (mclust VVI): every component its own variance for each feature, no correlations."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxgmm.covariance.base import Family, per_component, positive
+from jaxgmm.covariance.structure import Diagonal, Factor
+
+
+class Diag(Family):
+    """sigma2_kd free. Prior: sigma2_kd ~ InverseGamma(nu0 / 2, Psi0_d / 2), independent."""
+
+    name, mclust, structure = "diag", "VVI", Diagonal()
+
+    def shape(self, n_components, n_features):
+        return (n_components, n_features)
+
+    def scale_shape(self, n_features):
+        return (n_features,)
+
+    def n_covariance_parameters(self, n_components, n_features):
+        return n_components * n_features
+
+    def dense(self, covariances, n_components, n_features):
+        return jax.vmap(jnp.diag)(covariances)
+
+    def from_dense(self, dense):
+        return jnp.diagonal(dense, axis1=-2, axis2=-1)
+
+    def prior_scale(self, covariance, n_components):
+        return covariance / n_components ** (2 / covariance.shape[0])
+
+    def refit(self, scatter, counts, n_features, active, prior):
+        if prior is None:
+            return scatter / per_component(positive(counts), scatter)
+        return (prior.scale + scatter) / per_component(prior.degrees_of_freedom + counts + 3, scatter)
+
+    def log_prior(self, factor, n_features, active, prior):
+        return jnp.where(active, inverse_gamma(factor, prior).sum(-1), 0).sum()
+
+    def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
+        return n_active * inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln).sum()
+
+
+def inverse_gamma(factor: Factor, prior) -> Array:
+    """log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise."""
+    return -(prior.degrees_of_freedom + 2) * jnp.log(factor.scale) - prior.scale / 2 * factor.whitener**2
+
+
+def inverse_gamma_normaliser(nu: Any, scale: Any, xp: Any, gammaln: Any) -> Any:
+    """nu/2 log(Psi0 / 2) - log Gamma(nu/2)."""
+    return nu / 2 * xp.log(scale / 2) - gammaln(nu / 2)

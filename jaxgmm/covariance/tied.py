@@ -1,0 +1,43 @@
+"""`tied` (mclust EEE): one covariance matrix for all components."""
+
+import jax.numpy as jnp
+
+from jaxgmm.covariance.base import Family
+from jaxgmm.covariance.full import inverse_wishart, inverse_wishart_normaliser
+from jaxgmm.covariance.structure import Pooled
+
+
+class Tied(Family):
+    """One Sigma. Prior: Sigma ~ InverseWishart(nu0, Psi0), once."""
+
+    name, mclust, structure, per_component = "tied", "EEE", Pooled(), False
+
+    def shape(self, n_components, n_features):
+        return (n_features, n_features)
+
+    def scale_shape(self, n_features):
+        return (n_features, n_features)
+
+    def n_covariance_parameters(self, n_components, n_features):
+        return n_features * (n_features + 1) // 2
+
+    def dense(self, covariances, n_components, n_features):
+        return jnp.broadcast_to(covariances, (n_components, n_features, n_features))
+
+    def from_dense(self, dense):
+        return dense[0]
+
+    def prior_scale(self, covariance, n_components):
+        return covariance / n_components ** (2 / covariance.shape[0])
+
+    def refit(self, scatter, counts, n_features, active, prior):
+        if prior is None:
+            return scatter / counts.sum()
+        # Each active component's mean has Sigma in its prior, hence the count of components.
+        return (prior.scale + scatter) / (prior.degrees_of_freedom + counts.sum() + active.sum() + n_features + 1)
+
+    def log_prior(self, factor, n_features, active, prior):
+        return inverse_wishart(factor, n_features, prior)
+
+    def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
+        return inverse_wishart_normaliser(degrees_of_freedom, scale, n_features, xp, gammaln)

@@ -1,0 +1,76 @@
+"""Where rows come from. EM asks a source for one thing only: the sum of a function over its rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgmm.validation import check_rows, check_weights
+
+
+class Source(Protocol):
+    """Rows that can be summed over: an array here; chunked files and sharded arrays keep to the same interface.
+
+    `reduce(f)` returns the sum of `f(rows, weights)` over disjoint pieces that together are all rows. `f` returns a pytree
+    of sums (such as `Statistics`), so pieces just add up.
+    """
+
+    @property
+    def n_samples(self) -> int: ...
+
+    @property
+    def n_features(self) -> int: ...
+
+    def reduce(self, f: Callable[[Array, Array], Any]) -> Any: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ArraySource:
+    """Rows in memory: one piece. A pytree, so compiled loops take it as an argument.
+
+    Attributes:
+        x: (N, D).
+        weight: (N,).
+    """
+
+    x: Float[Array, "N D"]
+    weight: Float[Array, " N"]
+
+    @property
+    def n_samples(self) -> int:
+        """N."""
+        return self.x.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.x.shape[1]
+
+    def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
+        """`f(x, weight)`: blocks within it are the business of `statistics`."""
+        return f(self.x, self.weight)
+
+
+def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArraySource:
+    """An array and its weights, checked, as a source.
+
+    Args:
+        x: (N, D), finite.
+        sample_weight: (N,), non-negative, default 1.
+        min_rows: the fewest rows, and the least total number of rows of positive weight, that make sense.
+
+    Raises:
+        TypeError, ValueError: as `validation.check_rows` and `validation.check_weights`.
+
+    Example:
+        >>> from jaxgmm.data import as_source
+        >>> as_source([[1.0], [2.0]]).reduce(lambda rows, weight: weight.sum())
+        np.float64(2.0)
+    """
+    rows = check_rows(x, "x", min_rows=min_rows)
+    weight = check_weights(sample_weight, rows.shape[0])
+    return ArraySource(rows, np.ones(rows.shape[0], rows.dtype) if weight is None else weight)

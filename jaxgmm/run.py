@@ -1,0 +1,256 @@
+"""What the command line does: fit what a config says and write the run's directory; assign new rows with it."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxgmm
+from jaxgmm import plots
+from jaxgmm.config import Config, DataTable, to_toml
+from jaxgmm.datasets import LOADERS
+from jaxgmm.em import Fit, Progress, fit
+from jaxgmm.io import load
+from jaxgmm.mixture import GMM
+from jaxgmm.prior import Prior
+from jaxgmm.status import FitError, FitWarning, Status
+from jaxgmm.tables import Table, read_table, write_table
+from jaxgmm.validation import check_rows
+
+_FIGURES = ("components.png", "trace.png", "responsibilities.png")
+_FILES = ("config.toml", "gmm.npz", "fit.json", "assignments.csv", "assignments.parquet", *_FIGURES)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The data of a run: x (N, D), what its columns are called and, for figures, with units; the rows' weights or None."""
+
+    x: np.ndarray
+    feature_names: tuple[str, ...]
+    axis_labels: tuple[str, ...]
+    sample_weight: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: its directory, its fit, and the content of its fit.json."""
+
+    directory: Path
+    fit: Fit
+    summary: dict[str, Any]
+
+
+def run(config: Config, *, overwrite: bool = False, callback: Callable[[Progress], None] | None = None) -> Run:
+    """Fit what the config says, in float64, and write its directory: whole, or not at all.
+
+    Args:
+        config: the run.
+        overwrite: replace a run that is there already; other files in its folder stay.
+        callback: told of the progress of a long fit.
+
+    Raises:
+        ValueError, TypeError: data or settings that can't be used, or a directory that isn't free.
+        FitError: no start gave a usable mixture.
+        OSError: a file can't be read or written.
+    """
+    directory = Path(config.output.directory).expanduser().absolute()
+    _check_free(directory, overwrite)
+    clock = [time.perf_counter()]
+    rows = read_rows(config.data)
+    clock.append(time.perf_counter())
+    with jax.enable_x64(True):
+        fitted = _fit(config, rows, callback)
+        if fitted.status is Status.collapsed:
+            raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
+        clock.append(time.perf_counter())
+        with _new_directory(directory) as partial:
+            (partial / "config.toml").write_text(to_toml(config, _versions()), encoding="utf-8")
+            fitted.gmm.save(partial / "gmm.npz")
+            write_table(partial / f"assignments.{config.output.assignments}", assignments(fitted.gmm, rows.x))
+            figures = (
+                plots.components(fitted.gmm, rows.x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),
+                plots.trace(fitted).figure,
+                plots.responsibilities(fitted.gmm, rows.x),
+            )
+            for name, figure in zip(_FIGURES, figures, strict=True):
+                figure.savefig(partial / name, dpi=130)
+            clock.append(time.perf_counter())
+            seconds = dict(zip(("read", "fit", "write"), np.diff(clock).round(3).tolist(), strict=True))
+            summary = _summary(fitted, rows, seconds)
+            (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return Run(directory, fitted, summary)
+
+
+def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
+    """Assign the rows of a data file to the components of a run: the columns of its assignments, by name.
+
+    Args:
+        run_directory: what `run` wrote.
+        data: a CSV or Parquet file that has the run's columns, in any order and among others.
+        delimiter: of a CSV; by the file's suffix if None.
+
+    Raises:
+        ValueError: not a run's directory, a column that isn't there, rows that can't be used.
+        OSError: a file can't be read.
+    """
+    if not _holds_run(run_directory):
+        raise ValueError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
+    try:
+        names = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))["feature_names"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
+    with jax.enable_x64(True):
+        gmm = load(run_directory / "gmm.npz")
+        return assignments(gmm, _usable(read_table(data, delimiter), names))
+
+
+def assignments(gmm: GMM, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Each row's most probable component, its uncertainty 1 - max_k r_nk, and its responsibilities, by column name."""
+    r = np.asarray(gmm.responsibilities(x))
+    return {
+        "row": np.arange(len(r)),
+        "component": r.argmax(axis=1),
+        "uncertainty": 1 - r.max(axis=1),
+        **{f"responsibility_{k}": column for k, column in enumerate(r.T)},
+    }
+
+
+def read_rows(data: DataTable) -> Rows:
+    """The features and weights that `[data]` asks for.
+
+    Raises:
+        ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows.
+        OSError: the file can't be read.
+    """
+    units: dict[str, str] = {}
+    if data.dataset is not None:
+        shipped = LOADERS[data.dataset]()
+        units = dict(zip(shipped.feature_names, shipped.units, strict=True))
+        table = Table(f"data set {shipped.name}", dict(zip(units, shipped.x.T, strict=True)) | shipped.labels)
+        names = data.columns or shipped.feature_names
+    else:
+        assert data.path is not None  # the config has exactly one of them
+        table = read_table(data.path, data.delimiter)
+        names = data.columns or tuple(name for name in table.columns if name != data.sample_weight)
+    return Rows(
+        x=_usable(table, names),
+        feature_names=names,
+        axis_labels=tuple(f"{name} ({units[name]})" if units.get(name) else name for name in names),
+        sample_weight=None if data.sample_weight is None else table.select([data.sample_weight])[:, 0],
+    )
+
+
+def _usable(table: Table, names: tuple[str, ...]) -> np.ndarray:
+    x = table.select(names)
+    try:
+        return np.asarray(check_rows(x))
+    except ValueError as error:
+        raise ValueError(f"{table.source}, rows counted from 0: {error}") from None
+
+
+def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None) -> Fit:
+    settings = config.fit
+    prior = None
+    if config.prior.kind == "default":
+        prior = Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight)
+        prior = dataclasses.replace(prior, **{name: np.float64(v) for name, v in config.prior.overrides.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
+        return fit(
+            rows.x,
+            settings.n_components,
+            key=jax.random.key(settings.seed),
+            family=settings.family,
+            prior=prior,
+            init=settings.init,
+            n_init=settings.n_init,
+            rtol=settings.rtol,
+            max_steps=settings.max_steps,
+            sample_weight=rows.sample_weight,
+            stopping=settings.stopping,
+            acceleration=None if settings.acceleration == "none" else settings.acceleration,
+            callback=callback,
+        )
+
+
+def _summary(fitted: Fit, rows: Rows, seconds: dict[str, float]) -> dict[str, Any]:
+    gmm, restarts = fitted.gmm, fitted.restarts
+    criteria = {name: float(getattr(gmm, name)(rows.x, rows.sample_weight)) for name in ("bic", "aic", "icl")}
+    return {
+        "status": fitted.status.name,
+        "meaning": fitted.status.meaning,
+        "log_likelihood": fitted.log_likelihood,
+        "objective": fitted.objective,
+        **criteria,
+        "n_steps": fitted.n_steps,
+        "n_starts": len(restarts.status),
+        "replication": restarts.replication,
+        "gap": restarts.gap if math.isfinite(restarts.gap) else None,
+        "family": gmm.family,
+        "n_components": gmm.n_components,
+        "n_parameters": gmm.n_parameters,
+        "n_samples": len(rows.x),
+        "feature_names": list(rows.feature_names),
+        "seconds": seconds,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "jaxgmm": jaxgmm.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _holds_run(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in ("config.toml", "gmm.npz", "fit.json"))
+
+
+def _check_free(directory: Path, overwrite: bool) -> None:
+    """Before the fit, not after it: can the results be written there, and is nothing in their way?"""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"the output directory {directory} is a file: give another with --output")
+    if directory.exists() and any(directory.iterdir()):
+        if not _holds_run(directory):
+            raise ValueError(f"{directory} is not empty and holds no run: give another directory with --output")
+        if not overwrite:
+            raise ValueError(f"{directory} already holds a run: replace it with --overwrite, or give another --output")
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"{directory} can't be written: no permission for {existing}")
+
+
+@contextmanager
+def _new_directory(directory: Path) -> Iterator[Path]:
+    """A folder to write in, whose files become those of `directory` once the block is through; if it fails, none do."""
+    # Inside an existing folder, not next to it: that one may be the top of another file system.
+    home = directory if directory.exists() else directory.parent
+    home.mkdir(parents=True, exist_ok=True)
+    partial = home / f".{directory.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        if directory.exists():
+            stale = set(_FILES) - {file.name for file in partial.iterdir()}
+            for file in list(partial.iterdir()):
+                file.replace(directory / file.name)
+            for name in stale:
+                (directory / name).unlink(missing_ok=True)
+        else:
+            partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

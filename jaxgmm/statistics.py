@@ -1,0 +1,367 @@
+"""Sufficient statistics: the only sums over rows, and the M-step that needs nothing else.
+
+Two engines compute the same `Statistics` (`covariance/structure.py` has their algebra). *moments* is half the work and two
+plain matrix products, but its rounding grows as eps (spread / sigma)^2: it is used in float64 while every component's
+centred mean has a Mahalanobis norm below 1e8. *whitened* grows as eps (spread / sigma): float32, and the fallback.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm import precision
+from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance.base import per_component
+from jaxgmm.mixture import GMM, log_weights
+from jaxgmm.prior import Prior
+from jaxgmm.validation import check_count, check_rows, check_weights, unknown
+
+ENGINES = ("auto", "moments", "whitened")
+PARAMETERS = ("weights", "means", "covariances")
+_ILL_CONDITIONED = 1e8  # m' Sigma^-1 m beyond which moments lose half of float64's digits
+_NUMBERS_IN_A_BLOCK = 1 << 20  # 8 MB of float64, measured best from D = 8 to 64 with a 2 MB L2 cache
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Statistics:
+    """What an E-step knows of the data: additive over rows, blocks, files, devices and hosts.
+
+    Sums are taken about `centre`, the means of the mixture that made them, so that offsets of the data cost no digits.
+
+    Attributes:
+        counts: (K,), N_k = sum_n w_n r_nk.
+        sums: (K, D), sum_n w_n r_nk (x_n - centre_k).
+        scatter: sum_n w_n r_nk (x_n - centre_k)(x_n - centre_k)', in the family's shape: (K, D, D), or summed over k
+            (D, D), diagonals (K, D), traces (K,).
+        centre: (K, D).
+        log_likelihood: (), total in nats.
+        total_weight: (), sum_n w_n; `counts` add up to it, whatever the parameters.
+    """
+
+    counts: Float[Array, " K"]
+    sums: Float[Array, "K D"]
+    scatter: Float[Array, "..."]
+    centre: Float[Array, "K D"]
+    log_likelihood: Float[Array, ""]
+    total_weight: Float[Array, ""]
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """Statistics of both sets of rows; both must come from the same mixture."""
+        if self.scatter.shape != other.scatter.shape or self.centre.shape != other.centre.shape:
+            raise ValueError("Statistics of different mixtures can't be added: their shapes differ.")
+        return Statistics(
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.scatter + other.scatter,
+            self.centre,
+            self.log_likelihood + other.log_likelihood,
+            self.total_weight + other.total_weight,
+        )
+
+
+def e_step(
+    gmm: GMM,
+    x: Float[Array, "N D"],
+    sample_weight: Float[Array, " N"] | None = None,
+    *,
+    engine: str = "auto",
+    block_size: int | None = None,
+) -> Statistics:
+    """Expected sufficient statistics of the rows under the mixture (Dempster, Laird & Rubin 1977).
+
+    Args:
+        gmm: one mixture; components of weight 0 take no rows.
+        x: (N, D), finite, any float dtype.
+        sample_weight: (N,), non-negative; weight 2 is a row twice, weight 0 no row. Default 1.
+        engine: "auto" (moments in float64 where well-conditioned, else whitened), "moments" or "whitened".
+        block_size: rows held in expanded form at once; default by the size of the cache. Changes rounding only.
+
+    Returns:
+        Statistics, in the dtype of `x`.
+
+    Raises:
+        ValueError: an engine or shape that doesn't fit, NaN or infinite rows, negative or all-zero weights.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")
+        >>> jg.e_step(gmm, [[0.0], [4.0], [4.0]]).counts.round(2).tolist()
+        [1.0, 2.0]
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    x = check_rows(x, "x", n_features=gmm.n_features)
+    weight = check_weights(sample_weight, x.shape[0])
+    if block_size is not None:
+        block_size = check_count(block_size, "block_size")
+    dtype, out = precision.compute_dtype(x, gmm, weight), precision.result_dtype(x)
+    with precision.scope(dtype):
+        return _e_step(gmm, x, weight, engine, block_size, dtype, out)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _e_step(gmm, x, weight, engine, block_size, dtype, out):
+    gmm = precision.cast(precision.cast(gmm, out), dtype)
+    weight = jnp.ones(x.shape[0], dtype) if weight is None else weight.astype(dtype)
+    block_size = block_size or choose_block_size(gmm, x.shape[0])
+    factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+    centre = gmm.weights @ gmm.means
+    both = [functools.partial(run, x=x, weight=weight, centre=centre, block_size=block_size) for run in _RUNS]
+    if engine == "auto" and dtype == np.float64:
+        statistics = lax.cond(ill_conditioned(gmm, factor, centre), both[1], both[0], gmm, factor)
+    else:
+        statistics = both[0 if engine == "moments" else 1](gmm, factor)
+    return precision.cast(statistics, out)
+
+
+def batched_e_step(
+    gmms: GMM, factors: Factor, x: Array, weight: Array, centre: Float[Array, " D"], running: Bool[Array, " R"]
+) -> Statistics:
+    """E-step of R mixtures at once. They share `centre`, hence the expanded rows: one matrix product serves all of them.
+
+    The engine is chosen once for the whole batch, since under `vmap` a choice would compute both.
+    """
+    n_starts = gmms.weights.shape[0]
+    block_size = choose_block_size(gmms, x.shape[0], n_starts)
+    both = [jax.vmap(functools.partial(run, x=x, weight=weight, centre=centre, block_size=block_size)) for run in _RUNS]
+    if centre.dtype != jnp.float64:
+        return both[1](gmms, factors)
+    ill = jax.vmap(lambda gmm, factor: ill_conditioned(gmm, factor, centre))(gmms, factors)
+    return lax.cond((ill & running).any(), both[1], both[0], gmms, factors)
+
+
+def ill_conditioned(gmm: GMM, factor: Factor, centre: Float[Array, " D"]) -> Bool[Array, ""]:
+    """True where moments would lose too many digits: a mean far from the centre in units of its own covariance."""
+    norm = get_family(gmm.family).structure.coefficients(gmm.means - centre, factor)[2]
+    return (jnp.where(gmm.weights > 0, norm, 0) > _ILL_CONDITIONED).any()
+
+
+def choose_block_size(gmm: GMM, n_samples: int, n_starts: int = 1) -> int:
+    """Rows a block, so that the expanded rows and the responsibilities of a block stay in cache."""
+    columns = 1 + gmm.n_features + jax.eval_shape(
+        get_family(gmm.family).structure.columns, jax.ShapeDtypeStruct((1, gmm.n_features), jnp.float32)
+    ).shape[1]
+    most = max(1, _NUMBERS_IN_A_BLOCK // (columns + 2 * n_starts * gmm.n_components))
+    n_blocks = -(-n_samples // most)
+    return -(-n_samples // n_blocks)
+
+
+def reduce_rows(f: Callable[..., Any], x: Array, weight: Array, block_size: int, *others: Array) -> Any:
+    """Sum of `f(rows, weights, *others)` over blocks of rows, without a copy of the data.
+
+    The last block starts early enough to be whole; the rows it shares with the one before get weight 0.
+    """
+    n_samples = x.shape[0]
+    block_size = min(block_size, n_samples)
+    if block_size == n_samples:
+        return f(x, weight, *others)
+
+    def block(i: Array, carry: Any) -> Any:
+        start = jnp.minimum(i * block_size, n_samples - block_size)
+        rows, w, *rest = (lax.dynamic_slice_in_dim(array, start, block_size) for array in (x, weight, *others))
+        fresh = start + jnp.arange(block_size) >= i * block_size
+        return jax.tree.map(jnp.add, carry, f(rows, jnp.where(fresh, w, 0), *rest))
+
+    shapes = jax.eval_shape(f, x[:block_size], weight[:block_size], *(array[:block_size] for array in others))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return lax.fori_loop(0, -(-n_samples // block_size), block, zero)
+
+
+def _constant(gmm: GMM, factor: Factor) -> Float[Array, " K"]:
+    return log_weights(gmm.weights) - factor.half_log_det - gmm.n_features / 2 * jnp.log(2 * jnp.pi)
+
+
+def _normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"]) -> tuple[Array, Array]:
+    """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows."""
+    peak = log_joint.max(0)
+    exponential = jnp.exp(log_joint - peak)
+    total = exponential.sum(0)
+    return exponential * (weight / total), (weight * (peak + jnp.log(total))).sum()
+
+
+def _moments(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+    structure = get_family(gmm.family).structure
+    shift = gmm.means - centre
+    linear, quadratic, norm = structure.coefficients(shift, factor)
+    coefficients = jnp.concatenate([linear, quadratic], axis=1)
+    constant = (_constant(gmm, factor) - norm / 2)[:, None]
+
+    def block(rows: Array, w: Array) -> tuple[Array, ...]:
+        z = rows.astype(centre.dtype) - centre
+        expanded = jnp.concatenate([z, structure.columns(z)], axis=1)
+        responsibilities, log_density = _normalise(coefficients @ expanded.T + constant, w)
+        return (
+            responsibilities.sum(1), responsibilities @ expanded, structure.total(z, w), log_density, w.sum()
+        )  # fmt: skip
+
+    counts, sums, total, log_density, total_weight = reduce_rows(block, x, weight, block_size)
+    first, second = sums[:, : gmm.n_features], sums[:, gmm.n_features :]
+    scatter = structure.unpack(second, total, gmm.n_features)
+    scatter = _recentre(structure, scatter, first, counts, shift)
+    log_likelihood = log_density + structure.total_log_density(total, factor)
+    return Statistics(counts, first - counts[:, None] * shift, scatter, gmm.means, log_likelihood, total_weight)
+
+
+def _whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+    structure = get_family(gmm.family).structure
+    shift = gmm.means - centre
+    constant = _constant(gmm, factor)[:, None]
+
+    def block(rows: Array, w: Array) -> tuple[Array, ...]:
+        y = structure.whiten(rows.astype(centre.dtype) - centre, shift, factor)
+        responsibilities, log_density = _normalise(constant - (y**2).sum(-1) / 2, w)
+        sums = jnp.einsum("kb,kbd->kd", responsibilities, y)
+        return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y), log_density, w.sum()
+
+    counts, sums, scatter, log_density, total_weight = reduce_rows(block, x, weight, block_size)
+    sums, scatter = structure.unwhiten(sums, scatter, factor)
+    return Statistics(counts, sums, scatter, gmm.means, log_density, total_weight)
+
+
+_RUNS = (_moments, _whitened)
+
+
+def _recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
+    """Scatter about a point `shift` away, from the scatter and the sums about the origin."""
+    return scatter - 2 * structure.outer(jnp.ones_like(counts), sums, shift) + structure.outer(counts, shift, shift)
+
+
+def assigned_statistics(gmm: GMM, x: Array, weight: Array, assigned: Array) -> Statistics:
+    """Statistics for given responsibilities (N, K) or labels (N,), about the means of `gmm`'s own first component."""
+    structure = get_family(gmm.family).structure
+    centre = gmm.means[0]
+
+    def block(rows: Array, w: Array, part: Array) -> tuple[Array, ...]:
+        z = rows.astype(centre.dtype) - centre
+        one_hot = part if part.ndim == 2 else jax.nn.one_hot(part, gmm.n_components, dtype=centre.dtype)
+        responsibilities = w * one_hot.astype(centre.dtype).T
+        expanded = jnp.concatenate([z, structure.columns(z)], axis=1)
+        return responsibilities.sum(1), responsibilities @ expanded, structure.total(z, responsibilities.sum(0)), w.sum()
+
+    block_size = choose_block_size(gmm, x.shape[0])
+    counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned)
+    scatter = structure.unpack(sums[:, gmm.n_features :], total, gmm.n_features)
+    shared = jnp.broadcast_to(centre, gmm.means.shape)
+    nothing = jnp.zeros((), centre.dtype)
+    return Statistics(counts, sums[:, : gmm.n_features], scatter, shared, nothing, total_weight)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def column_moments(x: Array, weight: Array, dense: bool, dtype: Any) -> tuple[Array, Array, Array]:
+    """Total weight (), mean (D,), and the scatter about the mean: (D, D) if `dense`, else its diagonal (D,). Two passes."""
+    origin = x[0].astype(dtype)
+    weight = weight.astype(dtype)
+    n_features = x.shape[1]
+    block_size = max(1, _NUMBERS_IN_A_BLOCK // n_features)
+
+    def first(rows: Array, w: Array) -> tuple[Array, Array]:
+        return w.sum(), w @ (rows.astype(dtype) - origin)
+
+    total, sums = reduce_rows(first, x, weight, block_size)
+    mean = origin + sums / total
+
+    def second(rows: Array, w: Array) -> Array:
+        z = rows.astype(dtype) - mean
+        return (w[:, None] * z).T @ z if dense else w @ z**2
+
+    return total, mean, reduce_rows(second, x, weight, block_size)
+
+
+def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
+    """The mixture that maximises the expected log joint given the statistics: maximum likelihood, or MAP with a prior.
+
+    With a prior, the joint mode of (means, covariances) of a normal-inverse-Wishart posterior,
+    mu_k = (kappa0 m0 + sum r x) / (kappa0 + N_k), Sigma_k = (Psi0 + S_k + kappa0 (mu_k - m0)(mu_k - m0)') / (nu0 + N_k + D + 2)
+    for full covariances (Fraley & Raftery 2007, with the mode where they take theirs), and
+    pi_k = (N_k + alpha_k - 1) / (N + sum_j (alpha_j - 1)).
+
+    Args:
+        statistics: from `e_step`.
+        gmm: the mixture that made them; supplies the family, what is fixed, and which components are inactive (weight 0).
+        prior: None for maximum likelihood.
+        fixed: names of parameters to keep: any of "weights", "means", "covariances". The rest is the exact constrained mode.
+
+    Returns:
+        A mixture of the same family. A component that received no weight keeps its mean and, without a prior, its covariance.
+
+    Raises:
+        ValueError: a prior of another family or dimension, an unknown name in `fixed`.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
+        >>> jg.m_step(jg.e_step(gmm, [[1.0], [3.0]]), gmm).means.tolist()
+        [[2.0]]
+    """
+    fixed = check_fixed(fixed)
+    if prior is not None:
+        prior.check_fits(gmm)
+    dtype, out = precision.compute_dtype(statistics.counts, gmm, statistics, prior), precision.result_dtype(statistics.counts)
+    with precision.scope(dtype):
+        return _m_step(statistics, gmm, prior, fixed, dtype, out)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _m_step(statistics, gmm, prior, fixed, dtype, out):
+    statistics, gmm, prior = precision.cast((statistics, gmm, prior), dtype)
+    return precision.cast(maximise(statistics, gmm, prior, gmm.weights > 0, fixed), out)
+
+
+def maximise(
+    statistics: Statistics, gmm: GMM, prior: Prior | None, active: Bool[Array, " K"], fixed: tuple[str, ...] = ()
+) -> GMM:
+    """`m_step` without checks, for traced arrays of one dtype; `active` says which components take part."""
+    family = get_family(gmm.family)
+    structure, n_features = family.structure, gmm.n_features
+    counts, sums, centre = statistics.counts, statistics.sums, statistics.centre
+    strength = jnp.zeros((), counts.dtype) if prior is None else prior.mean_precision
+    total = counts + strength
+
+    if "means" in fixed:
+        shift = gmm.means - centre
+    else:
+        pull = 0 if prior is None else strength * (prior.mean - centre)
+        shift = jnp.where((active & (total > 0))[:, None], (sums + pull) / jnp.where(total > 0, total, 1)[:, None], 0)
+    means = centre + shift
+
+    if "covariances" in fixed:
+        covariances = gmm.covariances
+    else:
+        scatter = _recentre(structure, statistics.scatter, sums, counts, shift)
+        if prior is not None:
+            away = means - prior.mean
+            scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away)
+        covariances = family.refit(scatter, counts, n_features, active, prior)
+        if family.per_component:
+            known = active & (counts > 0) if prior is None else active
+            covariances = jnp.where(per_component(known, covariances), covariances, gmm.covariances)
+
+    if "weights" in fixed:
+        weights = gmm.weights
+    else:
+        extra = 0 if prior is None else jnp.where(active, prior.concentration - 1, 0)
+        mass = counts + extra
+        weights = mass / mass.sum()
+    return GMM.unchecked(weights, means, covariances, gmm.family)
+
+
+def check_fixed(fixed: Sequence[str]) -> tuple[str, ...]:
+    """`fixed` as a sorted tuple of parameter names.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(fixed, str):
+        fixed = (fixed,)
+    for name in fixed:
+        if name not in PARAMETERS:
+            raise unknown("parameter in fixed", name, PARAMETERS)
+    return tuple(name for name in PARAMETERS if name in fixed)

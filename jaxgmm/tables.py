@@ -1,0 +1,141 @@
+"""Tables in files: columns by name out of CSV and Parquet, and back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from jaxgmm.validation import unknown
+
+_CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
+_PARQUET = (".parquet", ".pq")
+_SHOWN = 12  # columns named in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Named columns of equal length.
+
+    Attributes:
+        source: where they come from, for messages.
+        columns: each column's values, by name.
+    """
+
+    source: str
+    columns: Mapping[str, pa.ChunkedArray | np.ndarray]
+
+    def select(self, names: Sequence[str]) -> np.ndarray:
+        """The named columns as numbers.
+
+        Args:
+            names: of the columns, in the order they are wanted.
+
+        Returns:
+            (N, len(names)) float64; NaN where a value is missing.
+
+        Raises:
+            ValueError: a column that isn't there, or isn't numbers.
+
+        Example:
+            >>> import numpy as np
+            >>> from jaxgmm.tables import Table
+            >>> table = Table("example", {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])})
+            >>> table.select(["b"]).tolist()
+            [[3.0], [4.0]]
+        """
+        return np.column_stack([self._numbers(name) for name in names])
+
+    def _numbers(self, name: str) -> np.ndarray:
+        if name not in self.columns:
+            raise ValueError(f"{self.source}: {unknown('column', name, self.columns)}")
+        numbers = _numbers(self.columns[name])
+        if numbers is None:
+            numeric = [f'"{other}"' for other, column in self.columns.items() if _numbers(column) is not None]
+            shown = ", ".join(numeric[:_SHOWN] + ["..."] * (len(numeric) > _SHOWN))
+            raise ValueError(
+                f"{self.source}: column {name!r} is not numbers ({_obstacle(self.columns[name])}); "
+                f"choose among the numeric ones: columns = [{shown}]"
+            )
+        return numbers
+
+
+def read_table(path: str | Path, delimiter: str | None = None) -> Table:
+    """Read a CSV (.csv, .tsv, .txt; also .gz of them) or Parquet (.parquet, .pq) file whose columns have names.
+
+    Args:
+        path: of the file; its suffix says what it is.
+        delimiter: between the columns of a CSV; by the suffix if None.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: another suffix, a broken file, no header, a name given to two columns.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no data file {path}")
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    try:
+        if suffix in _PARQUET:
+            table = pa.parquet.read_table(path)
+        elif suffix in _CSV:
+            options = pa.csv.ParseOptions(delimiter=delimiter or _CSV[suffix])
+            table = pa.csv.read_csv(path, parse_options=options)
+        else:
+            raise ValueError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from None
+    names = table.column_names
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
+    if suffix in _CSV and all(map(_is_number, names)):
+        raise ValueError(f"{path}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names")
+    return Table(str(path), dict(zip(names, table.columns, strict=True)))
+
+
+def write_table(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Write columns to a file, CSV or Parquet by its suffix; CSV for any other name.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    table = pa.table(dict(columns))
+    if Path(path).suffix.lower() in _PARQUET:
+        pa.parquet.write_table(table, path)
+    else:
+        pa.csv.write_csv(table, path)
+
+
+def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:
+    """The column as float64, None if it isn't numbers."""
+    if isinstance(column, np.ndarray):
+        return column.astype(float) if column.dtype.kind in "iuf" else None
+    kind = column.type
+    # A column of nothing but missing values has the type null.
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return None
+
+
+def _obstacle(column: pa.ChunkedArray | np.ndarray) -> str:
+    """The first value that stands in the way of numbers."""
+    kind = getattr(column, "type", "text")
+    for row, value in enumerate(column):
+        value = value.as_py() if isinstance(value, pa.Scalar) else value
+        if value not in (None, "") and not (isinstance(value, str) and _is_number(value)):
+            return f"row {row} is {value!s:.40}"
+    return f"type {kind}"
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""Checks of what users hand in: each error names the argument, the value and the way out, before any compute."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+_SHOWN = 5  # offending rows named in a message
+
+
+def is_traced(*values: Any) -> bool:
+    """True inside jit, vmap or grad, where values can't be looked at."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def unknown(what: str, value: object, choices: Iterable[str]) -> ValueError:
+    """The error for a name that isn't one of `choices`, with the nearest one."""
+    choices = list(choices)
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {what} {value!r}{hint} Choose from {', '.join(choices)}.")
+
+
+def _rows_named(bad: np.ndarray) -> str:
+    rows = np.flatnonzero(bad)
+    more = f" and {rows.size - _SHOWN} more" if rows.size > _SHOWN else ""
+    return f"row{'s' if rows.size > 1 else ''} {', '.join(map(str, rows[:_SHOWN]))}{more}"
+
+
+def _finite_rows(x: np.ndarray) -> np.ndarray:
+    # min and max let NaN and inf through without an array of N x D booleans; most data end here.
+    if np.isfinite(x.min()) and np.isfinite(x.max()):
+        return np.ones(len(x), bool)
+    return np.isfinite(x).all(axis=1)
+
+
+def floating(x: Any, name: str) -> Any:
+    """`x` as a float array (numpy or JAX, as it came); integers and booleans become float64.
+
+    Raises:
+        TypeError: strings, objects, complex numbers, dates.
+    """
+    if is_traced(x) or isinstance(x, jax.Array):
+        array = x
+    else:
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name} is not a rectangular array: {error}. Give every row the same length.") from None
+    kind = array.dtype.kind
+    if kind in "biu":
+        return array.astype(float)
+    if kind == "f" or array.dtype.name == "bfloat16":
+        return array
+    raise TypeError(
+        f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
+        f"select the numeric columns, then {name}.astype(float)."
+    )
+
+
+def check_rows(x: Any, name: str = "x", *, n_features: int | None = None, min_rows: int = 1) -> Float[Array, "N D"]:
+    """`x` as an (N, D) float array of finite numbers, as it came (numpy stays numpy, JAX stays JAX).
+
+    Args:
+        x: array-like, (N, D).
+        name: the argument's name in error messages.
+        n_features: the D that is asked for, if known.
+        min_rows: the fewest rows that make sense.
+
+    Raises:
+        TypeError: not real numbers.
+        ValueError: not two-dimensional, empty, too few rows, another D, NaN or infinite entries.
+    """
+    array = floating(x, name)
+    if array.ndim == 1:
+        raise ValueError(
+            f"{name} has shape {array.shape}, one dimension, but rows x columns are needed: "
+            f"{name}.reshape(-1, 1) if it holds one feature, {name}.reshape(1, -1) if it is one sample."
+        )
+    if array.ndim != 2:
+        raise ValueError(f"{name} has shape {array.shape}; two dimensions are needed, (n_samples, n_features).")
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise ValueError(f"{name} is empty: shape {array.shape}. Give at least one row and one column.")
+    if n_features is not None and array.shape[1] != n_features:
+        raise ValueError(
+            f"{name} has {array.shape[1]} columns, but the mixture has {n_features} features: "
+            "give the same columns in the same order."
+        )
+    if array.shape[0] < min_rows:
+        raise ValueError(f"{name} has {array.shape[0]} row, but at least {min_rows} are needed to estimate a covariance.")
+    if not is_traced(array):
+        host = np.asarray(array)
+        finite = _finite_rows(host)
+        if not finite.all():
+            if np.isnan(host).any():
+                where = _rows_named(np.isnan(host).any(axis=1))
+                raise ValueError(
+                    f"{name} has missing values (NaN) in {where}. Missing values aren't supported yet: "
+                    f"drop these rows, {name}[~np.isnan({name}).any(axis=1)], or impute them."
+                )
+            raise ValueError(f"{name} has infinite values in {_rows_named(~finite)}. Drop or clip them.")
+    return array
+
+
+def check_weights(sample_weight: Any, n_samples: int) -> Float[Array, " N"] | None:
+    """`sample_weight` as an (N,) float array, or None.
+
+    Raises:
+        ValueError: another length, negative, not finite, or all zero.
+    """
+    if sample_weight is None:
+        return None
+    weight = floating(sample_weight, "sample_weight")
+    if weight.shape != (n_samples,):
+        raise ValueError(f"sample_weight has shape {weight.shape}; one weight a row is needed, ({n_samples},).")
+    if not is_traced(weight):
+        host = np.asarray(weight)
+        if not np.isfinite(host).all():
+            raise ValueError(f"sample_weight is NaN or infinite in {_rows_named(~np.isfinite(host))}.")
+        if (host < 0).any():
+            raise ValueError(f"sample_weight is negative in {_rows_named(host < 0)}; weights count rows, so 0 is the least.")
+        if not host.any():
+            raise ValueError("sample_weight is zero for every row, so there are no data. Give some rows a positive weight.")
+    return weight
+
+
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """`value` as an int of at least `least`.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return int(value)

@@ -1,0 +1,98 @@
+"""What the tests share: float64 unless a test asks for JAX's default, the families, small data, mclust's numbers."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxgmm as jg
+
+collect_ignore = ["benchmarks"]
+
+FAMILIES = ("full", "tied", "diag", "spherical")
+MCLUST_DATA = ("faithful", "iris", "diabetes")
+
+
+@pytest.fixture(autouse=True)
+def _precision(request):
+    with jax.enable_x64(request.node.get_closest_marker("default_precision") is None):
+        yield
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(params=MCLUST_DATA)
+def mclust(request):
+    """One of mclust's runs: its data set, and its fits by family."""
+    return mclust_reference(request.param)
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """240 rows of four overlapping clusters with their own covariances, (240, 3)."""
+    rng = np.random.default_rng(3)
+    return np.concatenate(
+        [rng.normal(size=(60, 3)) @ rng.normal(size=(3, 3)) + 2 * rng.normal(size=3) for _ in range(4)]
+    )
+
+
+@pytest.fixture(scope="session")
+def row_counts():
+    """How often each row of `blobs` counts: 0, 1, 2 or 3 times."""
+    return np.random.default_rng(4).integers(0, 4, size=240)
+
+
+@pytest.fixture(scope="session")
+def make_gmm():
+    return random_gmm
+
+
+@pytest.fixture(scope="session")
+def real_fit():
+    """Cached fits of the real data sets, with as many components as mclust chose there."""
+    return fit_real_data
+
+
+def random_gmm(family, n_components=3, n_features=3, seed=0):
+    """A mixture of overlapping components in a random position."""
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(n_components, n_features, n_features))
+    dense = factors @ factors.transpose(0, 2, 1) / n_features + 0.3 * np.eye(n_features)
+    return jg.GMM(
+        weights=rng.dirichlet(np.full(n_components, 5.0)),
+        means=2 * rng.normal(size=(n_components, n_features)),
+        covariances={
+            "full": dense,
+            "tied": dense[0],
+            "diag": np.diagonal(dense, axis1=1, axis2=2),
+            "spherical": np.trace(dense, axis1=1, axis2=2) / n_features,
+        }[family],
+        family=family,
+    )
+
+
+@functools.cache
+def mclust_reference(data):
+    reference = json.loads((Path(__file__).parent / "reference" / f"mclust_{data}.json").read_text())
+    names = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical"}
+    return {"data": data, "fits": {names[fit["model"]]: fit for fit in reference["fits"]}}
+
+
+@functools.cache
+def load_x(data):
+    return getattr(jg.datasets, f"load_{data}")().x
+
+
+@functools.cache
+def fit_real_data(data, family, prior):
+    n_components = mclust_reference(data)["fits"][family]["G"]
+    # 20 starts, the best of which may need more than the default 500 steps.
+    return jg.fit(
+        load_x(data), n_components, key=jax.random.key(0), family=family, prior=prior, n_init=20, max_steps=5000
+    )
