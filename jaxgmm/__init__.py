@@ -14,11 +14,11 @@ _HOME = {
     "Statistics": "statistics",
     "e_step": "statistics",
     "m_step": "statistics",
-    "initialise": "initialise",
+    "initialise": "initialisation",
     "fit": "em",
-    "Fit": "em",
-    "Restarts": "em",
-    "Progress": "em",
+    "Fit": "fitted",
+    "Restarts": "fitted",
+    "Progress": "fitted",
     "Status": "status",
     "FitError": "status",
     "FitWarning": "status",
@@ -30,8 +30,9 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
-    from jaxgmm.em import Fit, Progress, Restarts, fit
-    from jaxgmm.initialise import initialise
+    from jaxgmm.em import fit
+    from jaxgmm.fitted import Fit, Progress, Restarts
+    from jaxgmm.initialisation import initialise
     from jaxgmm.io import load
     from jaxgmm.mixture import GMM
     from jaxgmm.prior import Prior

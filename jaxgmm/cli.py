@@ -10,26 +10,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from jaxgmm import __version__
 from jaxgmm.status import FitError
 
-_INSTALL = "pip install 'jaxgmm[cli]'"
+_EXTRA = ("matplotlib", "pyarrow", "pydantic", "rich", "typer")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _fail_for_missing(package: str) -> NoReturn:
+    _fail(f"the command line needs {package}, which is not installed: pip install 'jaxgmm[cli]'")
+
+
 try:
     import typer
-except ModuleNotFoundError as missing:
-    raise SystemExit(f"error: the command line needs {missing.name}, which is not installed: {_INSTALL}") from None
+except ModuleNotFoundError:
+    _fail_for_missing("typer")
 
 if TYPE_CHECKING:
     from jaxgmm.em import Progress
     from jaxgmm.run import Run
 
-_EXTRA = ("matplotlib", "pyarrow", "pydantic", "rich")
-_SHOWN_FEATURES = 6
+_CELL = 20  # characters for a mean ± sd
 
 app = typer.Typer(
-    help="Gaussian mixtures on JAX.",
     epilog="Exit codes: 0 done; 2 wrong input or no usable fit, with one line that says why; 1 anything else. "
     "JAXGMM_DEBUG=1 shows the traceback of an error.",
     add_completion=False,
@@ -48,32 +57,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(None if arguments is None else list(arguments), prog_name="jaxgmm")
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA:
             raise
-        _fail(f"this command needs {error.name}, which is not installed: {_INSTALL}")
+        _fail_for_missing(package)
     except (ValueError, TypeError, OSError, FitError) as error:
         if os.environ.get("JAXGMM_DEBUG") or not _meant_for_user(error):
             raise
         _fail(str(error))
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"jaxgmm {__version__}")
         raise typer.Exit()
 
 
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Gaussian mixtures on JAX."""
+
+
 @app.command("run")
 def run_command(
-    config: Annotated[Path, typer.Argument(help="TOML file: data, prior and what to fit.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file: data, prior and what to fit.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replace a value of the config: fit.n_components=3. Repeatable."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the config: fit.n_components=3. Repeatable."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Directory of the results; default runs/<config's name>.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
@@ -93,12 +107,10 @@ def run_command(
 
 @app.command("predict")
 def predict_command(
-    run_dir: Annotated[Path, typer.Argument(help="Directory that `jaxgmm run` wrote.")],
-    data: Annotated[Path, typer.Argument(help="CSV or Parquet file with the run's columns.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that `jaxgmm run` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file with the run's columns.")],
     output: Annotated[Path | None, typer.Option(help="CSV or Parquet file to write; default: CSV on stdout.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")
-    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")] = None,
 ) -> None:
     """Assign the rows of DATA to the components of a finished run."""
     from jaxgmm.run import predict
@@ -111,8 +123,8 @@ def predict_command(
 def use_compilation_cache() -> None:
     """Keep XLA's compiled programs in the user's cache folder, so that a second run starts fast.
 
-    The process is the command line's own, so JAX's configuration is too. A cache that the user has set up stays; a folder
-    that can't be written means compiling again, no more.
+    The process is the command line's own, so JAX's configuration is too. A cache that the user has set up stays; a
+    folder that can't be written means compiling again, no more.
     """
     import jax
 
@@ -141,8 +153,7 @@ def _progress(what: str) -> "Iterator[Callable[[Progress], None] | None]":
         return
     with console.status(what) as status:
         yield lambda p: status.update(
-            f"{what}: start {p.start} of {p.n_starts}, step {p.n_steps} of at most {p.max_steps}, "
-            f"objective {p.objective:.8g}"
+            f"{what}: start {p.start} of {p.n_starts}, step {p.n_steps} of at most {p.max_steps}, objective {p.objective:.8g}"
         )
 
 
@@ -169,22 +180,23 @@ def _show(finished: "Run") -> None:
     facts.add_row("data", f"{summary['n_samples']} rows x {len(summary['feature_names'])} features")
     for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
         facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
-    facts.add_row("steps", f"{fit.n_steps} of EM, {summary['seconds']['fit']:.2f} s for all starts")
+    facts.add_row("steps", f"{fit.n_steps} of EM; {summary['n_starts']} starts in {summary['seconds']['fit']:.2f} s")
     facts.add_row("replication", replication(fit))
     console.print(facts)
 
     gmm = fit.gmm
     names = summary["feature_names"]
     components = Table(box=box.SIMPLE_HEAD, title="components: weight, then mean ± sd", title_justify="left")
-    for heading in ("", "weight", *names[:_SHOWN_FEATURES]):
+    shown = max(1, (console.width - 16) // _CELL)
+    for heading in ("", "weight", *names[:shown]):
         components.add_column(heading, justify="right")
     means, sds = np.asarray(gmm.means), np.sqrt(np.diagonal(np.asarray(gmm.dense_covariances()), axis1=1, axis2=2))
     for k, weight in enumerate(np.asarray(gmm.weights)):
-        cells = (_plus_minus(m, s) for m, s in zip(means[k, :_SHOWN_FEATURES], sds[k], strict=False))
+        cells = (_plus_minus(m, s) for m, s in zip(means[k, :shown], sds[k, :shown], strict=True))
         components.add_row(str(k), f"{weight:.4f}", *cells)
     console.print(components)
-    if len(names) > _SHOWN_FEATURES:
-        console.print(f"and {len(names) - _SHOWN_FEATURES} more features, in gmm.npz")
+    if len(names) > shown:
+        console.print(f"and {len(names) - shown} more features, in gmm.npz")
     console.print(f"written to {finished.directory}", soft_wrap=True)
 
 
@@ -199,7 +211,7 @@ def _plus_minus(mean: float, sd: float) -> str:
 
 
 def _meant_for_user(error: Exception) -> bool:
-    """Was it raised by a `raise` of ours, or by the operating system? Anything else is a bug, and shows its traceback."""
+    """Does it come from a `raise` of ours, or the operating system? Anything else is a bug and keeps its traceback."""
     if isinstance(error, OSError | FitError):
         return True
     innermost: TracebackType | None = error.__traceback__
@@ -210,8 +222,3 @@ def _meant_for_user(error: Exception) -> bool:
     frame = innermost.tb_frame
     raised = dis.opname[frame.f_code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
     return raised and frame.f_globals.get("__name__", "").partition(".")[0] == "jaxgmm"
-
-
-def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)

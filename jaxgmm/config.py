@@ -291,8 +291,7 @@ def to_toml(config: Config, versions: Mapping[str, str]) -> str:
     """
     tables = config.model_dump(exclude_none=True) | {"versions": dict(versions)}
     blocks = (
-        "\n".join([f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())])
-        for name, table in tables.items()
+        "\n".join([f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]) for name, table in tables.items()
     )
     return "\n\n".join(blocks) + "\n"
 

@@ -19,12 +19,18 @@ class Source(Protocol):
     """
 
     @property
-    def n_samples(self) -> int: ...
+    def n_samples(self) -> int:
+        """N."""
+        ...
 
     @property
-    def n_features(self) -> int: ...
+    def n_features(self) -> int:
+        """D."""
+        ...
 
-    def reduce(self, f: Callable[[Array, Array], Any]) -> Any: ...
+    def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
+        """Sum of `f(rows, weights)` over the pieces."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -72,5 +78,7 @@ def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArrayS
         np.float64(2.0)
     """
     rows = check_rows(x, "x", min_rows=min_rows)
-    weight = check_weights(sample_weight, rows.shape[0])
-    return ArraySource(rows, np.ones(rows.shape[0], rows.dtype) if weight is None else weight)
+    weight: Any = check_weights(sample_weight, rows.shape[0])
+    if weight is None:
+        weight = np.ones(rows.shape[0], rows.dtype)
+    return ArraySource(rows, weight)

@@ -72,9 +72,7 @@ def load_faithful() -> Dataset:
             "Azzalini, A. & Bowman, A. W. (1990). A look at some data on the Old Faithful geyser. "
             "Applied Statistics 39, 357-365; as in R's datasets::faithful."
         ),
-        description=(
-            "How long an eruption of the Old Faithful geyser (Yellowstone) lasts, and the wait until the next."
-        ),
+        description=("How long an eruption of the Old Faithful geyser (Yellowstone) lasts, and the wait until the next."),
     )
 
 

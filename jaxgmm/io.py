@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def save(gmm: GMM, path: str | Path) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     header = json.dumps({"format": FORMAT, "kind": "jaxgmm.GMM", "family": gmm.family})
     with open(partial, "wb") as file:
-        np.savez(file, header=np.array(header), **{name: np.asarray(getattr(gmm, name)) for name in _ARRAYS})
+        arrays: dict[str, Any] = {name: np.asarray(getattr(gmm, name)) for name in _ARRAYS}
+        np.savez(file, header=np.array(header), **arrays)
     partial.replace(path)
     return path
 
@@ -40,13 +42,20 @@ def load(path: str | Path) -> GMM:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(str(file["header"]))
-            arrays = {name: file[name] for name in _ARRAYS}
+        # Opened here, since np.load leaves a damaged file open.
+        with open(path, "rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            with file:
+                header = json.loads(str(file["header"]))
+                arrays: dict[str, Any] = {name: file[name] for name in _ARRAYS}
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a whole jaxgmm mixture ({error}): it may be cut short, or of another program.") from None
+        raise ValueError(
+            f"{path} is not a whole jaxgmm mixture ({error}): it may be cut short, or of another program."
+        ) from None
     if not isinstance(header, dict) or header.get("kind") != "jaxgmm.GMM":
         raise ValueError(f"{path} does not hold a jaxgmm mixture.")
     if header.get("format", 0) > FORMAT:

@@ -10,17 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm import precision
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.structure import Dense
+from jaxgmm.pytree import pytree, unchecked
 from jaxgmm.validation import check_count, check_rows, check_weights, floating, is_traced
 
 _ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
 
 
-@jax.tree_util.register_pytree_with_keys_class
+@pytree(static=("family",))
 @dataclass(frozen=True)
 class GMM:
     """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
@@ -62,18 +64,7 @@ class GMM:
     @classmethod
     def unchecked(cls, weights: Any, means: Any, covariances: Any, family: str) -> "GMM":
         """A GMM from leaves that are known to be right, or that aren't arrays at all (as JAX's own tree functions need)."""
-        gmm = object.__new__(cls)
-        for name, value in zip(("weights", "means", "covariances", "family"), (weights, means, covariances, family)):
-            object.__setattr__(gmm, name, value)
-        return gmm
-
-    def tree_flatten_with_keys(self):
-        names = ("weights", "means", "covariances")
-        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], self.family
-
-    @classmethod
-    def tree_unflatten(cls, family, leaves):
-        return cls.unchecked(*leaves, family)
+        return unchecked(cls, weights=weights, means=means, covariances=covariances, family=family)
 
     # What it is
 
@@ -114,7 +105,7 @@ class GMM:
 
     # What it says about rows
 
-    def log_prob(self, x: Float[Array, "N D"]) -> Float[Array, " N"]:
+    def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
         """Log density of each row, in nats.
 
         Args:
@@ -131,24 +122,24 @@ class GMM:
         """
         return self._ask(_log_prob, x)
 
-    def responsibilities(self, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
         """p(component k given x_n); each row adds up to one. Arguments and errors as for `log_prob`."""
         return self._ask(_responsibilities, x)
 
-    def predict(self, x: Float[Array, "N D"]) -> Int[Array, " N"]:
+    def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
         """The most probable component of each row. Arguments and errors as for `log_prob`."""
         return self._ask(_predict, x)
 
-    def log_likelihood(self, x: Float[Array, "N D"], sample_weight: Float[Array, " N"] | None = None) -> Any:
+    def log_likelihood(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n)."""
         return self._total(lambda w, log_prob, complete: (w * log_prob).sum(), x, sample_weight)
 
-    def aic(self, x: Float[Array, "N D"], sample_weight: Float[Array, " N"] | None = None) -> Any:
+    def aic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Akaike's criterion, -2 log L + 2 p (Akaike 1974); smaller is better."""
         p = self.n_parameters
         return self._total(lambda w, log_prob, complete: 2 * p - 2 * (w * log_prob).sum(), x, sample_weight)
 
-    def bic(self, x: Float[Array, "N D"], sample_weight: Float[Array, " N"] | None = None) -> Any:
+    def bic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Bayesian information criterion, -2 log L + p log N (Schwarz 1978); smaller is better, mclust's sign changed.
 
         N is the total weight of the rows.
@@ -162,7 +153,7 @@ class GMM:
         p = self.n_parameters
         return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * log_prob).sum(), x, sample_weight)
 
-    def icl(self, x: Float[Array, "N D"], sample_weight: Float[Array, " N"] | None = None) -> Any:
+    def icl(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Integrated completed likelihood, BIC - 2 sum_n w_n log max_k r_nk (Biernacki, Celeux & Govaert 2000).
 
         Smaller is better; equals the negative of mclust's `icl`.
@@ -192,7 +183,7 @@ class GMM:
         means = jnp.asarray(self.means)[..., keep]
         return GMM.unchecked(jnp.asarray(self.weights), means, _family(self).from_dense(covariances), self.family)
 
-    def condition(self, features: Sequence[int], values: Float[Array, " G"]) -> "GMM":
+    def condition(self, features: Sequence[int], values: Float[ArrayLike, " G"]) -> "GMM":
         """The mixture of the other features given some: p(x_rest | x_features = values).
 
         pi_k changes to pi_k N(values | mu_k, Sigma_k), normalised; each component to its conditional Gaussian (Bishop 2006,
@@ -214,13 +205,13 @@ class GMM:
         given = _check_features(features, self.n_features, "features")
         if given.size == self.n_features:
             raise ValueError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
-        values = floating(values, "values")
-        if values.shape != given.shape:
-            raise ValueError(f"values has shape {values.shape}; one value for each of the {given.size} features is needed.")
-        if not is_traced(values) and not np.isfinite(np.asarray(values)).all():
-            raise ValueError(f"values must be finite, got {np.asarray(values).tolist()}.")
+        given_values = floating(values, "values")
+        if given_values.shape != given.shape:
+            raise ValueError(f"values has shape {given_values.shape}; one for each of the {given.size} features is needed.")
+        if not is_traced(given_values) and not np.isfinite(np.asarray(given_values)).all():
+            raise ValueError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
         rest = np.setdiff1d(np.arange(self.n_features), given)
-        return _condition(self, tuple(given.tolist()), tuple(rest.tolist()), values)
+        return _condition(self, tuple(given.tolist()), tuple(rest.tolist()), given_values)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
         """Draw rows and the components they come from.
@@ -273,12 +264,12 @@ def _family(gmm: GMM) -> Family:
 
 
 def log_weights(weights: Array) -> Array:
-    """log weights, -inf for inactive components, with a gradient that stays finite."""
+    """Log weights, -inf for inactive components, with a gradient that stays finite."""
     return jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1)), -jnp.inf)
 
 
 def log_joint(gmm: GMM, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
-    """log weights_k + log Normal(x_n | means_k, covariances_k), whitened."""
+    """Log weights_k + log Normal(x_n | means_k, covariances_k), whitened."""
     family = _family(gmm)
     factor = family.factor(gmm.covariances, gmm.n_features)
     centre = gmm.weights @ gmm.means
@@ -291,9 +282,7 @@ def _by_rows(question: Callable, gmm: GMM, x: Array, dtype: Any) -> Array:
     gmm = precision.cast(gmm, dtype)
     if x.shape[0] <= _ROWS_AT_ONCE:
         return question(log_joint(gmm, x.astype(dtype)))
-    return jax.lax.map(
-        lambda row: question(log_joint(gmm, row[None].astype(dtype)))[0], x, batch_size=_ROWS_AT_ONCE
-    )
+    return jax.lax.map(lambda row: question(log_joint(gmm, row[None].astype(dtype)))[0], x, batch_size=_ROWS_AT_ONCE)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -384,7 +373,9 @@ def _check_values(gmm: GMM) -> None:
         raise ValueError("covariances must be finite; some entries are NaN or infinite.")
     bad = _not_positive_definite(covariances.astype(float), _family(gmm), means.shape[-1])
     if bad:
-        raise ValueError(f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior.")
+        raise ValueError(
+            f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
+        )
 
 
 def _not_positive_definite(covariances: np.ndarray, family: Family, n_features: int) -> str:

@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from jaxgmm.mixture import GMM
+from jaxgmm.status import Status
 from jaxgmm.validation import check_rows, check_weights
 
 if TYPE_CHECKING:
-    from jaxgmm.em import Fit
+    from jaxgmm.em import Fit, Restarts
 
 # Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
 # pale on white.
@@ -27,6 +29,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _MARKERS = "osD^v"  # the next one with every turn of the palette
 _MAX_POINTS = 5000  # rows drawn as points
 _MAX_LEGEND = 14  # components
+_SURE = 1e-6  # uncertainty: nothing to see below it
 _ROUNDING = 1e-10  # of the objective: nothing to see below it
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
 _HALO = withStroke(linewidth=3, foreground="white")
@@ -48,12 +51,11 @@ def components(gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, 
         ValueError: bad data, or another number of names than features.
 
     Example:
-        >>> import jax, jaxgmm as jg
-        >>> iris = jg.datasets.load_iris()
-        >>> fit = jg.fit(iris.x, 3, key=jax.random.key(0), n_init=2)
-        >>> figure = jg.plots.components(fit.gmm, iris.x, feature_names=iris.feature_names)
-        >>> len(figure.axes)  # the lower triangle of 4 x 4
-        10
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM([1.0], [[0.0, 0.0, 0.0]], [1.0], "spherical")
+        >>> figure = jg.plots.components(gmm, [[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]], feature_names=["a", "b", "c"])
+        >>> len(figure.axes)  # three densities, three pairs
+        6
     """
     if gmm.n_features > 2:
         return pairs(gmm, x, feature_names=feature_names, sample_weight=sample_weight)
@@ -203,19 +205,11 @@ def responsibilities(gmm: GMM, x: Any) -> Figure:
     order = np.lexsort((uncertainty, owner))
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    edges = np.arange(len(x) + 1)
-    steps = np.cumsum(np.column_stack([np.zeros(len(x)), r[order]]), axis=1).T
-    steps = np.column_stack([steps, steps[:, -1]])  # the last row's bar needs a right edge
+    steps = np.cumsum(r[order], axis=1)
     for k in _active(gmm):
-        top.fill_between(edges, steps[k], steps[k + 1], step="post", color=_colour(k), lw=0)
-        mine = np.flatnonzero(owner[order] == k)
-        bottom.fill_between(
-            edges[mine[0] : mine[-1] + 2] if mine.size else [],
-            np.append(uncertainty[order][mine], uncertainty[order][mine][-1:]),
-            step="post",
-            color=_colour(k),
-            lw=0,
-        )
+        top.stairs(steps[:, k], baseline=steps[:, k] - r[order, k], fill=True, color=_colour(k), lw=0)
+        mine = np.where(owner == k, uncertainty, np.nan)[order]
+        bottom.stairs(mine, baseline=_SURE, fill=True, color=_colour(k), lw=0)
     filled, counts = np.unique(owner, return_counts=True)
     ends = np.cumsum(counts)
     if len(filled) <= 2 * _MAX_LEGEND:
@@ -225,7 +219,7 @@ def responsibilities(gmm: GMM, x: Any) -> Figure:
         ax.tick_params(axis="x", length=0)
         ax.margins(x=0)
     top.set(ylim=(0, 1), ylabel="responsibility")
-    bottom.set(ylim=(0, None), ylabel="uncertainty", xlabel="rows, by their most probable component")
+    bottom.set(yscale="log", ylim=(_SURE, 1), ylabel="uncertainty", xlabel="rows, by their most probable component")
     summary = f"Expected share of misassigned rows, if the model is right: {100 * uncertainty.mean():.2g} %"
     top.set_title(_title(summary, note), loc="left", fontsize="medium")
     return figure
@@ -242,28 +236,21 @@ def trace(fit: "Fit", *, ax: Axes | None = None) -> Axes:
 
     Example:
         >>> import jax, jaxgmm as jg
-        >>> fit = jg.fit(jg.datasets.load_faithful().x, 2, key=jax.random.key(0), n_init=3)
+        >>> fit = jg.fit(jg.datasets.load_faithful().x, n_components=2, key=jax.random.key(0))
         >>> len(jg.plots.trace(fit).lines)
-        3
+        10
     """
     ax = ax or _new_axes()
     restarts = fit.restarts
-    objective = np.asarray(restarts.objective, float)
-    top = objective[restarts.best]
-    ranked = np.argsort(np.where(np.arange(objective.size) == restarts.best, -np.inf, -objective))  # NaN goes last
-    for rank, start in reversed([*enumerate(ranked.tolist())]):  # the best one on top
-        below = top - np.asarray(restarts.trace[start], float)
+    top = restarts.objective[restarts.best]
+    for start in np.roll(np.arange(len(restarts.trace)), -1 - restarts.best):  # the best one last, on top
+        below = top - restarts.trace[start].astype(float)
         below[~(below > _ROUNDING * max(1, abs(top)))] = np.nan
-        if rank == 0:
-            style: dict[str, Any] = {"color": PALETTE[0], "lw": 2.4, "label": "best start"}
-        elif rank < restarts.replication:
-            style = {"color": PALETTE[4], "lw": 1, "label": "reached the same optimum"}
-        else:
-            style = {"color": PALETTE[1], "lw": 1, "ls": "--", "label": "ended at another"}
-        ax.plot(np.arange(below.size), below, **style)
+        ax.plot(np.arange(below.size), below, **_start_style(restarts, int(start)))
     ax.set_yscale("log")
-    one_each = {line.get_label(): line for line in reversed(ax.lines)}
-    ax.legend(one_each.values(), one_each.keys(), frameon=False)
+    one_each = {str(line.get_label()): line for line in reversed(ax.lines)}
+    ax.legend(one_each.values(), one_each.keys(), loc="upper right")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="EM step", ylabel="nats below the best objective")
     ax.set_title(replication(fit), loc="left", fontsize="medium")
     return ax
@@ -274,11 +261,11 @@ def replication(fit: "Fit") -> str:
 
     Example:
         >>> import jax, jaxgmm as jg
-        >>> fit = jg.fit(jg.datasets.load_faithful().x, 2, key=jax.random.key(0), n_init=3)
+        >>> fit = jg.fit(jg.datasets.load_faithful().x, n_components=2, key=jax.random.key(0))
         >>> jg.plots.replication(fit)
-        '3 of 3 starts reached the best optimum'
+        '10 of 10 starts reached the best optimum'
     """
-    n_starts = len(fit.restarts.trace)
+    n_starts = len(fit.restarts.status)
     text = f"{fit.restarts.replication} of {n_starts} start{'s' * (n_starts > 1)} reached the best optimum"
     return text + (f"; the next is {fit.restarts.gap:.3g} nats below" if math.isfinite(fit.restarts.gap) else "")
 
@@ -332,14 +319,23 @@ def _label(gmm: GMM, k: int) -> str:
 def _handles(gmm: GMM, *, line: bool) -> list[Line2D]:
     style = {"lw": 1.6} if line else {"ls": "", "ms": 6}
     return [
-        Line2D([], [], color=_colour(k), marker="" if line else _marker(k), label=_label(gmm, k), **style)
-        for k in _active(gmm)
+        Line2D([], [], color=_colour(k), marker="" if line else _marker(k), label=_label(gmm, k), **style) for k in _active(gmm)
     ]
 
 
 def _title(text: str, *notes: str) -> str:
     notes = tuple(filter(None, notes))
     return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def _start_style(restarts: "Restarts", start: int) -> dict[str, Any]:
+    if start == restarts.best:
+        return {"color": PALETTE[0], "lw": 2.4, "label": "best start"}
+    if restarts.status[start] not in (Status.converged, Status.max_steps, Status.decreased):
+        return {"color": "0.6", "lw": 1, "ls": ":", "label": "failed"}
+    if restarts.objective[start] >= restarts.objective[restarts.best] - restarts.tolerance:
+        return {"color": PALETTE[4], "lw": 1, "label": "reached the same optimum"}
+    return {"color": PALETTE[1], "lw": 1, "ls": "--", "label": "ended at another"}
 
 
 def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
@@ -365,9 +361,7 @@ def _draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Any) -> None
     # Narrow components need points of their own.
     around = (means[active, None] + sds[active, None] * np.linspace(-4, 4, 65)).ravel()
     grid = np.sort(np.concatenate([np.linspace(x.min(), x.max(), 257), around]))
-    weighted = (
-        np.asarray(gmm.weights) * np.exp(-(((grid[:, None] - means) / sds) ** 2) / 2) / (sds * math.sqrt(2 * math.pi))
-    )
+    weighted = np.asarray(gmm.weights) * np.exp(-(((grid[:, None] - means) / sds) ** 2) / 2) / (sds * math.sqrt(2 * math.pi))
     for k in active:
         ax.plot(grid, weighted[:, k], color=_colour(k), lw=1.6, label=_label(gmm, k))
     ax.plot(grid, weighted[:, active].sum(axis=1), color="0.25", lw=1.2, ls="--", label="mixture")

@@ -22,7 +22,7 @@ def result_dtype(x: Any) -> np.dtype:
 
 
 def platform(x: Any) -> str:
-    """"cpu", "gpu" or "tpu": where `x` lives or would be put."""
+    """Where `x` lives or would be put: "cpu", "gpu" or "tpu"."""
     if isinstance(x, jax.Array) and not is_traced(x):
         return next(iter(x.devices())).platform
     return jax.default_backend()

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, xlogy
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm import precision
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
-from jaxgmm.validation import check_count, check_rows, check_weights, floating
+from jaxgmm.pytree import pytree
+from jaxgmm.validation import check_count, check_rows, check_weights, floating, is_traced
 
 if TYPE_CHECKING:
     from jaxgmm.covariance import Factor
@@ -23,7 +25,7 @@ _COLLINEAR = 1e-10  # eigenvalue of the correlation matrix below which columns c
 _RIDGE = 1e-6
 
 
-@jax.tree_util.register_dataclass
+@pytree(static=("family",))
 @dataclass(frozen=True)
 class Prior:
     """The conjugate prior of a mixture: pi ~ Dirichlet(alpha), Sigma_k ~ InverseWishart(nu0, Psi0), mu_k | Sigma_k ~
@@ -56,20 +58,19 @@ class Prior:
     mean_precision: Float[Array, ""]
     degrees_of_freedom: Float[Array, ""]
     scale: Float[Array, "..."]
-    family: str = jax.tree.static(default="full")
+    family: str = "full"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", get_family(self.family).name)
-        leaves = [getattr(self, name) for name in _FIELDS]
-        # JAX's tree functions rebuild priors out of placeholders, tracers and results: only what people write is checked.
-        if all(isinstance(leaf, (int, float, list, tuple, np.ndarray, np.generic)) for leaf in leaves):
-            for name in _FIELDS:
-                object.__setattr__(self, name, np.asarray(floating(getattr(self, name), name)))
-            _check(self)
+        for name in _FIELDS:
+            object.__setattr__(self, name, floating(getattr(self, name), name))
+        _check_shapes(self)
+        if not is_traced([getattr(self, name) for name in _FIELDS]):
+            _check_values(self)
 
     @classmethod
     def default(
-        cls, x: Float[Array, "N D"], n_components: int, family: str = "full", *, sample_weight: Any = None
+        cls, x: Float[ArrayLike, "N D"], n_components: int, family: str = "full", *, sample_weight: Any = None
     ) -> "Prior":
         """The scale-aware default: units never matter (after Fraley & Raftery 2007, section 3.2).
 
@@ -96,8 +97,7 @@ class Prior:
         dtype = precision.compute_dtype(x)
         with precision.scope(dtype):
             ones = np.ones(x.shape[0], dtype) if weight is None else weight
-            total, mean, scatter = column_moments(x, ones, wants_matrix, dtype)
-            return cls.from_moments(float(total), np.asarray(mean), np.asarray(scatter), n_components, family)
+            return cls.from_moments(*column_moments(x, ones, wants_matrix, dtype), n_components, family)
 
     @classmethod
     def from_moments(
@@ -106,14 +106,14 @@ class Prior:
         """The default prior from the total weight, column means and scatter (D, D) or its diagonal (D,)."""
         covariance = proper_covariance(total_weight, mean, scatter)
         kind = get_family(family)
-        return cls(
-            concentration=np.float64(1),
-            mean=np.asarray(mean, float),
-            mean_precision=np.float64(0.01),
-            degrees_of_freedom=np.float64(mean.shape[0] + 2),
-            scale=np.asarray(kind.prior_scale(covariance, n_components)),
-            family=kind.name,
-        )
+        values: dict[str, Any] = {
+            "concentration": np.float64(1),
+            "mean": np.asarray(mean, float),
+            "mean_precision": np.float64(0.01),
+            "degrees_of_freedom": np.float64(mean.shape[0] + 2),
+            "scale": np.asarray(kind.prior_scale(covariance, n_components)),
+        }
+        return cls(**values, family=kind.name)
 
     def log_prob(self, gmm: GMM) -> Float[Array, ""]:
         """Log density of a mixture's parameters, with respect to (weights, means, covariances) themselves, in nats.
@@ -182,8 +182,7 @@ def proper_covariance(total_weight: float, mean: np.ndarray, scatter: np.ndarray
     covariance = scatter / max(total_weight - 1, total_weight / 2)
     variance = np.array(covariance if covariance.ndim == 1 else np.diagonal(covariance))
     size = np.abs(mean)
-    rounding = (100 * np.finfo(float).eps * size) ** 2
-    flat = variance <= rounding
+    flat = np.sqrt(variance) <= 100 * np.finfo(float).eps * size
     variance[flat] = (_CONSTANT_COLUMN_SD * np.where(size > 0, size, 1))[flat] ** 2
     if covariance.ndim == 1:
         return variance
@@ -196,7 +195,7 @@ def proper_covariance(total_weight: float, mean: np.ndarray, scatter: np.ndarray
     return correlation * np.outer(sd, sd)
 
 
-def _check(prior: Prior) -> None:
+def _check_shapes(prior: Prior) -> None:
     mean, scale = prior.mean, prior.scale
     if mean.ndim != 1 or mean.size == 0:
         raise ValueError(f"mean has shape {mean.shape}; one number for each feature is needed, (D,).")
@@ -205,24 +204,30 @@ def _check(prior: Prior) -> None:
     for name in ("mean_precision", "degrees_of_freedom"):
         if getattr(prior, name).ndim:
             raise ValueError(f"{name} must be one number, got shape {getattr(prior, name).shape}.")
-    family = get_family(prior.family)
-    wanted = family.scale_shape(mean.size)
+    wanted = get_family(prior.family).scale_shape(mean.size)
     if scale.shape != wanted:
-        raise ValueError(f"scale has shape {scale.shape}, but family {prior.family!r} with {mean.size} features needs {wanted}.")
-    for name in _FIELDS:
-        if not np.isfinite(getattr(prior, name)).all():
-            raise ValueError(f"{name} must be finite, got {getattr(prior, name).tolist()}.")
-    if (prior.concentration <= 0).any():
-        raise ValueError(f"concentration must be positive, got {prior.concentration.tolist()}.")
-    if prior.mean_precision <= 0:
-        raise ValueError(f"mean_precision must be positive, got {prior.mean_precision}: 0.01 is a weak choice.")
-    least = mean.size - 1 if scale.ndim == 2 else 0
-    if prior.degrees_of_freedom <= least:
         raise ValueError(
-            f"degrees_of_freedom must be more than {least} for family {prior.family!r} with {mean.size} features, "
-            f"got {prior.degrees_of_freedom}: {mean.size + 2} is a weak choice."
+            f"scale has shape {scale.shape}, but family {prior.family!r} with {mean.size} features needs {wanted}."
+        )
+
+
+def _check_values(prior: Prior) -> None:
+    values = {name: np.asarray(getattr(prior, name)) for name in _FIELDS}
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite, got {value.tolist()}.")
+    n_features, scale = values["mean"].size, values["scale"].astype(float)
+    if (values["concentration"] <= 0).any():
+        raise ValueError(f"concentration must be positive, got {values['concentration'].tolist()}: 1 is uniform.")
+    if values["mean_precision"] <= 0:
+        raise ValueError(f"mean_precision must be positive, got {values['mean_precision']}: 0.01 is a weak choice.")
+    least = n_features - 1 if scale.ndim == 2 else 0
+    if values["degrees_of_freedom"] <= least:
+        raise ValueError(
+            f"degrees_of_freedom must be more than {least} for family {prior.family!r} with {n_features} features, "
+            f"got {values['degrees_of_freedom']}: {n_features + 2} is a weak choice."
         )
     if scale.ndim == 2 and abs(scale - scale.T).max() > 1e-6 * abs(scale).max():
-        raise ValueError("scale must be symmetric.")
+        raise ValueError("scale must be symmetric: (scale + scale.T) / 2.")
     if (np.linalg.eigvalsh(scale) if scale.ndim == 2 else np.atleast_1d(scale)).min() <= 0:
         raise ValueError("scale must be positive definite; a zero would let covariances go singular.")

@@ -29,13 +29,12 @@ from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.tables import Table, read_table, write_table
 from jaxgmm.validation import check_rows
 
-_FIGURES = ("components.png", "trace.png", "responsibilities.png")
-_FILES = ("config.toml", "gmm.npz", "fit.json", "assignments.csv", "assignments.parquet", *_FIGURES)
+_ASSIGNMENTS = ("assignments.csv", "assignments.parquet")  # a run writes one of them, as its config says
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The data of a run: x (N, D), what its columns are called and, for figures, with units; the rows' weights or None."""
+    """The data of a run: x (N, D), its columns' names, these with units for figures, and the rows' weights or None."""
 
     x: np.ndarray
     feature_names: tuple[str, ...]
@@ -79,12 +78,7 @@ def run(config: Config, *, overwrite: bool = False, callback: Callable[[Progress
             (partial / "config.toml").write_text(to_toml(config, _versions()), encoding="utf-8")
             fitted.gmm.save(partial / "gmm.npz")
             write_table(partial / f"assignments.{config.output.assignments}", assignments(fitted.gmm, rows.x))
-            figures = (
-                plots.components(fitted.gmm, rows.x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),
-                plots.trace(fitted).figure,
-                plots.responsibilities(fitted.gmm, rows.x),
-            )
-            for name, figure in zip(_FIGURES, figures, strict=True):
+            for name, figure in _figures(fitted, rows):
                 figure.savefig(partial / name, dpi=130)
             clock.append(time.perf_counter())
             seconds = dict(zip(("read", "fit", "write"), np.diff(clock).round(3).tolist(), strict=True))
@@ -165,7 +159,8 @@ def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None
     prior = None
     if config.prior.kind == "default":
         prior = Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight)
-        prior = dataclasses.replace(prior, **{name: np.float64(v) for name, v in config.prior.overrides.items()})
+        overrides: dict[str, Any] = {name: np.float64(value) for name, value in config.prior.overrides.items()}
+        prior = dataclasses.replace(prior, **overrides)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
         return fit(
@@ -183,6 +178,13 @@ def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None
             acceleration=None if settings.acceleration == "none" else settings.acceleration,
             callback=callback,
         )
+
+
+def _figures(fitted: Fit, rows: Rows) -> Iterator[tuple[str, Any]]:
+    gmm, x = fitted.gmm, rows.x
+    yield "components.png", plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight)
+    yield "trace.png", plots.trace(fitted).figure
+    yield "responsibilities.png", plots.responsibilities(gmm, x)
 
 
 def _summary(fitted: Fit, rows: Rows, seconds: dict[str, float]) -> dict[str, Any]:
@@ -245,11 +247,10 @@ def _new_directory(directory: Path) -> Iterator[Path]:
     try:
         yield partial
         if directory.exists():
-            stale = set(_FILES) - {file.name for file in partial.iterdir()}
+            for name in _ASSIGNMENTS:
+                (directory / name).unlink(missing_ok=True)
             for file in list(partial.iterdir()):
                 file.replace(directory / file.name)
-            for name in stale:
-                (directory / name).unlink(missing_ok=True)
         else:
             partial.rename(directory)
     finally:

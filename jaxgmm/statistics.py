@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm import precision
@@ -69,8 +70,8 @@ class Statistics:
 
 def e_step(
     gmm: GMM,
-    x: Float[Array, "N D"],
-    sample_weight: Float[Array, " N"] | None = None,
+    x: Float[ArrayLike, "N D"],
+    sample_weight: Float[ArrayLike, " N"] | None = None,
     *,
     engine: str = "auto",
     block_size: int | None = None,
@@ -146,9 +147,13 @@ def ill_conditioned(gmm: GMM, factor: Factor, centre: Float[Array, " D"]) -> Boo
 
 def choose_block_size(gmm: GMM, n_samples: int, n_starts: int = 1) -> int:
     """Rows a block, so that the expanded rows and the responsibilities of a block stay in cache."""
-    columns = 1 + gmm.n_features + jax.eval_shape(
-        get_family(gmm.family).structure.columns, jax.ShapeDtypeStruct((1, gmm.n_features), jnp.float32)
-    ).shape[1]
+    columns = (
+        1
+        + gmm.n_features
+        + jax.eval_shape(
+            get_family(gmm.family).structure.columns, jax.ShapeDtypeStruct((1, gmm.n_features), jnp.float32)
+        ).shape[1]
+    )
     most = max(1, _NUMBERS_IN_A_BLOCK // (columns + 2 * n_starts * gmm.n_components))
     n_blocks = -(-n_samples // most)
     return -(-n_samples // n_blocks)
@@ -244,7 +249,12 @@ def assigned_statistics(gmm: GMM, x: Array, weight: Array, assigned: Array) -> S
         one_hot = part if part.ndim == 2 else jax.nn.one_hot(part, gmm.n_components, dtype=centre.dtype)
         responsibilities = w * one_hot.astype(centre.dtype).T
         expanded = jnp.concatenate([z, structure.columns(z)], axis=1)
-        return responsibilities.sum(1), responsibilities @ expanded, structure.total(z, responsibilities.sum(0)), w.sum()
+        return (
+            responsibilities.sum(1),
+            responsibilities @ expanded,
+            structure.total(z, responsibilities.sum(0)),
+            w.sum(),
+        )
 
     block_size = choose_block_size(gmm, x.shape[0])
     counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned)
@@ -254,13 +264,24 @@ def assigned_statistics(gmm: GMM, x: Array, weight: Array, assigned: Array) -> S
     return Statistics(counts, sums[:, : gmm.n_features], scatter, shared, nothing, total_weight)
 
 
+def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    """Total weight, mean (D,), and scatter about the mean: (D, D) if `dense`, else its diagonal (D,). On the host.
+
+    Raises:
+        ValueError: squares of the rows overflow.
+    """
+    total, mean, scatter = _column_moments(x, weight, dense, dtype)
+    mean, scatter = np.asarray(mean, float), np.asarray(scatter, float)
+    if not np.isfinite(scatter).all():
+        raise ValueError(f"x is too large for {np.dtype(dtype).name}: sums of its squares overflow. Rescale its columns.")
+    return float(total), mean, scatter
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def column_moments(x: Array, weight: Array, dense: bool, dtype: Any) -> tuple[Array, Array, Array]:
-    """Total weight (), mean (D,), and the scatter about the mean: (D, D) if `dense`, else its diagonal (D,). Two passes."""
-    origin = x[0].astype(dtype)
+def _column_moments(x, weight, dense, dtype):
     weight = weight.astype(dtype)
-    n_features = x.shape[1]
-    block_size = max(1, _NUMBERS_IN_A_BLOCK // n_features)
+    origin = x[jnp.argmax(weight > 0)].astype(dtype)
+    block_size = max(1, _NUMBERS_IN_A_BLOCK // x.shape[1])
 
     def first(rows: Array, w: Array) -> tuple[Array, Array]:
         return w.sum(), w @ (rows.astype(dtype) - origin)
@@ -304,7 +325,10 @@ def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixe
     fixed = check_fixed(fixed)
     if prior is not None:
         prior.check_fits(gmm)
-    dtype, out = precision.compute_dtype(statistics.counts, gmm, statistics, prior), precision.result_dtype(statistics.counts)
+    dtype, out = (
+        precision.compute_dtype(statistics.counts, gmm, statistics, prior),
+        precision.result_dtype(statistics.counts),
+    )
     with precision.scope(dtype):
         return _m_step(statistics, gmm, prior, fixed, dtype, out)
 

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -79,18 +78,23 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no data file {path}")
+    if delimiter is not None and len(delimiter) != 1:
+        raise ValueError(f"delimiter must be one character, got {delimiter!r}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in (*_CSV, *_PARQUET):
+        raise ValueError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
+    delimiter = delimiter or _CSV.get(suffix)
     try:
         if suffix in _PARQUET:
             table = pa.parquet.read_table(path)
-        elif suffix in _CSV:
-            options = pa.csv.ParseOptions(delimiter=delimiter or _CSV[suffix])
-            table = pa.csv.read_csv(path, parse_options=options)
         else:
-            raise ValueError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
+            table = pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(delimiter=delimiter))
+        names = [name.strip() for name in table.column_names]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} can't be read: its first line is not UTF-8 text") from None
     except pa.ArrowException as error:
-        raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from None
-    names = table.column_names
+        how = "" if delimiter is None else f" as columns separated by {delimiter!r}"
+        raise ValueError(f"{path} can't be read{how}: {' '.join(str(error).split())}") from None
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
@@ -99,17 +103,17 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
     return Table(str(path), dict(zip(names, table.columns, strict=True)))
 
 
-def write_table(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Write columns to a file, CSV or Parquet by its suffix; CSV for any other name.
+def write_table(file: str | Path | BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
+    """Write columns to a file: Parquet if its suffix says so, CSV otherwise.
 
     Raises:
         OSError: the file can't be written.
     """
     table = pa.table(dict(columns))
-    if Path(path).suffix.lower() in _PARQUET:
-        pa.parquet.write_table(table, path)
+    if isinstance(file, str | Path) and Path(file).suffix.lower() in _PARQUET:
+        pa.parquet.write_table(table, file)
     else:
-        pa.csv.write_csv(table, path)
+        pa.csv.write_csv(table, file)
 
 
 def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:
@@ -119,7 +123,7 @@ def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:
     kind = column.type
     # A column of nothing but missing values has the type null.
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return column.cast(pa.float64(), safe=False).to_numpy()
     return None
 
 

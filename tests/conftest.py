@@ -37,15 +37,13 @@ def mclust(request):
 def blobs():
     """240 rows of four overlapping clusters with their own covariances, (240, 3)."""
     rng = np.random.default_rng(3)
-    return np.concatenate(
-        [rng.normal(size=(60, 3)) @ rng.normal(size=(3, 3)) + 2 * rng.normal(size=3) for _ in range(4)]
-    )
+    return np.concatenate([rng.normal(size=(60, 3)) @ rng.normal(size=(3, 3)) + 2 * rng.normal(size=3) for _ in range(4)])
 
 
 @pytest.fixture(scope="session")
 def row_counts():
-    """How often each row of `blobs` counts: 0, 1, 2 or 3 times."""
-    return np.random.default_rng(4).integers(0, 4, size=240)
+    """How often each row of `blobs` counts, 240 in all: repeated rows have the shape of `blobs`, and compile nothing new."""
+    return np.random.default_rng(4).multinomial(240, np.full(240, 1 / 240))
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +51,11 @@ def make_gmm():
     return random_gmm
 
 
-@pytest.fixture(scope="session")
-def real_fit():
-    """Cached fits of the real data sets, with as many components as mclust chose there."""
-    return fit_real_data
+@pytest.fixture(params=[(data, None) for data in MCLUST_DATA] + [("faithful", "default")])
+def real(request, family):
+    """A real data set and its fit to rounding: maximum likelihood, or with the default prior."""
+    data, prior = request.param
+    return load_x(data), fit_real_data(data, family, prior)
 
 
 def random_gmm(family, n_components=3, n_features=3, seed=0):
@@ -92,7 +91,6 @@ def load_x(data):
 @functools.cache
 def fit_real_data(data, family, prior):
     n_components = mclust_reference(data)["fits"][family]["G"]
-    # 20 starts, the best of which may need more than the default 500 steps.
-    return jg.fit(
-        load_x(data), n_components, key=jax.random.key(0), family=family, prior=prior, n_init=20, max_steps=5000
-    )
+    # To rounding: these fits are also looked at through their gradients.
+    options = {"n_init": 20, "rtol": 1e-13, "max_steps": 5000}
+    return jg.fit(load_x(data), n_components, key=jax.random.key(0), family=family, prior=prior, **options)

@@ -74,11 +74,11 @@ def parameters(theta, family, k, d):
     return jg.GMM(jax.nn.softmax(weights), means.reshape(k, d), covariances, family)
 
 
-@pytest.mark.parametrize("kind", ["none", "default", "strong"])
-def test_m_step_maximises(make_gmm, blobs, row_counts, family, kind):
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_m_step_maximises(make_gmm, blobs, row_counts, family, with_prior):
     """The M-step against a general optimiser on the expected complete-data log posterior."""
     k, d = 3, 3
-    prior = {"none": None, "default": jg.Prior.default(blobs, k, family), "strong": strong_prior(family)}[kind]
+    prior = strong_prior(family) if with_prior else None
     start = make_gmm(family)
     weight = jnp.asarray(row_counts)[:, None] * start.responsibilities(blobs)
 
@@ -115,22 +115,16 @@ def stationarity(gmm, x, prior, sample_weight=None):
     ) / len(x)
 
 
-@pytest.mark.parametrize("prior", [None, "default"])
-def test_fixed_point_is_stationary(mclust, family, prior, real_fit):
+def test_fixed_point_is_stationary(real):
     """Autodiff of log-likelihood + log prior, independent of E- and M-step, vanishes where EM stops."""
-    fit, x = real_fit(mclust["data"], family, prior), load_x(mclust["data"])
-    # A few hundred more steps, from rtol's neighbourhood to rounding.
-    with pytest.warns(jg.FitWarning, match="max_steps"):
-        fit = jg.fit(
-            x, key=jax.random.key(0), init=fit.gmm, family=family, prior=fit.prior, n_init=1, rtol=0, max_steps=3000
-        )
+    x, fit = real
     assert stationarity(fit.gmm, x, fit.prior) < 1e-6
 
 
-def test_weights_prior_moves_the_weights(blobs, family):
+def test_weights_prior_moves_the_weights(blobs):
     """(N_k + alpha_k - 1) / (N + sum alpha - K) at the fixed point."""
-    prior = strong_prior(family)
-    fit = jg.fit(blobs, 3, key=jax.random.key(0), family=family, prior=prior, n_init=1, rtol=1e-13, max_steps=5000)
+    prior = strong_prior("full")
+    fit = jg.fit(blobs, 3, key=jax.random.key(0), prior=prior, n_init=1, rtol=1e-13, max_steps=5000)
     counts = np.asarray(fit.gmm.responsibilities(blobs)).sum(0)
     expected = (counts + prior.concentration - 1) / (len(blobs) + prior.concentration.sum() - 3)
     np.testing.assert_allclose(fit.gmm.weights, expected, atol=1e-5)
@@ -146,27 +140,3 @@ def test_units_do_not_matter(data, family):
     scale = {"diag": unit**2, "spherical": unit**2}.get(family, np.outer(unit, unit))
     np.testing.assert_allclose(scaled.mean, prior.mean * unit, rtol=1e-12)
     np.testing.assert_allclose(scaled.scale, prior.scale * scale, rtol=1e-10)
-
-
-def test_prior_keeps_one_row_from_owning_a_component(family):
-    """One outlier: its component's covariance is the prior's mode for one row, not a spike."""
-    rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(size=(50, 2)), [[40.0, 40.0]]])
-    labels = np.append(np.zeros(50, int), 1)
-    fit = jg.fit(x, 2, key=jax.random.key(0), family=family, init=labels, n_init=1)
-    assert fit.converged
-    scale = np.asarray(fit.prior.scale)
-    least = np.linalg.eigvalsh(scale).min() if scale.ndim == 2 else scale.min()
-    bound = {"full": 5 + 4 + 1, "tied": 4 + 3 + 51 + 2, "diag": 4 + 3 + 1, "spherical": 4 + 2 + 2 * 2}[family]
-    assert np.linalg.eigvalsh(np.asarray(fit.gmm.dense_covariances())).min() > float(least) / (bound + 1)
-
-
-def test_evidence_of_the_rows_beats_the_prior(make_gmm):
-    """With a million times the weight the prior is forgotten: MAP is ML."""
-    rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(size=(60, 2)), rng.normal(size=(60, 2)) + 6])
-    labels = np.repeat([0, 1], 60)
-    options = {"key": jax.random.key(0), "init": labels, "n_init": 1, "sample_weight": np.full(120, 1e6)}
-    mode, ml = jg.fit(x, 2, **options), jg.fit(x, 2, prior=None, **options)
-    for a, b in zip(jax.tree.leaves(mode.gmm), jax.tree.leaves(ml.gmm), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -61,7 +61,8 @@ def test_engines_agree(make_gmm, blobs, row_counts, family):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("block_size", [1, 7, 240, 1000])
+@pytest.mark.parametrize("family", ["full", "tied"])
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
 def test_blocks_add_up(make_gmm, blobs, row_counts, family, engine, block_size):
     gmm = make_gmm(family)
     whole = jg.e_step(gmm, blobs, row_counts, engine=engine)
@@ -72,7 +73,7 @@ def test_blocks_add_up(make_gmm, blobs, row_counts, family, engine, block_size):
 def test_parts_add_up(make_gmm, blobs, family, engine):
     """Chunks of a file, devices, hosts: whatever holds the rows, statistics just add."""
     gmm = make_gmm(family)
-    parts = jg.e_step(gmm, blobs[:100], engine=engine) + jg.e_step(gmm, blobs[100:], engine=engine)
+    parts = jg.e_step(gmm, blobs[:120], engine=engine) + jg.e_step(gmm, blobs[120:], engine=engine)
     assert isinstance(parts, jg.Statistics)
     assert_same(parts, jg.e_step(gmm, blobs, engine=engine), 1e-13)
 
@@ -89,17 +90,14 @@ def test_zero_weight_is_an_absent_row(make_gmm, blobs, row_counts, family, engin
     """Whatever the row says: here it lies so far out that its density underflows."""
     gmm = make_gmm(family)
     x = np.where(row_counts[:, None] == 0, 1e12, blobs)
-    present = row_counts > 0
-    a, b = jg.e_step(gmm, x, present, engine=engine), jg.e_step(gmm, blobs[present], engine=engine)
-    assert_same(a, b, 1e-13)
+    assert_same(jg.e_step(gmm, x, row_counts, engine=engine), jg.e_step(gmm, blobs, row_counts, engine=engine), 1e-13)
 
 
 def test_weights_scale(make_gmm, blobs, row_counts, family):
     gmm = make_gmm(family)
-    once, twice = jg.e_step(gmm, blobs, row_counts), jg.e_step(gmm, blobs, 2.5 * row_counts)
-    for a, b in ((jg.m_step(once, gmm), jg.m_step(twice, gmm)),):
-        for mine, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-            np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-13)
+    once, often = (jg.m_step(jg.e_step(gmm, blobs, w * row_counts), gmm) for w in (1.0, 2.5))
+    for mine, other in zip(jax.tree.leaves(once), jax.tree.leaves(often), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -172,20 +170,17 @@ def test_auto_engine_keeps_digits(family):
 
 
 def test_traces(make_gmm, blobs, row_counts, family):
-    """One EM step under jit, under vmap over mixtures, and its gradient against finite differences."""
-    gmms = [make_gmm(family, seed=seed) for seed in range(3)]
+    """One EM step under jit and vmap over mixtures, and its gradient against finite differences."""
+    gmms = [make_gmm(family, seed=seed) for seed in range(2)]
     draws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *gmms)
 
     def step(gmm):
         return jg.m_step(jg.e_step(gmm, blobs, row_counts), gmm)
 
-    eager = [step(gmm) for gmm in gmms]
-    jitted, batched = jax.jit(step)(gmms[0]), jax.vmap(step)(draws)
-    for i, expected in enumerate(eager):
-        for mine, other in zip(jax.tree.leaves(batched), jax.tree.leaves(expected), strict=True):
+    batched = jax.jit(jax.vmap(step))(draws)
+    for i, gmm in enumerate(gmms):
+        for mine, other in zip(jax.tree.leaves(batched), jax.tree.leaves(step(gmm)), strict=True):
             np.testing.assert_allclose(mine[i], other, rtol=1e-11, atol=1e-12)
-    for mine, other in zip(jax.tree.leaves(jitted), jax.tree.leaves(eager[0]), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-11, atol=1e-12)
 
     def log_likelihood(means):
         return jg.e_step(jg.GMM(gmms[0].weights, means, gmms[0].covariances, family), blobs, row_counts).log_likelihood

@@ -4,6 +4,7 @@ import abc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance.structure import Dense, Diagonal, Factor
@@ -47,12 +48,17 @@ class Family(abc.ABC):
         """The family's covariances from K full matrices that lie in the family."""
 
     @abc.abstractmethod
-    def prior_scale(self, covariance: Array, n_components: int) -> Array:
+    def prior_scale(self, covariance: np.ndarray, n_components: int) -> np.ndarray:
         """Psi0 of the default prior, from the sample covariance (D, D), or its diagonal (D,) if `scale_shape` has one axis."""
 
     @abc.abstractmethod
     def refit(
-        self, scatter: Array, counts: Float[Array, " K"], n_features: int, active: Bool[Array, " K"], prior: "Prior | None"
+        self,
+        scatter: Array,
+        counts: Float[Array, " K"],
+        n_features: int,
+        active: Bool[Array, " K"],
+        prior: "Prior | None",
     ) -> Array:
         """M-step of the covariances: their mode given the scatter about the new means.
 
@@ -67,12 +73,14 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def log_prior(self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: "Prior") -> Float[Array, ""]:
         """Log density of the active covariances under the family's conjugate prior, with respect to themselves, up to
-        `log_normaliser`."""
+        `log_normaliser`.
+        """
 
     @abc.abstractmethod
     def log_normaliser(self, degrees_of_freedom: Any, scale: Any, n_features: int, n_active: Any, xp: Any, gammaln: Any) -> Any:
         """What `log_prior` leaves out. `xp` is numpy or jax.numpy and `gammaln` goes with it: EM adds the constant on the host,
-        since compiling a float64 log-gamma takes longer than most fits."""
+        since compiling a float64 log-gamma takes longer than most fits.
+        """
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Free parameters of a mixture of this family: weights, means and covariances."""

@@ -46,7 +46,7 @@ class Diag(Family):
 
 
 def inverse_gamma(factor: Factor, prior) -> Array:
-    """log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise."""
+    """Log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise."""
     return -(prior.degrees_of_freedom + 2) * jnp.log(factor.scale) - prior.scale / 2 * factor.whitener**2
 
 

@@ -34,6 +34,9 @@ def _mT(a: Array) -> Array:
 class Dense:
     """One (D, D) scatter a component: (K, D, D)."""
 
+    def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features, n_features)
+
     def factor(self, covariances: Array, n_features: int) -> Factor:
         scale = jnp.linalg.cholesky(covariances)
         eye = jnp.broadcast_to(jnp.eye(scale.shape[-1], dtype=scale.dtype), scale.shape)
@@ -108,6 +111,9 @@ class Pooled(Dense):
     operations than the dense form.
     """
 
+    def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
     def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, "D D"]:
         product = jnp.einsum("k,ki,kj->ij", weight, a, b)
         return (product + product.T) / 2
@@ -147,6 +153,9 @@ class Pooled(Dense):
 
 class Diagonal:
     """One variance a component and feature: (K, D)."""
+
+    def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
 
     def factor(self, covariances: Array, n_features: int) -> Factor:
         scale = jnp.sqrt(covariances)
@@ -192,6 +201,9 @@ class Diagonal:
 
 class Isotropic(Diagonal):
     """One variance a component: (K,)."""
+
+    def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
 
     def factor(self, covariances: Array, n_features: int) -> Factor:
         scale = jnp.sqrt(covariances)[:, None]

@@ -1,0 +1,245 @@
+"""The one loop of EM: a compiled search from a batch of starts, each with its own status."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgmm.covariance import Factor, Family, get_family
+from jaxgmm.data import ArraySource
+from jaxgmm.mixture import GMM
+from jaxgmm.prior import Prior, log_kernel
+from jaxgmm.statistics import Statistics, batched_e_step, maximise
+from jaxgmm.status import RUNNING, Status
+
+_TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
+_FLOPS_BETWEEN_REPORTS = 2e10
+_REACH = 4.0  # SQUAREM: first limit of the step length, and the factor by which it grows where it binds
+_PLAIN_STEPS = 2  # SQUAREM: plain EM steps between extrapolations; the first settles, both make the differences
+
+
+class Rules(NamedTuple):
+    """Traced settings: changing them compiles nothing.
+
+    Attributes:
+        prior: None for maximum likelihood.
+        constant: (), the prior's normaliser, in nats.
+        active: (K,), False for components that are padding.
+        centre: (D,), what rows are shifted by: the mean of the data.
+        floor: smallest pivots that aren't rounding, by structure; used without a prior.
+        total_weight: ().
+        rtol: ().
+    """
+
+    prior: Prior | None
+    constant: Float[Array, ""]
+    active: Bool[Array, " K"]
+    centre: Float[Array, " D"]
+    floor: Float[Array, "..."]
+    total_weight: Float[Array, ""]
+    rtol: Float[Array, ""]
+
+
+class Method(NamedTuple):
+    """Static settings: each combination is a program of its own."""
+
+    fixed: tuple[str, ...] = ()
+    stopping: str = "relative"
+    acceleration: str | None = None
+
+
+class Search(NamedTuple):
+    """What the loop carries: R starts, each at its last accepted mixture, with that mixture's statistics."""
+
+    gmm: GMM
+    statistics: Statistics
+    objective: Float[Array, " R"]
+    status: Int[Array, " R"]
+    n_steps: Int[Array, " R"]
+    trace: Float[Array, "R T"]
+    last_gain: Float[Array, " R"]
+    iteration: Int[Array, ""]
+    phase: Int[Array, " R"]  # SQUAREM: plain steps since the last extrapolation
+    anchor: GMM | None  # SQUAREM: the mixture before the last plain step
+    reach: Float[Array, " R"]  # SQUAREM: the longest step allowed; shrinks where an extrapolation fails
+
+
+def climb(
+    starts: GMM,
+    data: ArraySource,
+    rules: Rules,
+    max_steps: int,
+    method: Method,
+    report: Callable[[Search], None] | None = None,
+) -> Search:
+    """Run a batch of starts to the end: in one call, or in several where there is someone to report to."""
+    search = _begin(starts, max(_TRACE, 1 << max_steps.bit_length()), method)
+    n_starts, n_components, n_features = starts.means.shape
+    flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * n_starts
+    stride = max_steps if report is None else max(1, int(_FLOPS_BETWEEN_REPORTS / flops))
+    limit = 0
+    while limit < max_steps and (limit == 0 or (np.asarray(search.status) == RUNNING).any()):
+        limit = min(limit + stride, max_steps)
+        search = _advance(search, data, rules, np.int32(limit), method)
+        if report is not None:
+            report(search)
+    return search
+
+
+def _begin(starts: GMM, length: int, method: Method) -> Search:
+    """The search before its first evaluation. NumPy, so that it compiles nothing."""
+    n_starts, n_components, n_features = starts.means.shape
+    dtype = starts.means.dtype
+    zeros = np.zeros(n_starts, dtype)
+    scatter = np.zeros((n_starts, *get_family(starts.family).structure.scatter_shape(n_components, n_features)), dtype)
+    sums = np.zeros((n_starts, n_components, n_features), dtype)
+    nothing: tuple[Any, ...] = (sums[:, :, 0], sums, scatter, sums, zeros, zeros)
+    fields: dict[str, Any] = {
+        "gmm": starts,
+        "statistics": Statistics(*nothing),
+        "objective": zeros - np.inf,
+        "status": np.full(n_starts, RUNNING, np.int32),
+        "n_steps": np.zeros(n_starts, np.int32),
+        "trace": np.full((n_starts, length), np.nan, dtype),
+        "last_gain": zeros + np.inf,
+        "iteration": np.int32(0),
+        "phase": np.zeros(n_starts, np.int32),
+        "anchor": starts if method.acceleration else None,
+        "reach": np.full(n_starts, _REACH, dtype),
+    }
+    return Search(**fields)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _advance(search: Search, data: ArraySource, rules: Rules, limit: Array, method: Method) -> Search:
+    """Step every running start until it stops or has taken `limit` steps. The very first pass only evaluates the starts."""
+    kind = get_family(search.gmm.family)
+
+    def unfinished(search: Search) -> Bool[Array, ""]:
+        return (search.status == RUNNING).any() & (search.iteration <= limit)
+
+    def step(search: Search) -> Search:
+        proposal = jax.vmap(lambda s, g: maximise(s, g, rules.prior, rules.active, method.fixed))(search.statistics, search.gmm)
+        extrapolated, length = jnp.zeros_like(search.status, bool), jnp.ones_like(search.reach)
+        if search.anchor is not None:
+            extrapolated = search.phase == _PLAIN_STEPS
+            far, length = _extrapolate(search.anchor, search.gmm, proposal, search.reach)
+            proposal = _choose(extrapolated, far, proposal)
+        proposal = jax.tree.map(lambda new, old: jnp.where(search.iteration == 0, old, new), proposal, search.gmm)
+        factor = jax.vmap(lambda covariances: kind.factor(covariances, data.n_features))(proposal.covariances)
+        singular = _singular(proposal, factor, rules, kind)
+        running = (search.status == RUNNING) & ~singular
+        statistics = data.reduce(lambda x, w: batched_e_step(proposal, factor, x, w, rules.centre, running))
+        objective = statistics.log_likelihood
+        if (prior := rules.prior) is not None:
+            kernel = jax.vmap(lambda gmm, f: log_kernel(prior, gmm, f, rules.active))
+            objective = objective + kernel(proposal, factor) + rules.constant
+        return _decide(search, proposal, statistics, objective, singular, extrapolated, length, rules, method)
+
+    return lax.while_loop(unfinished, step, search)
+
+
+def _singular(gmm: GMM, factor: Factor, rules: Rules, kind: Family) -> Bool[Array, " R"]:
+    """Starts whose parameters can't be used: covariances not positive definite or, without a prior, flat to rounding."""
+    pivots = jax.vmap(kind.structure.pivots)(factor)
+    flat = ~(pivots > (rules.floor if rules.prior is None else 0))
+    per_component = flat.reshape(flat.shape[0], -1, flat.shape[-1])  # one axis of length one where components share
+    singular = (per_component & rules.active[:, None]).any((1, 2))
+    return singular | (gmm.weights < 0).any(1) | ~jnp.isfinite(gmm.means).all((1, 2))
+
+
+def _decide(
+    search: Search,
+    proposal: GMM,
+    statistics: Statistics,
+    objective: Float[Array, " R"],
+    singular: Bool[Array, " R"],
+    extrapolated: Bool[Array, " R"],
+    length: Float[Array, " R"],
+    rules: Rules,
+    method: Method,
+) -> Search:
+    """Accept the proposals or not, and say which starts have stopped and why."""
+    eps = jnp.finfo(objective.dtype).eps
+    first = search.iteration == 0
+    running = search.status == RUNNING
+    weight = rules.total_weight
+    gain = objective - search.objective
+    finite = jnp.isfinite(objective)
+    fell = ~first & (gain < -jnp.sqrt(eps) * (weight + jnp.abs(search.objective)))
+    small = ~first & (jnp.abs(gain) < rules.rtol * weight)
+    if method.stopping == "aitken":
+        ratio = gain / search.last_gain
+        promised = gain * ratio / (1 - ratio)  # what a geometric series of gains would still bring
+        small = small & (ratio < 1) & (jnp.abs(promised) < rules.rtol * weight)
+    if rules.prior is None:
+        singular = singular | (rules.active & ~(statistics.counts > 10 * eps * weight)).any(1)
+    tolerance = 1e-6 if objective.dtype == jnp.float64 else 1e-3
+    mismatch = jnp.abs(statistics.counts.sum(1) - weight) > tolerance * weight
+
+    status = jnp.where(small, Status.converged, RUNNING)
+    for happened, code in (
+        (fell, Status.decreased),
+        (mismatch, Status.inconsistent),
+        (~finite, Status.not_finite),
+        (singular, Status.collapsed),
+    ):
+        status = jnp.where(happened, code, status)
+    accepted = ~singular & finite & ~mismatch & ~fell
+    reach = search.reach
+    if method.acceleration:
+        # An extrapolation that fails is taken back; it neither stops a start nor counts against it.
+        accepted = accepted & ~(extrapolated & (gain < 0))
+        status = jnp.where(extrapolated, RUNNING, status)
+        farther = jnp.where(length >= reach, _REACH * reach, reach)
+        reach = jnp.where(extrapolated, jnp.where(accepted, farther, jnp.maximum(1, length / 2)), reach)
+    accepted = accepted & running
+    objective = jnp.where(accepted, objective, search.objective)
+    here = running[:, None] & (jnp.arange(search.trace.shape[1]) == search.iteration)
+    return Search(
+        gmm=_choose(accepted, proposal, search.gmm),
+        statistics=_choose(accepted, statistics, search.statistics),
+        objective=objective,
+        status=jnp.where(running, status, search.status).astype(jnp.int32),
+        n_steps=jnp.where(running, search.iteration, search.n_steps),
+        trace=jnp.where(here, objective[:, None], search.trace),
+        last_gain=jnp.where(running, gain, search.last_gain),
+        iteration=search.iteration + 1,
+        phase=jnp.where(extrapolated | first, 0, search.phase + 1) if method.acceleration else search.phase,
+        anchor=_choose(running & ~extrapolated, search.gmm, search.anchor) if method.acceleration else None,
+        reach=reach,
+    )
+
+
+def _choose(which: Bool[Array, " R"], new: Any, old: Any) -> Any:
+    """Leaf by leaf, `new` for the chosen starts."""
+    return jax.tree.map(lambda a, b: jnp.where(which.reshape(which.shape + (1,) * (a.ndim - 1)), a, b), new, old)
+
+
+def _extrapolate(before: GMM, now: GMM, after: GMM, reach: Float[Array, " R"]) -> tuple[GMM, Float[Array, " R"]]:
+    """SQUAREM's step from three successive EM iterates, before + 2 a r + a^2 v with a = |r| / |v| in [1, reach]; and a."""
+    r = jax.tree.map(jnp.subtract, now, before)
+    v = jax.tree.map(lambda c, b, d: c - b - d, after, now, r)
+
+    def squared_norm(change: GMM) -> Float[Array, " R"]:
+        """Each leaf in units of its own size, so that units of the data don't matter much."""
+        parts = jax.tree.map(lambda d, b: _squares(d) / _squares(b), change, now)
+        return jnp.sum(jnp.stack(jax.tree.leaves(parts)), axis=0)
+
+    a = jnp.sqrt(squared_norm(r) / (squared_norm(v) + jnp.finfo(now.means.dtype).tiny))
+    a = jnp.clip(a, 1, reach)
+
+    def leaf(b: Array, dr: Array, dv: Array) -> Array:
+        along = a.reshape(a.shape + (1,) * (b.ndim - 1))
+        return b + 2 * along * dr + along**2 * dv
+
+    return jax.tree.map(leaf, before, r, v), a
+
+
+def _squares(leaf: Array) -> Float[Array, " R"]:
+    return (leaf.reshape(leaf.shape[0], -1) ** 2).sum(1)

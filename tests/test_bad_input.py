@@ -1,0 +1,304 @@
+"""Bad input: one clear error each, that names the argument, the value and the way out."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgmm as jg
+from jaxgmm.covariance import get_family
+
+KEY = jax.random.key(0)
+X = np.array([[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, 0.0], [0.5, 0.7], [2.5, 1.1]])
+W, M, C = np.array([0.4, 0.6]), np.array([[0.0, 0.0], [2.0, 1.0]]), np.tile(np.eye(2), (2, 1, 1))
+GMM = jg.GMM(W, M, C)
+PRIOR = jg.Prior(1.0, np.zeros(2), 0.01, 4.0, np.eye(2))
+
+
+def put(value, row=3):
+    x = X.copy()
+    x[row, 1] = value
+    return x
+
+
+def prior(**changes):
+    arguments = {"concentration": 1.0, "mean": np.zeros(2), "mean_precision": 0.01, "degrees_of_freedom": 4.0}
+    return jg.Prior(**({**arguments, "scale": np.eye(2)} | changes))
+
+
+def fit(x=X, n_components=2, **options):
+    return jg.fit(x, n_components, key=KEY, **options)
+
+
+# Rows that no function takes, whoever asks.
+ROWS = {
+    "empty": ([], ValueError, ["x", "(0,)"]),
+    "no rows": (np.empty((0, 2)), ValueError, ["x", "empty", "(0, 2)"]),
+    "no columns": (np.empty((5, 0)), ValueError, ["x", "empty", "(5, 0)"]),
+    "one axis": (X[:, 0], ValueError, ["x", "(6,)", "reshape(-1, 1)"]),
+    "three axes": (X[None], ValueError, ["x", "(1, 6, 2)"]),
+    "strings": (X.astype(str), TypeError, ["x", "<U", "numeric"]),
+    "objects": (X.astype(object), TypeError, ["x", "object", "astype(float)"]),
+    "complex": (X.astype(complex), TypeError, ["x", "complex128"]),
+    "dates": (X.astype("datetime64[D]"), TypeError, ["x", "datetime64"]),
+    "ragged": ([[1.0, 2.0], [3.0]], ValueError, ["x", "same length"]),
+    "NaN": (put(np.nan), ValueError, ["x", "missing", "row 3", "not supported|aren't supported"]),
+    "NaN in jax": (jnp.asarray(put(np.nan)), ValueError, ["x", "missing", "row 3"]),
+    "NaNs": (np.where(X > 1.5, np.nan, X), ValueError, ["x", "missing", "rows 2, 3, 5"]),
+    "infinite": (put(-np.inf), ValueError, ["x", "infinite", "row 3"]),
+}
+ASK = {
+    "fit": fit,
+    "initialise": lambda x: jg.initialise(x, 2, key=KEY),
+    "e_step": lambda x: jg.e_step(GMM, x),
+    "Prior.default": lambda x: jg.Prior.default(x, 2),
+    "log_prob": GMM.log_prob,
+    "responsibilities": GMM.responsibilities,
+    "predict": GMM.predict,
+    "bic": GMM.bic,
+}
+
+
+def raises(call, error, fragments):
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    for fragment in fragments:
+        assert any(part in message for part in fragment.split("|")), f"{fragment!r} is not in: {message}"
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("ask", ASK)
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows(ask, rows):
+    x, error, fragments = ROWS[rows]
+    raises(lambda: ASK[ask](x), error, fragments)
+
+
+CALLS = {
+    # fit
+    "one row": (lambda: fit(X[:1], 1), ValueError, ["x", "1 row"]),
+    "K = 0": (lambda: fit(n_components=0), ValueError, ["n_components", "0"]),
+    "K < 0": (lambda: fit(n_components=-2), ValueError, ["n_components", "-2"]),
+    "K no number": (lambda: fit(n_components="2"), TypeError, ["n_components", "'2'"]),
+    "K a float": (lambda: fit(n_components=2.0), TypeError, ["n_components", "2.0"]),
+    "K missing": (lambda: jg.fit(X, key=KEY), ValueError, ["n_components"]),
+    "K > N, ML": (lambda: fit(n_components=7, prior=None), ValueError, ["n_components", "7", "6"]),
+    "K > rows with weight, ML": (
+        lambda: fit(n_components=3, prior=None, sample_weight=[1, 0, 0, 0, 0, 1]),
+        ValueError,
+        ["n_components", "3", "2"],
+    ),
+    "family": (lambda: fit(family="tyed"), ValueError, ["family", "'tyed'", "'tied'"]),
+    "family in capitals": (lambda: fit(family="VVX"), ValueError, ["family", "'VVX'", "'VVV'|'VVI'"]),
+    "family no string": (lambda: fit(family=3), TypeError, ["family", "3"]),
+    "prior name": (lambda: fit(prior="defualt"), ValueError, ["prior", "'defualt'", "'default'"]),
+    "prior type": (lambda: fit(prior=0.1), TypeError, ["prior", "float"]),
+    "prior of another family": (lambda: fit(prior=PRIOR, family="diag"), ValueError, ["prior", "'full'", "'diag'"]),
+    "prior of other features": (lambda: fit(X[:, :1], prior=PRIOR), ValueError, ["prior", "2", "1"]),
+    "concentration < 1": (lambda: fit(prior=prior(concentration=0.5)), ValueError, ["concentration", "0.5"]),
+    "concentration of another K": (
+        lambda: fit(prior=prior(concentration=np.ones(3))),
+        ValueError,
+        ["concentration", "(3,)", "2"],
+    ),
+    "init name": (lambda: fit(init="kmeans"), ValueError, ["init", "'kmeans'", "'k-means++'"]),
+    "labels of other rows": (lambda: fit(init=np.array([0, 1])), ValueError, ["init", "(2,)", "6"]),
+    "labels with a gap": (lambda: fit(init=np.array([0, 0, 2, 2, 0, 2])), ValueError, ["init", "labels"]),
+    "labels that aren't whole": (lambda: fit(init=np.full(6, 0.5)), TypeError, ["init", "float64"]),
+    "responsibilities off the simplex": (lambda: fit(init=np.full((6, 2), 0.7)), ValueError, ["init", "one"]),
+    "responsibilities negative": (
+        lambda: fit(init=np.tile([1.5, -0.5], (6, 1))),
+        ValueError,
+        ["init", "negative|non-negative"],
+    ),
+    "responsibilities of another K": (lambda: fit(init=np.full((6, 3), 1 / 3)), ValueError, ["n_components", "2", "3"]),
+    "init GMM of another K": (lambda: fit(n_components=3, init=GMM), ValueError, ["n_components", "3", "2"]),
+    "init GMM of another family": (lambda: fit(init=GMM, family="diag"), ValueError, ["family", "'diag'", "'full'"]),
+    "init GMM of other features": (lambda: fit(X[:, :1], init=GMM), ValueError, ["features|columns", "1", "2"]),
+    "n_init": (lambda: fit(n_init=0), ValueError, ["n_init", "0"]),
+    "rtol negative": (lambda: fit(rtol=-1e-3), ValueError, ["rtol", "-0.001"]),
+    "rtol NaN": (lambda: fit(rtol=float("nan")), ValueError, ["rtol", "nan"]),
+    "max_steps": (lambda: fit(max_steps=0), ValueError, ["max_steps", "0"]),
+    "stopping": (lambda: fit(stopping="aitkin"), ValueError, ["stopping", "'aitkin'", "'aitken'"]),
+    "acceleration": (lambda: fit(acceleration="squarm"), ValueError, ["acceleration", "'squarm'", "'squarem'"]),
+    "fixed name": (lambda: fit(init=GMM, fixed=("mean",)), ValueError, ["fixed", "'mean'", "'means'"]),
+    "fixed without a start": (lambda: fit(fixed=("means",)), ValueError, ["fixed", "init", "GMM"]),
+    "fixed with labels": (
+        lambda: fit(init=np.array([0, 1, 0, 1, 0, 1]), fixed=("means",)),
+        ValueError,
+        ["fixed", "init", "GMM"],
+    ),
+    "everything fixed": (
+        lambda: fit(init=GMM, fixed=("weights", "means", "covariances")),
+        ValueError,
+        ["fixed", "nothing"],
+    ),
+    "weights negative": (lambda: fit(sample_weight=[1, 1, -1, 1, 1, 1]), ValueError, ["sample_weight", "row 2"]),
+    "weights all zero": (lambda: fit(sample_weight=np.zeros(6)), ValueError, ["sample_weight", "zero"]),
+    "weights of other rows": (lambda: fit(sample_weight=np.ones(5)), ValueError, ["sample_weight", "(5,)", "6"]),
+    "weights NaN": (lambda: fit(sample_weight=[1, np.nan, 1, 1, 1, 1]), ValueError, ["sample_weight", "row 1"]),
+    "weights strings": (lambda: fit(sample_weight=["a"] * 6), TypeError, ["sample_weight"]),
+    "fit under jit": (lambda: jax.jit(lambda x: fit(x).gmm.means)(X), TypeError, ["fit", "jit"]),
+    # e_step and m_step
+    "engine": (lambda: jg.e_step(GMM, X, engine="moment"), ValueError, ["engine", "'moment'", "'moments'"]),
+    "block size": (lambda: jg.e_step(GMM, X, block_size=0), ValueError, ["block_size", "0"]),
+    "e_step columns": (lambda: jg.e_step(GMM, X[:, :1]), ValueError, ["x", "1 column", "2"]),
+    "e_step weights": (lambda: jg.e_step(GMM, X, np.zeros(6)), ValueError, ["sample_weight", "zero"]),
+    "m_step prior": (
+        lambda: jg.m_step(jg.e_step(GMM, X), GMM, prior(scale=np.ones(2), family="diag")),
+        ValueError,
+        ["prior", "'diag'", "'full'"],
+    ),
+    "statistics of other shapes": (
+        lambda: jg.e_step(GMM, X) + jg.e_step(jg.GMM([1.0], M[:1], C[:1]), X),
+        ValueError,
+        ["shapes"],
+    ),
+    # GMM
+    "weights do not sum to one": (lambda: jg.GMM([0.4, 0.4], M, C), ValueError, ["weights", "0.8", "sum"]),
+    "negative weight": (lambda: jg.GMM([1.2, -0.2], M, C), ValueError, ["weights", "-0.2"]),
+    "NaN weight": (lambda: jg.GMM([np.nan, 1.0], M, C), ValueError, ["weights", "nan"]),
+    "weights of shape ()": (lambda: jg.GMM(1.0, M, C), ValueError, ["weights", "()"]),
+    "weights strings ": (lambda: jg.GMM(["a", "b"], M, C), TypeError, ["weights"]),
+    "means of another K": (lambda: jg.GMM(W, M[:1], C), ValueError, ["means", "(1, 2)", "(2,)"]),
+    "means of one axis": (lambda: jg.GMM(W, M[:, 0], C), ValueError, ["means", "(2,)"]),
+    "NaN mean": (lambda: jg.GMM(W, M * np.nan, C), ValueError, ["means", "finite"]),
+    "covariances of another family": (lambda: jg.GMM(W, M, np.ones((2, 2))), ValueError, ["covariances", "(2, 2, 2)"]),
+    "covariances of another K": (lambda: jg.GMM(W, M, C[:1]), ValueError, ["covariances", "(1, 2, 2)", "(2, 2, 2)"]),
+    "infinite covariance": (lambda: jg.GMM(W, M, np.where(C > 0, np.inf, 0)), ValueError, ["covariances", "finite"]),
+    "indefinite covariance": (
+        lambda: jg.GMM(W, M, np.array([np.eye(2), [[1.0, 2.0], [2.0, 1.0]]])),
+        ValueError,
+        ["covariances", "positive definite", "1", "-1"],
+    ),
+    "singular covariance": (lambda: jg.GMM(W, M, np.ones((2, 2)), "tied"), ValueError, ["positive definite"]),
+    "asymmetric covariance": (
+        lambda: jg.GMM(W, M, np.array([[1.0, 0.5], [0.0, 1.0]]), "tied"),
+        ValueError,
+        ["covariances", "symmetric"],
+    ),
+    "zero variance": (lambda: jg.GMM(W, M, [1.0, 0.0], "spherical"), ValueError, ["covariances", "0"]),
+    "negative variance": (lambda: jg.GMM(W, M, -np.ones((2, 2)), "diag"), ValueError, ["covariances", "-1"]),
+    "GMM family": (lambda: jg.GMM(W, M, C, "ful"), ValueError, ["family", "'ful'", "'full'"]),
+    "get_family": (lambda: get_family("sferical"), ValueError, ["family", "'sferical'", "'spherical'"]),
+    "asked for other columns": (lambda: GMM.log_prob(X[:, :1]), ValueError, ["x", "1", "2"]),
+    "criterion weights": (lambda: GMM.bic(X, np.zeros(6)), ValueError, ["sample_weight", "zero"]),
+    "n_samples": (lambda: GMM.sample(KEY, -1), ValueError, ["n_samples", "-1"]),
+    "marginal of nothing": (lambda: GMM.marginal([]), ValueError, ["features", "[]"]),
+    "marginal out of range": (lambda: GMM.marginal([2]), ValueError, ["features", "2"]),
+    "marginal twice": (lambda: GMM.marginal([1, 1]), ValueError, ["features", "twice"]),
+    "marginal by name": (lambda: GMM.marginal(["a"]), ValueError, ["features", "'a'"]),
+    "condition on everything": (lambda: GMM.condition([0, 1], [0.0, 0.0]), ValueError, ["features", "nothing"]),
+    "condition on other values": (lambda: GMM.condition([0], [0.0, 1.0]), ValueError, ["values", "(2,)"]),
+    "condition on NaN": (lambda: GMM.condition([0], [np.nan]), ValueError, ["values", "nan"]),
+    # Prior
+    "concentration 0": (lambda: prior(concentration=0.0), ValueError, ["concentration", "0.0"]),
+    "concentration 2-D": (lambda: prior(concentration=np.ones((2, 2))), ValueError, ["concentration", "(2, 2)"]),
+    "prior mean 0-D": (lambda: prior(mean=0.0), ValueError, ["mean", "()"]),
+    "prior mean NaN": (lambda: prior(mean=np.array([0.0, np.nan])), ValueError, ["mean", "nan"]),
+    "mean_precision": (lambda: prior(mean_precision=0.0), ValueError, ["mean_precision", "0.0"]),
+    "mean_precision 1-D": (lambda: prior(mean_precision=np.ones(2)), ValueError, ["mean_precision", "(2,)"]),
+    "degrees_of_freedom": (lambda: prior(degrees_of_freedom=1.0), ValueError, ["degrees_of_freedom", "1.0"]),
+    "scale shape": (lambda: prior(scale=np.ones(2)), ValueError, ["scale", "(2,)", "(2, 2)"]),
+    "scale indefinite": (lambda: prior(scale=-np.eye(2)), ValueError, ["scale", "positive definite"]),
+    "scale in jax": (lambda: prior(scale=-jnp.eye(2)), ValueError, ["scale", "positive definite"]),
+    "scale asymmetric": (lambda: prior(scale=np.array([[1, 0.5], [0, 1]])), ValueError, ["scale", "symmetric"]),
+    "scale zero": (lambda: prior(scale=np.array(0.0), family="spherical"), ValueError, ["scale", "positive"]),
+    "scale strings": (lambda: prior(scale="a"), TypeError, ["scale"]),
+    "prior family": (lambda: prior(family="fulll"), ValueError, ["family", "'fulll'", "'full'"]),
+    "Prior.default K": (lambda: jg.Prior.default(X, 0), ValueError, ["n_components", "0"]),
+    "Prior.default family": (lambda: jg.Prior.default(X, 2, "ful"), ValueError, ["family", "'full'"]),
+    "Prior.default weights": (
+        lambda: jg.Prior.default(X, 2, sample_weight=np.zeros(6)),
+        ValueError,
+        ["sample_weight", "zero"],
+    ),
+    "log_prob of another family": (
+        lambda: PRIOR.log_prob(jg.GMM(W, M, np.ones((2, 2)), "diag")),
+        ValueError,
+        ["prior", "'full'", "'diag'"],
+    ),
+    # initialise
+    "initialise K": (lambda: jg.initialise(X, 0, key=KEY), ValueError, ["n_components", "0"]),
+    "initialise init": (
+        lambda: jg.initialise(X, 2, key=KEY, init="randm"),
+        ValueError,
+        ["init", "'randm'", "'random'"],
+    ),
+    "initialise family": (lambda: jg.initialise(X, 2, key=KEY, family="tie"), ValueError, ["family", "'tied'"]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls(name):
+    raises(*CALLS[name])
+
+
+def test_more_components_than_rows_is_a_question_of_the_prior():
+    """K > N has no maximum likelihood fit; with a prior it has a mode."""
+    assert np.isfinite(fit(n_components=8, n_init=1).objective)
+
+
+def test_nothing_usable_raises():
+    """Squares of these rows overflow float64: no start has a finite objective, and nothing pretends that one has."""
+    with pytest.raises((jg.FitError, ValueError), match=re.compile("not_finite|infinite|large|overflow")):
+        fit(X * 1e300)
+
+
+def not_a_zip(path):
+    path.write_text("weights,means\n1,2\n")
+
+
+def truncated(path):
+    GMM.save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def pickled(path):
+    np.savez(path, header=np.array('{"format": 1, "kind": "jaxgmm.GMM", "family": "full"}'), weights=W, means=M,
+             covariances=np.array([None, C], dtype=object))  # fmt: skip
+
+
+def single_array(path):
+    with open(path, "wb") as file:
+        np.save(file, X)
+
+
+def other_arrays(path):
+    np.savez(path, a=X)
+
+
+def from_the_future(path):
+    header = '{"format": 99, "kind": "jaxgmm.GMM", "family": "full"}'
+    np.savez(path, header=np.array(header), weights=W, means=M, covariances=C)
+
+
+def not_a_mixture(path):
+    header = '{"format": 1, "kind": "jaxgmm.GMM", "family": "full"}'
+    np.savez(path, header=np.array(header), weights=W, means=M, covariances=-C)
+
+
+@pytest.mark.parametrize(
+    "write", [not_a_zip, truncated, empty, pickled, single_array, other_arrays, from_the_future, not_a_mixture]
+)
+def test_damaged_files(write, tmp_path):
+    path = tmp_path / "gmm.npz"
+    write(path)
+    fragments = {"from_the_future": ["99", "update"], "not_a_mixture": ["covariances"]}
+    raises(lambda: jg.load(path), ValueError, fragments.get(write.__name__, ["gmm.npz"]))
+
+
+def test_missing_file(tmp_path):
+    raises(lambda: jg.load(tmp_path / "none.npz"), FileNotFoundError, ["none.npz"])
+
+
+def test_save_to_a_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        GMM.save(tmp_path / "nowhere" / "gmm.npz")

@@ -1,0 +1,190 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from scipy.stats import norm
+
+import jaxgmm as jg
+from jaxgmm import plots
+from jaxgmm.em import Restarts
+
+
+def rows(n_samples, n_features):
+    return np.random.default_rng(1).normal(size=(n_samples, n_features))
+
+
+def matrix_of(ellipse, radius):
+    """The covariance whose contour at `radius` standard deviations an ellipse is."""
+    angle = np.deg2rad(ellipse.angle)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    half_axes = np.array([ellipse.width, ellipse.height]) / 2 / radius
+    return rotation @ np.diag(half_axes**2) @ rotation.T
+
+
+def test_ellipses_are_the_contours_of_the_covariances(family, make_gmm):
+    gmm = make_gmm(family, n_components=3, n_features=2)
+    x = rows(100, gmm.n_features)
+    ellipses = plots.scatter(gmm, x).patches
+    assert len(ellipses) == 2 * 3
+    for k in range(3):
+        for radius, ellipse in zip((1, 2), ellipses[2 * k : 2 * k + 2], strict=True):
+            np.testing.assert_allclose(ellipse.center, gmm.means[k])
+            np.testing.assert_allclose(matrix_of(ellipse, radius), gmm.dense_covariances()[k], atol=1e-12)
+
+
+def test_points_have_the_colour_of_their_component(make_gmm):
+    gmm = make_gmm("full", n_components=3, n_features=2)
+    x = rows(200, gmm.n_features)
+    ax = plots.scatter(gmm, x)
+    assert len({line.get_color() for line in ax.lines}) == len(ax.lines) == 3
+    for k, line in enumerate(ax.lines):
+        np.testing.assert_array_equal(line.get_xydata(), x[np.asarray(gmm.predict(x)) == k])
+        assert to_rgba(line.get_color()) == ax.patches[2 * k].get_edgecolor()
+
+
+def test_more_components_than_colours_are_told_apart(make_gmm):
+    gmm = make_gmm("spherical", n_components=9, n_features=2)
+    lines = plots.scatter(gmm, np.asarray(gmm.means)).lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 9
+
+
+def test_inactive_components_are_not_drawn():
+    gmm = jg.GMM([1.0, 0.0], [[0.0, 0.0], [9.0, 9.0]], [1.0, 1.0], "spherical")
+    assert [tuple(e.center) for e in plots.scatter(gmm, np.zeros((3, 2))).patches] == [(0, 0), (0, 0)]
+
+
+def test_density_draws_the_weighted_components_and_their_sum():
+    gmm = jg.GMM([0.3, 0.7], [[0.0], [4.0]], [[1.0], [0.01]], "diag")
+    ax = plots.density(gmm, np.linspace(-2, 5, 50)[:, None], feature_names=["velocity"])
+    first, second, mixture = ax.lines
+    grid = first.get_xdata()
+    np.testing.assert_allclose(first.get_ydata(), 0.3 * norm.pdf(grid, 0, 1), atol=1e-300)
+    np.testing.assert_allclose(second.get_ydata(), 0.7 * norm.pdf(grid, 4, 0.1), atol=1e-300)
+    np.testing.assert_allclose(mixture.get_ydata(), np.exp(np.asarray(gmm.log_prob(grid[:, None]))))
+    # The narrow component is not missed between two points of the grid.
+    assert second.get_ydata().max() == pytest.approx(0.7 * norm.pdf(0, 0, 0.1))
+    assert ax.get_xlabel() == "velocity"
+
+
+def test_histogram_is_a_density_and_counts_weights():
+    gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
+    rng = np.random.default_rng(0)
+    x, counts = np.round(rng.normal(size=(60, 1)), 1), rng.integers(1, 4, size=60)
+
+    def bars(x, sample_weight=None):
+        return [(p.get_x(), p.get_width(), p.get_height()) for p in plots.density(gmm, x, sample_weight=sample_weight).patches]
+
+    assert sum(width * height for _, width, height in bars(x)) == pytest.approx(1)
+    edges = [x for x, _, _ in bars(x)]
+    weighted = np.histogram(x[:, 0], [*edges, x.max()], weights=counts, density=True)[0]
+    np.testing.assert_allclose([height for _, _, height in bars(x, counts)], weighted)
+
+
+def test_pairs_draws_the_marginals(make_gmm):
+    gmm = make_gmm("full", n_components=2, n_features=3)
+    x = rows(50, gmm.n_features)
+    axes = plots.pairs(gmm, x, feature_names="abc").axes
+    assert len(axes) == 6  # the lower triangle
+    bottom = [ax for ax in axes if ax.get_xlabel()]
+    assert [ax.get_xlabel() for ax in bottom] == ["a", "b", "c"]
+    assert [ax.get_ylabel() for ax in axes if ax.get_ylabel()] == ["density", "b", "c"]
+    ellipse = bottom[1].patches[2]  # second component, 1 sd, features b and c
+    np.testing.assert_allclose(ellipse.center, gmm.means[1, 1:])
+    np.testing.assert_allclose(matrix_of(ellipse, 1), gmm.dense_covariances()[1][1:, 1:], atol=1e-12)
+
+
+def test_a_pair_plot_of_many_features_says_what_it_leaves_out(make_gmm):
+    gmm = make_gmm("diag", n_components=2, n_features=25)
+    figure = plots.components(gmm, np.asarray(gmm.means), feature_names=[f"f{i}" for i in range(25)])
+    assert len(figure.axes) == 8 * 9 / 2
+    assert "first 8 of 25 features" in figure.get_suptitle()
+
+
+def test_many_rows_are_subsampled_and_the_title_says_so():
+    gmm = jg.GMM([1.0], [[0.0, 0.0]], [1.0], "spherical")
+    x = np.random.default_rng(0).normal(size=(6001, 2))
+    ax = plots.scatter(gmm, x)
+    assert len(ax.lines[0].get_xdata()) == 5000
+    assert "5000 of 6001 rows" in ax.get_title(loc="left")
+    assert "5000 of 6001 rows" in plots.responsibilities(gmm, x).axes[0].get_title(loc="left")
+
+
+def test_responsibilities_stack_up_to_one_in_the_right_order(make_gmm):
+    gmm = make_gmm("full", n_components=3, n_features=2)
+    x = rows(80, gmm.n_features)
+    r = np.asarray(gmm.responsibilities(x))
+    top, bottom = plots.responsibilities(gmm, x).axes
+    heights = np.stack([step.get_data().values - step.get_data().baseline for step in top.patches], axis=1)
+    order = np.lexsort((1 - r.max(1), r.argmax(1)))
+    np.testing.assert_allclose(heights, r[order], atol=1e-12)
+    np.testing.assert_allclose(top.patches[-1].get_data().values, 1)
+    shown = np.nanmax([step.get_data().values for step in bottom.patches], axis=0)
+    np.testing.assert_allclose(shown, 1 - r[order].max(1), atol=1e-12)
+    assert f"{100 * (1 - r.max(1)).mean():.2g} %" in top.get_title(loc="left")
+
+
+def starts(traces, statuses, best):
+    """A fit whose starts went as the traces say."""
+    gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
+    restarts = Restarts(
+        objective=np.array([trace[-1] for trace in traces]),
+        log_likelihood=np.array([trace[-1] for trace in traces]),
+        status=statuses,
+        n_steps=np.array([len(trace) - 1 for trace in traces]),
+        trace=tuple(np.array(trace) for trace in traces),
+        best=best,
+        tolerance=0.1,
+    )
+    trace = restarts.trace[best]
+    return jg.Fit(gmm, statuses[best], trace[-1], trace[-1], len(trace) - 1, trace, restarts, None)
+
+
+def test_trace_shows_every_start_below_the_best():
+    done, failed = jg.Status.converged, jg.Status.collapsed
+    fit = starts([[-20.0, -14.0], [-30.0, -12.0, -10.0], [-15.0, -10.05], [-12.0, np.nan]], (done, done, done, failed), best=1)
+    ax = plots.trace(fit)
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(lines["best start"], [20, 2, np.nan])
+    np.testing.assert_allclose(lines["reached the same optimum"], [5, 0.05])
+    np.testing.assert_allclose(lines["ended at another"], [10, 4])
+    np.testing.assert_allclose(lines["failed"], [2, np.nan])
+    assert ax.lines[-1].get_label() == "best start"  # drawn on top
+    assert ax.get_yscale() == "log"
+    assert ax.get_title(loc="left") == "2 of 4 starts reached the best optimum; the next is 4 nats below"
+
+
+def test_a_single_start_reads_well():
+    fit = starts([[-2.0, -1.0]], (jg.Status.converged,), best=0)
+    assert plots.replication(fit) == "1 of 1 start reached the best optimum"
+    assert len(plots.trace(fit).lines) == 1
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 3])
+def test_figures_render_without_a_display(n_features, make_gmm, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    gmm = make_gmm("full", n_components=2, n_features=n_features)
+    buffer = io.BytesIO()
+    plots.components(gmm, rows(30, gmm.n_features)).savefig(buffer)
+    assert buffer.getvalue().startswith(b"\x89PNG")
+
+
+def test_an_axes_of_the_callers_is_drawn_into(make_gmm):
+    gmm = make_gmm("full", n_components=2, n_features=2)
+    ax = Figure().subplots()
+    assert plots.scatter(gmm, np.asarray(gmm.means), ax=ax) is ax
+
+
+def test_wrong_input_is_named(make_gmm):
+    flat, deep = make_gmm("full", 2, 2), make_gmm("full", 2, 3)
+    with pytest.raises(ValueError, match=r"this figure is for 2 features, the mixture has 3"):
+        plots.scatter(deep, np.zeros((5, 3)))
+    with pytest.raises(ValueError, match=r"this figure is for 1 feature, the mixture has 2"):
+        plots.density(flat, np.zeros((5, 2)))
+    with pytest.raises(ValueError, match=r"feature_names has 1 names, the mixture has 2 features"):
+        plots.scatter(flat, np.zeros((5, 2)), feature_names=["a"])
+    with pytest.raises(ValueError, match=r"x has missing values \(NaN\) in row 1\."):
+        plots.components(flat, [[0.0, 0.0], [np.nan, 0.0]])
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(2,\)"):
+        plots.components(deep, np.zeros((5, 3)), sample_weight=[1.0, 1.0])
