@@ -417,7 +417,7 @@ def compilations():
 def test_second_call_compiles_nothing(compilations):
     """Other data, tolerance, step limit, prior, key, weights of rows, and K within the padding: the program stays."""
     jax.clear_caches()
-    x = small_data()
+    x, other_key = small_data(), jax.random.key(7)
     fit_small(x)
     assert "jit(_advance)" in compilations
     compilations.clear()
@@ -426,7 +426,7 @@ def test_second_call_compiles_nothing(compilations):
     fit_small(x, max_steps=100)
     fit_small(x, prior=prior)
     fit_small(x, sample_weight=np.arange(120.0))
-    jg.fit(x, 3, key=jax.random.key(7), n_init=5)
+    jg.fit(x, 3, key=other_key, n_init=5)
     assert not compilations
     # K within the same multiple of four: arrays to pad are new shapes, but the loop is the same program.
     fit_small(x, n_components=4)
