@@ -105,11 +105,14 @@ def fit(
     dtype, out = precision.compute_dtype(source.x), precision.result_dtype(source.x)
 
     with precision.scope(dtype):
-        moments = column_moments(source.x, source.weight, is_dense(family), dtype)
+        data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
+        moments = column_moments(data.x, data.weight, is_dense(family), dtype)
         prior = _resolve_prior(prior, moments, n_components, family, source)
         capacity = _capacity(n_components, source.n_samples)
-        rules = _rules(prior, moments, n_components, capacity, family, rtol, dtype)
-        data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
+        active = np.arange(capacity) < n_components
+        if isinstance(given, GMM):
+            active[:n_components] &= np.asarray(given.weights) > 0
+        rules = _rules(prior, moments, active, n_components, family, rtol, dtype)
         if given is None:
             scales = column_scales(*moments, family).astype(dtype)
             uniforms = np.asarray(jax.random.uniform(key, (n_starts, capacity), dtype))
@@ -242,14 +245,13 @@ def _as_dtype(tree: Any, dtype: Any) -> Any:
 
 
 def _rules(
-    prior: Prior | None, moments: Moments, n_components: int, capacity: int, family: str, rtol: float, dtype: Any
+    prior: Prior | None, moments: Moments, active: np.ndarray, n_components: int, family: str, rtol: float, dtype: Any
 ) -> Rules:
     total_weight, mean, _ = moments
-    active = np.arange(capacity) < n_components
     constant = 0.0
     if prior is not None:
-        alpha = np.ones(capacity)
-        alpha[active] = prior.concentration
+        alpha = np.ones(active.size)
+        alpha[:n_components] = prior.concentration
         prior = dataclasses.replace(_as_dtype(prior, np.float64), concentration=alpha)
         constant = log_normaliser(prior, active, np, np.vectorize(math.lgamma))
         prior = _as_dtype(prior, dtype)

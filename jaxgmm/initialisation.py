@@ -1,6 +1,7 @@
 """Starting points: k-means++ seeds, random rows, given responsibilities or labels."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -100,17 +101,23 @@ def seeded_starts(
 ) -> GMM:
     """R starts at once, one uniform variate a seed; components from `n_components` on are inactive padding."""
     weight = weight.astype(centre.dtype)
-    z = (x.astype(centre.dtype) - centre) / scales
+
+    def squared_distance(row: Array) -> Float[Array, " N"]:
+        return (((x.astype(centre.dtype) - x[row].astype(centre.dtype)) / scales) ** 2).sum(1)
 
     def start(u: Float[Array, " K"]) -> GMM:
-        seeds, labels = _seeds(u, z, weight, n_components, init)
+        seeds, labels = _seeds(u, squared_distance, weight, n_components, init)
         return grouped_start(x, weight, labels, x[seeds].astype(centre.dtype), centre, n_components, family, prior)
 
     return jax.vmap(start)(uniforms)
 
 
 def _seeds(
-    uniforms: Float[Array, " K"], z: Float[Array, "N D"], weight: Float[Array, " N"], n_components: Any, init: str
+    uniforms: Float[Array, " K"],
+    squared_distance: Callable[[Array], Float[Array, " N"]],
+    weight: Float[Array, " N"],
+    n_components: Any,
+    init: str,
 ) -> tuple[Int[Array, " K"], Int[Array, " N"]]:
     """Seed rows, drawn by inverting their cumulative mass, and the nearest seed of every row."""
     capacity = uniforms.shape[0]
@@ -122,13 +129,13 @@ def _seeds(
         cumulative = jnp.cumsum(mass)
         row = jnp.searchsorted(cumulative, uniforms[k] * cumulative[-1], side="right", method="compare_all")
         row = jnp.minimum(row, weight.shape[0] - 1).astype(jnp.int32)
-        squared = ((z - z[row]) ** 2).sum(1)
+        squared = squared_distance(row)
         closer = (squared < distance) & (k < n_components)
         distance, labels = jnp.where(closer, squared, distance), jnp.where(closer, k, labels)
         return distance, labels, seeds.at[k].set(row), unchosen.at[row].set(0)
 
-    infinite = jnp.full(z.shape[0], jnp.inf, z.dtype)
-    zeros = jnp.zeros(z.shape[0], jnp.int32), jnp.zeros(capacity, jnp.int32)
+    infinite = jnp.full(weight.shape, jnp.inf, weight.dtype)
+    zeros = jnp.zeros(weight.shape, jnp.int32), jnp.zeros(capacity, jnp.int32)
     _, labels, seeds, _ = lax.fori_loop(0, capacity, add, (infinite, *zeros, jnp.ones_like(infinite)))
     return seeds, labels
 

@@ -14,7 +14,7 @@ from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, log_kernel
-from jaxgmm.statistics import Statistics, batched_e_step, maximise
+from jaxgmm.statistics import Statistics, batched_e_step, expand_whole, maximise
 from jaxgmm.status import RUNNING, Status
 
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
@@ -119,6 +119,7 @@ def _begin(starts: GMM, length: int, method: Method) -> Search:
 def _advance(search: Search, data: ArraySource, rules: Rules, limit: Array, method: Method) -> Search:
     """Step every running start until it stops or has taken `limit` steps. The very first pass only evaluates the starts."""
     kind = get_family(search.gmm.family)
+    expanded = expand_whole(search.gmm, data.x, rules.centre)
 
     def unfinished(search: Search) -> Bool[Array, ""]:
         return (search.status == RUNNING).any() & (search.iteration <= limit)
@@ -134,7 +135,7 @@ def _advance(search: Search, data: ArraySource, rules: Rules, limit: Array, meth
         factor = jax.vmap(lambda covariances: kind.factor(covariances, data.n_features))(proposal.covariances)
         singular = _singular(proposal, factor, rules, kind)
         running = (search.status == RUNNING) & ~singular
-        statistics = data.reduce(lambda x, w: batched_e_step(proposal, factor, x, w, rules.centre, running))
+        statistics = data.reduce(lambda x, w: batched_e_step(proposal, factor, x, w, rules.centre, running, expanded))
         objective = statistics.log_likelihood
         if (prior := rules.prior) is not None:
             kernel = jax.vmap(lambda gmm, f: log_kernel(prior, gmm, f, rules.active))

@@ -115,28 +115,45 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, out):
     block_size = block_size or choose_block_size(gmm, x.shape[0])
     factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
     centre = gmm.weights @ gmm.means
-    both = [functools.partial(run, x=x, weight=weight, centre=centre, block_size=block_size) for run in _RUNS]
+    moments, whitened = (
+        functools.partial(run, x=x, weight=weight, centre=centre, block_size=block_size) for run in (_moments, _whitened)
+    )
     if engine == "auto" and dtype == np.float64:
-        statistics = lax.cond(ill_conditioned(gmm, factor, centre), both[1], both[0], gmm, factor)
+        statistics = lax.cond(ill_conditioned(gmm, factor, centre), whitened, moments, gmm, factor)
     else:
-        statistics = both[0 if engine == "moments" else 1](gmm, factor)
+        statistics = (moments if engine == "moments" else whitened)(gmm, factor)
     return precision.cast(statistics, out)
 
 
+def expand_whole(gmms: GMM, x: Float[Array, "N D"], centre: Float[Array, " D"]) -> Float[Array, "N P"] | None:
+    """The expanded rows, where all of them fit in one block: a loop needs to make them only once. Else None."""
+    if centre.dtype != jnp.float64 or choose_block_size(gmms, x.shape[0], gmms.weights.shape[0]) < x.shape[0]:
+        return None
+    return _expand(get_family(gmms.family).structure, x, centre)
+
+
 def batched_e_step(
-    gmms: GMM, factors: Factor, x: Array, weight: Array, centre: Float[Array, " D"], running: Bool[Array, " R"]
+    gmms: GMM,
+    factors: Factor,
+    x: Array,
+    weight: Array,
+    centre: Float[Array, " D"],
+    running: Bool[Array, " R"],
+    expanded: Float[Array, "N P"] | None = None,
 ) -> Statistics:
     """E-step of R mixtures at once. They share `centre`, hence the expanded rows: one matrix product serves all of them.
 
-    The engine is chosen once for the whole batch, since under `vmap` a choice would compute both.
+    The engine is chosen once for the whole batch, since under `vmap` a choice would compute both. `expanded` is
+    `expand_whole` of these rows, if the caller has it.
     """
-    n_starts = gmms.weights.shape[0]
-    block_size = choose_block_size(gmms, x.shape[0], n_starts)
-    both = [jax.vmap(functools.partial(run, x=x, weight=weight, centre=centre, block_size=block_size)) for run in _RUNS]
+    block_size = choose_block_size(gmms, x.shape[0], gmms.weights.shape[0])
+    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+    whitened = jax.vmap(functools.partial(_whitened, **arguments))
     if centre.dtype != jnp.float64:
-        return both[1](gmms, factors)
+        return whitened(gmms, factors)
+    moments = jax.vmap(functools.partial(_moments, **arguments, expanded=expanded))
     ill = jax.vmap(lambda gmm, factor: ill_conditioned(gmm, factor, centre))(gmms, factors)
-    return lax.cond((ill & running).any(), both[1], both[0], gmms, factors)
+    return lax.cond((ill & running).any(), whitened, moments, gmms, factors)
 
 
 def ill_conditioned(gmm: GMM, factor: Factor, centre: Float[Array, " D"]) -> Bool[Array, ""]:
@@ -192,7 +209,21 @@ def _normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"]) -> tu
     return exponential * (weight / total), (weight * (peak + jnp.log(total))).sum()
 
 
-def _moments(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+def _expand(structure: Any, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
+    """What a component's log density is linear in: the centred row, then its products."""
+    z = rows.astype(centre.dtype) - centre
+    return jnp.concatenate([z, structure.columns(z)], axis=1)
+
+
+def _moments(
+    gmm: GMM,
+    factor: Factor,
+    x: Array,
+    weight: Array,
+    centre: Array,
+    block_size: int,
+    expanded: Float[Array, "N P"] | None = None,
+) -> Statistics:
     structure = get_family(gmm.family).structure
     shift = gmm.means - centre
     linear, quadratic, norm = structure.coefficients(shift, factor)
@@ -200,14 +231,14 @@ def _moments(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, b
     constant = (_constant(gmm, factor) - norm / 2)[:, None]
 
     def block(rows: Array, w: Array) -> tuple[Array, ...]:
-        z = rows.astype(centre.dtype) - centre
-        expanded = jnp.concatenate([z, structure.columns(z)], axis=1)
-        responsibilities, log_density = _normalise(coefficients @ expanded.T + constant, w)
+        columns = _expand(structure, rows, centre) if expanded is None else rows
+        z = columns[:, : gmm.n_features]
+        responsibilities, log_density = _normalise(coefficients @ columns.T + constant, w)
         return (
-            responsibilities.sum(1), responsibilities @ expanded, structure.total(z, w), log_density, w.sum()
+            responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
         )  # fmt: skip
 
-    counts, sums, total, log_density, total_weight = reduce_rows(block, x, weight, block_size)
+    counts, sums, total, log_density, total_weight = reduce_rows(block, x if expanded is None else expanded, weight, block_size)
     first, second = sums[:, : gmm.n_features], sums[:, gmm.n_features :]
     scatter = structure.unpack(second, total, gmm.n_features)
     scatter = _recentre(structure, scatter, first, counts, shift)
@@ -231,30 +262,22 @@ def _whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, 
     return Statistics(counts, sums, scatter, gmm.means, log_density, total_weight)
 
 
-_RUNS = (_moments, _whitened)
-
-
 def _recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
     """Scatter about a point `shift` away, from the scatter and the sums about the origin."""
     return scatter - 2 * structure.outer(jnp.ones_like(counts), sums, shift) + structure.outer(counts, shift, shift)
 
 
 def assigned_statistics(gmm: GMM, x: Array, weight: Array, assigned: Array) -> Statistics:
-    """Statistics for given responsibilities (N, K) or labels (N,), about the means of `gmm`'s own first component."""
+    """Statistics for given responsibilities (N, K) or labels (N,), all about the mean of `gmm`'s first component."""
     structure = get_family(gmm.family).structure
     centre = gmm.means[0]
 
     def block(rows: Array, w: Array, part: Array) -> tuple[Array, ...]:
-        z = rows.astype(centre.dtype) - centre
         one_hot = part if part.ndim == 2 else jax.nn.one_hot(part, gmm.n_components, dtype=centre.dtype)
         responsibilities = w * one_hot.astype(centre.dtype).T
-        expanded = jnp.concatenate([z, structure.columns(z)], axis=1)
-        return (
-            responsibilities.sum(1),
-            responsibilities @ expanded,
-            structure.total(z, responsibilities.sum(0)),
-            w.sum(),
-        )
+        columns = _expand(structure, rows, centre)
+        total = structure.total(columns[:, : gmm.n_features], responsibilities.sum(0))
+        return responsibilities.sum(1), responsibilities @ columns, total, w.sum()
 
     block_size = choose_block_size(gmm, x.shape[0])
     counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned)
