@@ -111,11 +111,16 @@ def predict_command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file with the run's columns.")],
     output: Annotated[Path | None, typer.Option(help="CSV or Parquet file to write; default: CSV on stdout.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Assign the rows of DATA to the components of a finished run."""
     from jaxgmm.run import predict
     from jaxgmm.tables import write_table
 
+    if output is not None and output.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--output {output}: a file that ends in .csv or .parquet is needed.")
+    if output is not None and output.exists() and not overwrite:
+        raise FileExistsError(f"--output {output} exists: choose another name, or add --overwrite.")
     use_compilation_cache()
     write_table(output or sys.stdout.buffer, predict(run_dir, data, delimiter))
 

@@ -22,7 +22,7 @@ from jaxgmm.prior import Prior, log_normaliser
 from jaxgmm.search import Method, Rules, Search, climb
 from jaxgmm.statistics import PARAMETERS, check_fixed, column_moments
 from jaxgmm.status import RUNNING, FitWarning, Status
-from jaxgmm.validation import check_count, is_traced, unknown
+from jaxgmm.validation import check_count, check_key, in_jit, is_traced, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
@@ -90,10 +90,11 @@ def fit(
         >>> x = jg.datasets.load_faithful().x
         >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
         >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
-        ('converged', [0.36..., 0.63...])
+        ('converged', [0.36, 0.64])
     """
-    if is_traced(x, sample_weight, key):
+    if is_traced(x, sample_weight, key) or in_jit():
         raise TypeError("fit runs its own compiled loop on the host; inside jit, vmap or grad use e_step and m_step.")
+    check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     given, n_components, family = _resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init")
@@ -102,7 +103,7 @@ def fit(
     max_steps = check_count(max_steps, "max_steps")
     method = Method(check_fixed(fixed), stopping, acceleration)
     _check_settings(rtol, method, given)
-    dtype, out = precision.compute_dtype(source.x), precision.result_dtype(source.x)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
     with precision.scope(dtype):
         data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
@@ -113,9 +114,11 @@ def fit(
         if isinstance(given, GMM):
             active[:n_components] &= np.asarray(given.weights) > 0
         rules = _rules(prior, moments, active, n_components, family, rtol, dtype)
+        if "covariances" in method.fixed:  # what is held can't collapse
+            rules = rules._replace(floor=jnp.zeros_like(rules.floor))
         if given is None:
             scales = column_scales(*moments, family).astype(dtype)
-            uniforms = np.asarray(jax.random.uniform(key, (n_starts, capacity), dtype))
+            uniforms = np.asarray(jax.random.uniform(key, (capacity, n_starts), dtype)).T  # padding changes none of them
         at_once = n_starts if source.n_samples * capacity * n_starts <= _TOGETHER else 1
         searches = []
         for first in range(0, n_starts, at_once):
@@ -298,7 +301,8 @@ def _account(searches: list[Search], n_components: int, prior: Prior | None, out
         n_steps=n_steps,
         trace=tuple(row[: n + 1] for row, n in zip(gather(lambda search: search.trace), n_steps, strict=True)),
         best=best,
-        tolerance=1e3 * resolution + 1e-6,  # what is left when steps gain `resolution`, at a rate of 0.999
+        # What is left when steps gain `resolution` at a rate of 0.999; never so much that optima that differ look alike.
+        tolerance=min(1e3 * resolution, 0.1) + 1e-6,
     )
     if status[best] is not Status.converged:
         warnings.warn(f"fit ended as {status[best].name!r}. {status[best].meaning}", FitWarning, stacklevel=3)
@@ -309,7 +313,7 @@ def _account(searches: list[Search], n_components: int, prior: Prior | None, out
         covariances = covariances[:n_components]
     leaves = chosen.weights[index, :n_components], chosen.means[index, :n_components], covariances
     return Fit(
-        gmm=jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(out)), GMM.unchecked(*leaves, family=chosen.family)),
+        gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), GMM.unchecked(*leaves, family=chosen.family)),
         status=status[best],
         objective=float(objective[best]),
         log_likelihood=float(restarts.log_likelihood[best]),

@@ -18,7 +18,7 @@ from jaxgmm.data import as_source
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, proper_covariance
 from jaxgmm.statistics import _recentre, assigned_statistics, column_moments, maximise
-from jaxgmm.validation import check_count, floating, unknown
+from jaxgmm.validation import check_count, check_key, floating, in_jit, is_traced, unknown
 
 METHODS = ("k-means++", "random")
 _EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
@@ -62,16 +62,19 @@ def initialise(
     """
     if init not in METHODS:
         raise unknown("init", init, METHODS)
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("initialise works on the host, outside jit, vmap and grad: call it before, and pass its GMM in.")
+    check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     n_components = check_count(n_components, "n_components")
     family = get_family(family).name
-    dtype, out = precision.compute_dtype(source.x), precision.result_dtype(source.x)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
         moments = column_moments(source.x, source.weight, False, dtype)
         scales = column_scales(*moments, family)
-        uniforms = jax.random.uniform(key, (1, n_components), dtype)
+        uniforms = jax.random.uniform(key, (n_components, 1), dtype).T
         gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, n_components, init, family, prior)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[0]), out), gmms)
+    return jax.tree.map(lambda leaf: precision.as_parameter(np.asarray(leaf[0]), out), gmms)
 
 
 def is_dense(family: str) -> bool:
@@ -160,7 +163,7 @@ def grouped_start(
     shift = jnp.where(counts[:, None] > 0, statistics.sums / jnp.where(counts > 0, counts, 1)[:, None], 0)
     means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
     within = _recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
-    floored = counts + _EMPTY_SHARE * counts.sum() / capacity  # inactive ones too: their covariances must be proper
+    floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
     covariances = kind.refit(kind.structure.share(within, floored), floored, n_features, active, prior)
     weights = jnp.where(active, floored, 0)
     return GMM.unchecked(weights / weights.sum(), jnp.where(active[:, None], means, centre), covariances, family)

@@ -22,6 +22,9 @@ def save(gmm: GMM, path: str | Path) -> Path:
     header = json.dumps({"format": FORMAT, "kind": "jaxgmm.GMM", "family": gmm.family})
     with open(partial, "wb") as file:
         arrays: dict[str, Any] = {name: np.asarray(getattr(gmm, name)) for name in _ARRAYS}
+        for name, array in arrays.items():
+            if array.dtype.kind != "f":  # bfloat16, which npz can't name
+                arrays[name] = array.astype(np.float32)
         np.savez(file, header=np.array(header), **arrays)
     partial.replace(path)
     return path

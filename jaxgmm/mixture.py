@@ -17,13 +17,13 @@ from jaxgmm import precision
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.structure import Dense
 from jaxgmm.pytree import pytree, unchecked
-from jaxgmm.validation import check_count, check_rows, check_weights, floating, is_traced
+from jaxgmm.validation import check_count, check_key, check_rows, check_single, check_weights, floating, is_traced
 
 _ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
 
 
 @pytree(static=("family",))
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GMM:
     """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
 
@@ -91,10 +91,12 @@ class GMM:
 
     def dense_covariances(self) -> Float[Array, "K D D"]:
         """The covariances as full matrices, whatever the family."""
+        check_single(self.weights, "g.dense_covariances()")
         return _family(self).dense(jnp.asarray(self.covariances), self.n_components, self.n_features)
 
     def mean(self) -> Float[Array, " D"]:
         """Mean of the mixture, sum_k pi_k mu_k."""
+        check_single(self.weights, "g.mean()")
         return jnp.asarray(self.weights) @ jnp.asarray(self.means)
 
     def covariance(self) -> Float[Array, "D D"]:
@@ -148,7 +150,7 @@ class GMM:
             >>> import jaxgmm as jg
             >>> gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
             >>> gmm.bic([[0.0], [0.0]])
-            5.06204847...
+            5.06204849...
         """
         p = self.n_parameters
         return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * log_prob).sum(), x, sample_weight)
@@ -202,6 +204,7 @@ class GMM:
             >>> round(float(gmm.condition([0], [2.0]).mean()[0]), 6)
             1.6
         """
+        check_single(self.weights, "g.condition(features, values)")
         given = _check_features(features, self.n_features, "features")
         if given.size == self.n_features:
             raise ValueError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
@@ -231,6 +234,8 @@ class GMM:
             >>> rows.shape, labels.shape
             ((5, 1), (5,))
         """
+        check_single(self.weights, "g.sample(key, n_samples)")
+        check_key(key)
         return _sample(self, key, check_count(n_samples, "n_samples"))
 
     def save(self, path: str | Path) -> Path:
@@ -240,6 +245,7 @@ class GMM:
         return save(self, path)
 
     def _ask(self, question: Callable, x: Any) -> Any:
+        check_single(self.weights, "g.log_prob(x)")
         x = floating(x, "x")
         if x.shape == (self.n_features,):
             return self._ask(question, x[None])[0]
@@ -249,6 +255,7 @@ class GMM:
             return question(self, x, dtype, out)
 
     def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
+        check_single(self.weights, "g.bic(x)")
         x = check_rows(x, "x", n_features=self.n_features)
         weight = check_weights(sample_weight, x.shape[0])
         dtype = precision.compute_dtype(x, self, weight)
@@ -324,7 +331,11 @@ def _sample(gmm, key, n_samples):
     family = _family(gmm)
     key_label, key_noise = jax.random.split(key)
     means = jnp.asarray(gmm.means)
-    labels = jax.random.categorical(key_label, log_weights(jnp.asarray(gmm.weights)), shape=(n_samples,))
+    weights = jnp.asarray(gmm.weights)
+    cumulative = jnp.cumsum(weights)  # inverted, since `random.categorical` would draw N x K Gumbel variates
+    uniform = jax.random.uniform(key_label, (n_samples,), weights.dtype) * cumulative[-1]
+    last = jnp.max(jnp.where(weights > 0, jnp.arange(weights.size), 0))
+    labels = jnp.minimum(jnp.searchsorted(cumulative, uniform, side="right"), last)
     noise = jax.random.normal(key_noise, (n_samples, gmm.n_features), means.dtype)
     scale = family.factor(jnp.asarray(gmm.covariances), gmm.n_features).scale
     rows = family.structure.colour(scale, labels, noise)

@@ -12,13 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgmm.validation import is_traced
+from jaxgmm.validation import in_jit, is_traced
 
 
 def result_dtype(x: Any) -> np.dtype:
     """The dtype of results for data `x`: its own, at least float32, and what JAX's configuration allows."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def parameter_dtype(x: Any) -> np.dtype:
+    """The dtype of fitted parameters: the data's own, at least float32. Float64 data keep float64 even where JAX has none."""
+    wide = not isinstance(x, jax.Array) and np.dtype(x.dtype) == np.float64
+    return np.dtype(np.float64) if wide and platform(x) == "cpu" else result_dtype(x)
+
+
+def as_parameter(leaf: np.ndarray, dtype: np.dtype) -> Any:
+    """`leaf` as a JAX array of `dtype` or, where JAX's configuration doesn't allow that dtype, a NumPy one."""
+    leaf = np.asarray(leaf, dtype)
+    return jnp.asarray(leaf) if jax.dtypes.canonicalize_dtype(dtype) == dtype else leaf
 
 
 def platform(x: Any) -> str:
@@ -30,7 +42,7 @@ def platform(x: Any) -> str:
 
 def compute_dtype(x: Any, *others: Any) -> np.dtype:
     """The dtype to compute in for data `x`; `others` are the further arguments of the call, traced or not."""
-    if is_traced(x, *others) or platform(x) != "cpu":
+    if is_traced(x, *others) or in_jit() or platform(x) != "cpu":
         return result_dtype(x)
     return np.dtype(np.float64)
 

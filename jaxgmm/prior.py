@@ -26,7 +26,7 @@ _RIDGE = 1e-6
 
 
 @pytree(static=("family",))
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """The conjugate prior of a mixture: pi ~ Dirichlet(alpha), Sigma_k ~ InverseWishart(nu0, Psi0), mu_k | Sigma_k ~
     Normal(m0, Sigma_k / kappa0).

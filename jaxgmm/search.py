@@ -98,14 +98,14 @@ def _begin(starts: GMM, length: int, method: Method) -> Search:
     zeros = np.zeros(n_starts, dtype)
     scatter = np.zeros((n_starts, *get_family(starts.family).structure.scatter_shape(n_components, n_features)), dtype)
     sums = np.zeros((n_starts, n_components, n_features), dtype)
-    nothing: tuple[Any, ...] = (sums[:, :, 0], sums, scatter, sums, zeros, zeros)
+    nothing: tuple[Any, ...] = (sums[:, :, 0], sums, scatter, sums, zeros - np.inf, zeros)
     fields: dict[str, Any] = {
         "gmm": starts,
         "statistics": Statistics(*nothing),
         "objective": zeros - np.inf,
         "status": np.full(n_starts, RUNNING, np.int32),
         "n_steps": np.zeros(n_starts, np.int32),
-        "trace": np.full((n_starts, length), np.nan, dtype),
+        "trace": np.zeros((n_starts, length), dtype),
         "last_gain": zeros + np.inf,
         "iteration": np.int32(0),
         "phase": np.zeros(n_starts, np.int32),
@@ -173,11 +173,13 @@ def _decide(
     gain = objective - search.objective
     finite = jnp.isfinite(objective)
     fell = ~first & (gain < -jnp.sqrt(eps) * (weight + jnp.abs(search.objective)))
-    small = ~first & (jnp.abs(gain) < rules.rtol * weight)
+    rounding = 4 * eps * jnp.abs(search.objective)
+    least = jnp.where(rules.rtol > 0, jnp.maximum(rules.rtol * weight, rounding), 0)
+    small = ~first & (jnp.abs(gain) < least)
     if method.stopping == "aitken":
         ratio = gain / search.last_gain
         promised = gain * ratio / (1 - ratio)  # what a geometric series of gains would still bring
-        small = small & (ratio < 1) & (jnp.abs(promised) < rules.rtol * weight)
+        small = small & (ratio < 1) & (jnp.abs(promised) < least)
     if rules.prior is None:
         singular = singular | (rules.active & ~(statistics.counts > 10 * eps * weight)).any(1)
     tolerance = 1e-6 if objective.dtype == jnp.float64 else 1e-3
@@ -201,14 +203,13 @@ def _decide(
         reach = jnp.where(extrapolated, jnp.where(accepted, farther, jnp.maximum(1, length / 2)), reach)
     accepted = accepted & running
     objective = jnp.where(accepted, objective, search.objective)
-    here = running[:, None] & (jnp.arange(search.trace.shape[1]) == search.iteration)
     return Search(
         gmm=_choose(accepted, proposal, search.gmm),
         statistics=_choose(accepted, statistics, search.statistics),
         objective=objective,
         status=jnp.where(running, status, search.status).astype(jnp.int32),
         n_steps=jnp.where(running, search.iteration, search.n_steps),
-        trace=jnp.where(here, objective[:, None], search.trace),
+        trace=search.trace.at[:, search.iteration].set(objective),
         last_gain=jnp.where(running, gain, search.last_gain),
         iteration=search.iteration + 1,
         phase=jnp.where(extrapolated | first, 0, search.phase + 1) if method.acceleration else search.phase,
@@ -226,13 +227,14 @@ def _extrapolate(before: GMM, now: GMM, after: GMM, reach: Float[Array, " R"]) -
     """SQUAREM's step from three successive EM iterates, before + 2 a r + a^2 v with a = |r| / |v| in [1, reach]; and a."""
     r = jax.tree.map(jnp.subtract, now, before)
     v = jax.tree.map(lambda c, b, d: c - b - d, after, now, r)
+    tiny = jnp.finfo(now.means.dtype).tiny
 
     def squared_norm(change: GMM) -> Float[Array, " R"]:
         """Each leaf in units of its own size, so that units of the data don't matter much."""
-        parts = jax.tree.map(lambda d, b: _squares(d) / _squares(b), change, now)
+        parts = jax.tree.map(lambda d, b: _squares(d) / (_squares(b) + tiny), change, now)
         return jnp.sum(jnp.stack(jax.tree.leaves(parts)), axis=0)
 
-    a = jnp.sqrt(squared_norm(r) / (squared_norm(v) + jnp.finfo(now.means.dtype).tiny))
+    a = jnp.sqrt(squared_norm(r) / (squared_norm(v) + tiny))
     a = jnp.clip(a, 1, reach)
 
     def leaf(b: Array, dr: Array, dv: Array) -> Array:

@@ -22,16 +22,16 @@ from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.mixture import GMM, log_weights
 from jaxgmm.prior import Prior
-from jaxgmm.validation import check_count, check_rows, check_weights, unknown
+from jaxgmm.validation import check_count, check_rows, check_single, check_weights, is_traced, unknown
 
 ENGINES = ("auto", "moments", "whitened")
 PARAMETERS = ("weights", "means", "covariances")
-_ILL_CONDITIONED = 1e8  # m' Sigma^-1 m beyond which moments lose half of float64's digits
+_ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which moments lose half of float64's digits
 _NUMBERS_IN_A_BLOCK = 1 << 20  # 8 MB of float64, measured best from D = 8 to 64 with a 2 MB L2 cache
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """What an E-step knows of the data: additive over rows, blocks, files, devices and hosts.
 
@@ -56,8 +56,11 @@ class Statistics:
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of rows; both must come from the same mixture."""
-        if self.scatter.shape != other.scatter.shape or self.centre.shape != other.centre.shape:
-            raise ValueError("Statistics of different mixtures can't be added: their shapes differ.")
+        same = self.scatter.shape == other.scatter.shape and self.centre.shape == other.centre.shape
+        if same and not is_traced(self.centre, other.centre):
+            same = bool((np.asarray(self.centre) == np.asarray(other.centre)).all())
+        if not same:
+            raise ValueError("Statistics add up only if they come from the same mixture: these have other centres or shapes.")
         return Statistics(
             self.counts + other.counts,
             self.sums + other.sums,
@@ -99,6 +102,7 @@ def e_step(
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
+    check_single(gmm.weights, "e_step(g, x)")
     x = check_rows(x, "x", n_features=gmm.n_features)
     weight = check_weights(sample_weight, x.shape[0])
     if block_size is not None:
@@ -115,9 +119,8 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, out):
     block_size = block_size or choose_block_size(gmm, x.shape[0])
     factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
     centre = gmm.weights @ gmm.means
-    moments, whitened = (
-        functools.partial(run, x=x, weight=weight, centre=centre, block_size=block_size) for run in (_moments, _whitened)
-    )
+    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+    moments, whitened = functools.partial(_moments, **arguments), functools.partial(_whitened, **arguments)
     if engine == "auto" and dtype == np.float64:
         statistics = lax.cond(ill_conditioned(gmm, factor, centre), whitened, moments, gmm, factor)
     else:
@@ -148,18 +151,22 @@ def batched_e_step(
     """
     block_size = choose_block_size(gmms, x.shape[0], gmms.weights.shape[0])
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
-    whitened = jax.vmap(functools.partial(_whitened, **arguments))
+    whitened = jax.vmap(lambda gmm, factor: _whitened(gmm, factor, **arguments))
     if centre.dtype != jnp.float64:
         return whitened(gmms, factors)
-    moments = jax.vmap(functools.partial(_moments, **arguments, expanded=expanded))
+    moments = jax.vmap(lambda gmm, factor: _moments(gmm, factor, **arguments, expanded=expanded))
     ill = jax.vmap(lambda gmm, factor: ill_conditioned(gmm, factor, centre))(gmms, factors)
     return lax.cond((ill & running).any(), whitened, moments, gmms, factors)
 
 
 def ill_conditioned(gmm: GMM, factor: Factor, centre: Float[Array, " D"]) -> Bool[Array, ""]:
-    """True where moments would lose too many digits: a mean far from the centre in units of its own covariance."""
-    norm = get_family(gmm.family).structure.coefficients(gmm.means - centre, factor)[2]
-    return (jnp.where(gmm.weights > 0, norm, 0) > _ILL_CONDITIONED).any()
+    """True where moments would lose too many digits: rows of the mixture, or means, far away in a component's own units."""
+    structure = get_family(gmm.family).structure
+    shift = gmm.means - centre
+    norm = structure.coefficients(shift, factor)[2]
+    variance = gmm.weights @ (structure.variances(factor) + shift**2)
+    spread = structure.spread(variance, factor)
+    return (jnp.where(gmm.weights > 0, norm + spread, 0) > _ILL_CONDITIONED).any()
 
 
 def choose_block_size(gmm: GMM, n_samples: int, n_starts: int = 1) -> int:
@@ -291,12 +298,18 @@ def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float,
     """Total weight, mean (D,), and scatter about the mean: (D, D) if `dense`, else its diagonal (D,). On the host.
 
     Raises:
-        ValueError: squares of the rows overflow.
+        ValueError: squares of the rows overflow or underflow.
     """
     total, mean, scatter = _column_moments(x, weight, dense, dtype)
     mean, scatter = np.asarray(mean, float), np.asarray(scatter, float)
-    if not np.isfinite(scatter).all():
-        raise ValueError(f"x is too large for {np.dtype(dtype).name}: sums of its squares overflow. Rescale its columns.")
+    info = np.finfo(dtype)
+    variances = scatter if scatter.ndim == 1 else np.diagonal(scatter)
+    fine = np.isfinite(scatter).all() and (variances < np.sqrt(info.max)).all()
+    if not fine or ((variances > 0) & (variances < np.sqrt(info.tiny))).any():
+        raise ValueError(
+            f"x has columns too large or too small for {info.dtype.name}: sums of squares {variances.tolist()} leave no room "
+            "for products of covariances. Rescale its columns."
+        )
     return float(total), mean, scatter
 
 
@@ -396,7 +409,8 @@ def maximise(
     else:
         extra = 0 if prior is None else jnp.where(active, prior.concentration - 1, 0)
         mass = counts + extra
-        weights = mass / mass.sum()
+        # A weight that underflows stays positive: zero would mean an inactive component.
+        weights = jnp.where(active, jnp.maximum(mass / mass.sum(), np.finfo(np.float32).tiny), 0)
     return GMM.unchecked(weights, means, covariances, gmm.family)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -14,6 +15,27 @@ _SHOWN = 5  # offending rows named in a message
 def is_traced(*values: Any) -> bool:
     """True inside jit, vmap or grad, where values can't be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def in_jit() -> bool:
+    """True while a function is being compiled, even if no traced value has come our way (closures)."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
+def check_key(key: Any) -> None:
+    """Raises TypeError where `key` isn't one PRNG key."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
+    if not typed and not (dtype == np.uint32 and key.ndim == 1):
+        raise TypeError(f"key must be one PRNG key, such as jax.random.key(0), got {key!r}.")
+
+
+def check_single(weights: Any, call: str) -> None:
+    """Raises ValueError where a mixture has leading axes: it is many, and `vmap` maps over them."""
+    if np.ndim(weights) != 1:
+        raise ValueError(
+            f"this GMM has leading axes {np.shape(weights)[:-1]}, so it is many mixtures: jax.vmap(lambda g: {call})(gmm)."
+        )
 
 
 def unknown(what: str, value: object, choices: Iterable[str]) -> ValueError:
@@ -51,8 +73,12 @@ def floating(x: Any, name: str) -> Any:
         except ValueError as error:
             raise ValueError(f"{name} is not a rectangular array: {error}. Give every row the same length.") from None
     kind = array.dtype.kind
-    if kind in "biu":
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} is a masked array with masked entries. Missing values aren't supported yet: drop these rows.")
+    if kind in "biu" or (kind == "f" and array.dtype.itemsize > 8):
         return array.astype(float)
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
     if kind == "f" or array.dtype.name == "bfloat16":
         return array
     raise TypeError(

@@ -25,7 +25,9 @@ def small_data():
 
 
 def fit_small(x=None, n_components=3, **options):
-    return jg.fit(small_data() if x is None else x, n_components, key=KEY, **{"n_init": 5, **options})
+    # One limit for all: the length of the trace is part of the program.
+    options = {"n_init": 5, "max_steps": 5000, **options}
+    return jg.fit(small_data() if x is None else x, n_components, key=KEY, **options)
 
 
 def bad_start(family="full"):
@@ -121,18 +123,19 @@ def test_default_tolerance_is_tight_enough(overlapping):
     assert fit.converged
     weights, _, _ = by_first_mean(fit.gmm)
 
-    # Standard error of the weight from the observed information in all 11 free parameters at the fit.
-    gmm = jax.tree.map(jnp.asarray, fit.gmm)
-    lower = np.tril_indices(2)
-    theta = jnp.concatenate([gmm.weights[:1], gmm.means.ravel(), gmm.covariances[:, *lower].ravel()])
+    # Standard error of the weight: the scores of the rows in all 11 free parameters, by central differences.
+    gmm = jax.tree.map(np.asarray, fit.gmm)
+    lower = (slice(None), *np.tril_indices(2))
+    theta = np.concatenate([gmm.weights[:1], gmm.means.ravel(), gmm.covariances[lower].ravel()])
 
-    def log_likelihood(theta):
+    def log_prob(theta):
         half = theta[5:].reshape(2, 3)
-        covariances = jnp.stack([half[:, :2], half[:, 1:]], axis=2)
-        return jg.GMM(jnp.array([theta[0], 1 - theta[0]]), theta[1:5].reshape(2, 2), covariances).log_likelihood(overlapping)
+        covariances = np.stack([half[:, :2], half[:, 1:]], axis=2)
+        return jg.GMM([theta[0], 1 - theta[0]], theta[1:5].reshape(2, 2), covariances).log_prob(overlapping)
 
-    information = -jax.jit(jax.hessian(log_likelihood))(theta)
-    error = float(jnp.sqrt(jnp.linalg.inv(information)[0, 0]))
+    steps = 1e-5 * np.eye(11)
+    scores = np.stack([(log_prob(theta + h) - log_prob(theta - h)) / 2e-5 for h in steps])
+    error = np.sqrt(np.linalg.inv(scores @ scores.T)[0, 0])
     assert 0.01 < error < 0.1
     assert weights[0] == pytest.approx(0.25, abs=3 * error)
     # And what is left to climb is small against that error.
@@ -155,18 +158,17 @@ def test_squarem_and_aitken_reach_the_same_optimum(overlapping):
     assert fast.n_steps < plain.n_steps / 2
 
 
-def test_rtol_zero_takes_every_step(overlapping):
-    start = jg.initialise(overlapping, 2, key=KEY)
+def test_rtol_zero_takes_every_step():
     with pytest.warns(jg.FitWarning, match="max_steps"):
-        fit = jg.fit(overlapping, key=KEY, init=start, rtol=0, max_steps=7)
+        fit = fit_small(init=bad_start(), rtol=0)
     assert fit.status is jg.Status.max_steps
     assert not fit.converged
-    assert fit.n_steps == 7
+    assert fit.n_steps == 5000
 
 
 def test_warm_start():
-    cold = fit_small(init=bad_start(), max_steps=5000)
-    warm = fit_small(init=cold.gmm, max_steps=5000)
+    cold = fit_small(init=bad_start())
+    warm = fit_small(init=cold.gmm)
     assert warm.converged
     assert warm.n_steps < cold.n_steps
     assert warm.objective >= cold.objective
@@ -241,8 +243,8 @@ def test_affine_change_of_units(family, prior):
     """x -> A x + b changes means and covariances by just that, key and all."""
     x = small_data()
     a, b = np.array([[300.0, -20.0], [0.004, 0.01]]), np.array([1e4, -3.0])
-    here = fit_small(x, family=family, prior=prior, rtol=1e-12, max_steps=400)
-    there = fit_small(x @ a.T + b, family=family, prior=prior, rtol=1e-12, max_steps=400)
+    here = fit_small(x, family=family, prior=prior, rtol=1e-12)
+    there = fit_small(x @ a.T + b, family=family, prior=prior, rtol=1e-12)
     unit = np.sqrt(np.diag(np.cov((x @ a.T).T)))
     expected = np.asarray(here.gmm.means) @ a.T + b
     order = nearest(expected / unit, there.gmm.means / unit)
@@ -259,8 +261,8 @@ def test_affine_change_of_units(family, prior):
 @pytest.mark.parametrize(("family", "unit"), [("diag", [1e5, 1e-3]), ("spherical", [1e4, 1e4])])
 def test_scale_of_units(family, unit, prior):
     x, unit = small_data(), np.array(unit)
-    here = fit_small(x, family=family, prior=prior, rtol=1e-12, max_steps=400)
-    there = fit_small(x * unit, family=family, prior=prior, rtol=1e-12, max_steps=400)
+    here = fit_small(x, family=family, prior=prior, rtol=1e-12)
+    there = fit_small(x * unit, family=family, prior=prior, rtol=1e-12)
     order = nearest(here.gmm.means, there.gmm.means / unit)
     np.testing.assert_allclose(there.gmm.weights[order], here.gmm.weights, rtol=1e-6)
     np.testing.assert_allclose(there.gmm.means[order] / unit, here.gmm.means, atol=1e-6)
@@ -292,7 +294,7 @@ def test_integer_weights_are_repeated_rows(prior):
     x = small_data()
     weight = np.random.default_rng(0).multinomial(120, np.full(120, 1 / 120))  # 120 rows either way: one compilation
     repeated = np.repeat(x, weight, axis=0)
-    options = {"init": bad_start(), "prior": prior, "rtol": 1e-12, "max_steps": 5000}
+    options = {"init": bad_start(), "prior": prior, "rtol": 1e-12}
     a, b = fit_small(sample_weight=weight, **options), fit_small(repeated, **options)
     assert a.objective == pytest.approx(b.objective, rel=1e-11)
     for mine, other in zip(jax.tree.leaves(a.gmm), jax.tree.leaves(b.gmm), strict=True):
@@ -310,12 +312,13 @@ def test_start_from_labels_responsibilities_and_gmm():
         assert fit.objective == pytest.approx(fits[0].objective, rel=1e-10)
         # Components stay in the order of the start.
         np.testing.assert_allclose(fit.gmm.means, start.means, atol=0.5)
-    inferred = jg.fit(x, key=KEY, init=labels, prior=None)
+    inferred = fit_small(x, None, init=labels, prior=None)
     assert inferred.gmm.n_components == 3
     assert inferred.objective == fits[0].objective
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
+@pytest.mark.parametrize("family", ["full", "spherical"])
 def test_initialise(family, init):
     x = small_data()
     a, b, other = (jg.initialise(x, 3, key=jax.random.key(seed), init=init, family=family) for seed in (0, 0, 1))
@@ -340,10 +343,8 @@ FIXED = [
     ("full", ("means",)),
     ("full", ("weights",)),
     ("full", ("covariances",)),
-    ("full", ("weights", "covariances")),
-    ("tied", ("means",)),
+    ("tied", ("weights", "means")),
     ("diag", ("means",)),
-    ("spherical", ("means",)),
 ]
 
 
@@ -351,7 +352,7 @@ FIXED = [
 def test_fixed(family, fixed):
     """What is fixed is kept bit by bit, and the gradient in the rest vanishes."""
     x, start = small_data(), bad_start(family)
-    fit = fit_small(x, init=start, family=family, fixed=fixed, rtol=1e-13, max_steps=20_000)
+    fit = fit_small(x, init=start, family=family, fixed=fixed, rtol=1e-13)
     assert fit.converged
     assert np.all(np.diff(fit.trace) >= -1e-9 * np.abs(fit.trace[1:]))
     for name in ("weights", "means", "covariances"):
@@ -387,13 +388,12 @@ def test_float32_far_from_the_origin(family):
     np.testing.assert_allclose(variances, truth, rtol=0.01)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-@pytest.mark.parametrize("library", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize(("dtype", "library"), [(np.float16, np), (np.float32, np), (np.float32, jnp), (np.float64, jnp)])
 def test_dtype_of_the_data_is_kept(dtype, library):
     x = library.asarray(small_data().astype(dtype))
-    fit = jg.fit(x, key=KEY, init=bad_start(), prior=None)
+    fit = fit_small(x, init=bad_start(), prior=None)
     assert {leaf.dtype for leaf in jax.tree.leaves(fit.gmm)} == {np.dtype(np.promote_types(dtype, np.float32))}
-    expected = jg.fit(np.asarray(x, float), key=KEY, init=bad_start(), prior=None)
+    expected = fit_small(np.asarray(x, float), init=bad_start(), prior=None)
     assert fit.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-4)
 
 
@@ -423,10 +423,10 @@ def test_second_call_compiles_nothing(compilations):
     compilations.clear()
     prior = jg.Prior(2.0, np.zeros(2), 0.5, 6.0, np.eye(2))
     fit_small(x[::-1] + 5, rtol=1e-5)
-    fit_small(x, max_steps=100)
+    fit_small(x, max_steps=4500)
     fit_small(x, prior=prior)
     fit_small(x, sample_weight=np.arange(120.0))
-    jg.fit(x, 3, key=other_key, n_init=5)
+    jg.fit(x, 3, key=other_key, n_init=5, max_steps=5000)
     assert not compilations
     # K within the same multiple of four: arrays to pad are new shapes, but the loop is the same program.
     fit_small(x, n_components=4)
@@ -440,7 +440,7 @@ def test_callback_reports_progress():
     assert all(isinstance(progress, jg.Progress) for progress in seen)
     last = seen[-1]
     assert last.n_starts == 5
-    assert last.max_steps == 500
+    assert last.max_steps == 5000
     assert last.n_steps == max(fit.restarts.n_steps)
     assert last.objective == pytest.approx(fit.objective)
     assert fit.objective == fit_small().objective
@@ -500,3 +500,13 @@ def test_reached_log_likelihoods_are_not_singular(data):
     fit = fit_real_data(data, "full", None)
     counts = np.asarray(fit.gmm.weights) * len(load_x(data))
     assert counts.min() > fit.gmm.n_features + 1
+
+
+def test_concentrations_move_the_weights():
+    """(N_k + alpha_k - 1) / (N + sum alpha - K) at the fixed point, with alpha_k of each component."""
+    alpha = np.array([1.5, 20.0, 4.0])
+    prior = jg.Prior(alpha, np.zeros(2), 0.5, 6.0, np.eye(2))
+    fit = fit_small(init=bad_start(), prior=prior, rtol=1e-13)
+    assert fit.converged
+    counts = np.asarray(fit.gmm.responsibilities(small_data())).sum(0)
+    np.testing.assert_allclose(fit.gmm.weights, (counts + alpha - 1) / (120 + alpha.sum() - 3), atol=1e-5)

@@ -47,6 +47,14 @@ class Dense:
         """Variance of each feature given those before it: zero where a covariance is singular."""
         return jnp.diagonal(factor.scale, axis1=-2, axis2=-1) ** 2
 
+    def spread(self, variance: Float[Array, " D"], factor: Factor) -> Float[Array, " K"]:
+        """tr(Sigma_k^-1 diag(variance)): the mean squared length of rows with these variances, in a component's own units."""
+        return (factor.whitener**2 * variance[:, None]).sum((-2, -1))
+
+    def variances(self, factor: Factor) -> Float[Array, "K D"]:
+        """The diagonals of the covariances, (1, D) where components share one."""
+        return (factor.scale**2).sum(-1)
+
     def outer(self, weight: Array, a: Float[Array, "K D"], b: Float[Array, "K D"]) -> Array:
         """weight_k (a_k b_k' + b_k a_k') / 2."""
         product = a[:, :, None] * b[:, None, :]
@@ -114,6 +122,9 @@ class Pooled(Dense):
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
 
+    def variances(self, factor: Factor) -> Float[Array, "1 D"]:
+        return (factor.scale**2).sum(-1)[None]
+
     def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, "D D"]:
         product = jnp.einsum("k,ki,kj->ij", weight, a, b)
         return (product + product.T) / 2
@@ -162,6 +173,12 @@ class Diagonal:
         return Factor(scale, 1 / scale, jnp.log(scale).sum(-1))
 
     def pivots(self, factor: Factor) -> Array:
+        return factor.scale**2
+
+    def spread(self, variance: Array, factor: Factor) -> Float[Array, " K"]:
+        return (factor.whitener**2 * variance).sum(-1)
+
+    def variances(self, factor: Factor) -> Array:
         return factor.scale**2
 
     def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, "K D"]:

@@ -62,8 +62,8 @@ def problem(shape: str, dtype: type) -> tuple[np.ndarray, jg.GMM]:
     means = 3 * rng.normal(size=(k, d))
     factors = rng.normal(size=(k, d, d)) / np.sqrt(d) + 0.3 * np.eye(d)
     x = np.empty((n, d), dtype)
-    for first in range(0, n, 100_000):
-        z = rng.integers(k, size=min(100_000, n - first))
+    for first in range(0, n, 10_000):
+        z = rng.integers(k, size=min(10_000, n - first))
         x[first : first + len(z)] = means[z] + np.einsum("nij,nj->ni", factors[z], rng.normal(size=(len(z), d)))
     covariances = {"full": np.tile(np.eye(d), (k, 1, 1)), "diag": np.ones((k, d)), "spherical": np.ones(k)}[family]
     return x, jg.GMM(np.full(k, 1 / k), means, covariances, family)
