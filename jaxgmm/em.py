@@ -16,7 +16,7 @@ from jaxgmm import precision
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.fitted import Fit, Progress, Restarts, best_start
-from jaxgmm.initialisation import METHODS, assigned_start, check_assigned, column_scales, is_dense, seeded_starts
+from jaxgmm.initialisation import METHODS, assigned_start, check_assigned, column_scales, is_dense, seed_uniforms, seeded_starts
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, log_normaliser
 from jaxgmm.search import Method, Rules, Search, climb
@@ -106,7 +106,7 @@ def fit(
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
     with precision.scope(dtype):
-        data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
+        data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
         moments = column_moments(data.x, data.weight, is_dense(family), dtype)
         prior = _resolve_prior(prior, moments, n_components, family, source)
         capacity = _capacity(n_components, source.n_samples)
@@ -118,7 +118,7 @@ def fit(
             rules = rules._replace(floor=jnp.zeros_like(rules.floor))
         if given is None:
             scales = column_scales(*moments, family).astype(dtype)
-            uniforms = np.asarray(jax.random.uniform(key, (capacity, n_starts), dtype)).T  # padding changes none of them
+            uniforms = seed_uniforms(key, n_starts, n_components, capacity).astype(dtype)
         at_once = n_starts if source.n_samples * capacity * n_starts <= _TOGETHER else 1
         searches = []
         for first in range(0, n_starts, at_once):

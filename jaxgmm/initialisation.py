@@ -72,7 +72,7 @@ def initialise(
     with precision.scope(dtype):
         moments = column_moments(source.x, source.weight, False, dtype)
         scales = column_scales(*moments, family)
-        uniforms = jax.random.uniform(key, (n_components, 1), dtype).T
+        uniforms = seed_uniforms(key, 1, n_components, n_components).astype(dtype)
         gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, n_components, init, family, prior)
     return jax.tree.map(lambda leaf: precision.as_parameter(np.asarray(leaf[0]), out), gmms)
 
@@ -88,6 +88,16 @@ def column_scales(total_weight: float, mean: np.ndarray, scatter: np.ndarray, fa
     if isinstance(get_family(family).structure, Isotropic):
         variance = np.full_like(variance, variance.mean())
     return np.sqrt(variance)
+
+
+def seed_uniforms(key: Array, n_starts: int, n_components: int, capacity: int) -> np.ndarray:
+    """One uniform variate for each seed of each start (R, capacity), zeros for padding; from a generator seeded by the key.
+
+    Drawn on the host: compiling JAX's generator would be a tenth of a first fit's time, for a handful of numbers.
+    """
+    data = key if key.dtype == np.uint32 else jax.random.key_data(key)
+    draws = np.random.default_rng(np.asarray(data).tolist()).random((n_starts, n_components))
+    return np.pad(draws, ((0, 0), (0, capacity - n_components)))
 
 
 @functools.partial(jax.jit, static_argnames=("init", "family"))
