@@ -109,7 +109,7 @@ def e_step(
         block_size = check_count(block_size, "block_size")
     dtype, out = precision.compute_dtype(x, gmm, weight), precision.result_dtype(x)
     with precision.scope(dtype):
-        return _e_step(gmm, x, weight, engine, block_size, dtype, out)
+        return _e_step(gmm, jnp.asarray(x), weight, engine, block_size, dtype, out)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))

@@ -1,0 +1,108 @@
+"""Cases that once gave wrong numbers or a muddle: each would pass a glance and fail a user."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgmm as jg
+
+KEY = jax.random.key(0)
+
+
+def heights():
+    """Centimetres, and the same in inches to four decimals: columns that are nearly collinear."""
+    cm = np.random.default_rng(0).normal(170, 8, 2000)
+    return np.column_stack([cm, np.round(cm / 2.54, 4)])
+
+
+def repeated_column():
+    column = np.random.default_rng(0).normal(170, 8, 2000)
+    return np.column_stack([column, column])
+
+
+@pytest.mark.parametrize("data", [heights, repeated_column])
+def test_nearly_collinear_columns(data):
+    """Means near the centre hide an ill-conditioned covariance: the engine must be chosen by the rows' own spread."""
+    x = data()
+    fit = jg.fit(x, 2, key=KEY, n_init=3)
+    assert {status.name for status in fit.restarts.status} == {"converged"}
+    assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x), rel=1e-9)
+
+
+@pytest.mark.default_precision
+def test_float64_data_keep_float64_parameters():
+    """Seconds since 1970 in JAX's default configuration: float32 would move the means by up to 64 seconds."""
+    rng = np.random.default_rng(0)
+    x = 1.7e9 + np.concatenate([rng.normal(0, 10, 200), rng.normal(100, 10, 200)])[:, None]
+    fit = jg.fit(x, 2, key=KEY)
+    assert fit.gmm.means.dtype == np.float64
+    np.testing.assert_allclose(np.sort(fit.gmm.means[:, 0]) - 1.7e9, [0, 100], atol=5)  # seven standard errors
+    assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x), rel=1e-9)
+
+
+@pytest.mark.default_precision
+def test_host_functions_refuse_to_run_inside_jit():
+    """Also on data that a closure brings in; and the refusal leaves no float64 behind."""
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    with pytest.raises(TypeError, match="e_step"):
+        jax.jit(lambda scale: jg.fit(x, 2, key=KEY).gmm.means * scale)(2.0)
+    with pytest.raises(TypeError, match="initialise"):
+        jax.jit(lambda scale: jg.initialise(x, 2, key=KEY).means * scale)(2.0)
+    assert jnp.asarray(x).dtype == jnp.float32
+    gmm = jg.fit(x.astype(np.float32), 2, key=KEY).gmm
+    assert float(jax.jit(lambda scale: gmm.bic(x) * scale)(1.0)) == pytest.approx(gmm.bic(x), rel=1e-5)
+
+
+ASK = {
+    "log_prob": lambda g: g.log_prob(np.zeros((3, 2))),
+    "bic": lambda g: g.bic(np.zeros((3, 2))),
+    "mean": lambda g: g.mean(),
+    "covariance": lambda g: g.covariance(),
+    "marginal": lambda g: g.marginal([0]),
+    "condition": lambda g: g.condition([0], [0.0]),
+    "sample": lambda g: g.sample(KEY, 3),
+    "e_step": lambda g: jg.e_step(g, np.zeros((3, 2))),
+}
+
+
+@pytest.mark.parametrize("name", ASK)
+def test_leading_axes_need_vmap(name):
+    draws = jg.GMM(np.full((4, 2), 0.5), np.zeros((4, 2, 2)), np.ones((4, 2, 2)), "diag")
+    with pytest.raises(ValueError, match="vmap"):
+        ASK[name](draws)
+    jax.vmap(ASK[name])(jax.tree.map(jnp.asarray, draws))
+
+
+def test_statistics_of_two_mixtures_do_not_add():
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    gmm = jg.initialise(x, 2, key=KEY)
+    other = jg.GMM(gmm.weights, gmm.means + 1, gmm.covariances)
+    with pytest.raises(ValueError, match="same mixture"):
+        jg.e_step(gmm, x) + jg.e_step(other, x)
+
+
+def test_nan_debugging_finds_nothing():
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    with jax.debug_nans(True):
+        assert jg.fit(x, 2, key=KEY, n_init=2).converged
+
+
+def test_objective_is_the_prior_and_the_likelihood_even_where_weights_underflow():
+    x = np.repeat([[0.0, 0], [1, 1], [2, 0]], 5, axis=0)
+    fit = jg.fit(x, 8, key=KEY)
+    assert fit.objective == pytest.approx(fit.log_likelihood + float(fit.prior.log_prob(fit.gmm)), rel=1e-6)
+
+
+def test_fixed_covariances_cannot_collapse():
+    x = np.column_stack([np.random.default_rng(0).normal(size=60), np.full(60, 3.0)])
+    start = jg.GMM([0.5, 0.5], [[-1.0, 3.0], [1.0, 3.0]], np.tile(np.eye(2), (2, 1, 1)))
+    assert jg.fit(x, key=KEY, init=start, fixed=("covariances",), prior=None, max_steps=2000).converged
+
+
+@pytest.mark.parametrize("dtype", [">f8", np.longdouble, np.float16])
+def test_any_float_dtype(dtype):
+    x = np.random.default_rng(0).normal(size=(80, 2))
+    fit = jg.fit(x.astype(dtype), 2, key=KEY, n_init=2)
+    assert fit.converged
+    np.testing.assert_allclose(fit.gmm.mean(), x.mean(0), atol=2e-2)
