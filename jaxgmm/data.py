@@ -67,7 +67,7 @@ def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArrayS
     Args:
         x: (N, D), finite.
         sample_weight: (N,), non-negative, default 1.
-        min_rows: the fewest rows, and the least total number of rows of positive weight, that make sense.
+        min_rows: the fewest rows, and the fewest of positive weight, that make sense.
 
     Raises:
         TypeError, ValueError: as `validation.check_rows` and `validation.check_weights`.

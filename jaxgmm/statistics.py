@@ -1,8 +1,8 @@
 """Sufficient statistics: the only sums over rows, and the M-step that needs nothing else.
 
 Two engines compute the same `Statistics` (`covariance/structure.py` has their algebra). *moments* is half the work and two
-plain matrix products, but its rounding grows as eps (spread / sigma)^2: it is used in float64 while every component's
-centred mean has a Mahalanobis norm below 1e8. *whitened* grows as eps (spread / sigma): float32, and the fallback.
+plain matrix products, but its rounding grows as eps (spread / sigma)^2: it is used in float64 while means and
+rows lie within 1e8 squared sds of every component. *whitened* grows as eps (spread / sigma): float32, and the fallback.
 """
 
 import functools
