@@ -23,6 +23,10 @@ _HOME = {
     "FitError": "status",
     "FitWarning": "status",
     "load": "io",
+    "numpyro_model": "bayes.model",
+    "RichardsonGreen": "bayes.priors",
+    "unconstrain": "bayes.unconstrained",
+    "constrain": "bayes.unconstrained",
 }
 _MODULES = ("covariance", "data", "datasets", "plots")
 
@@ -30,6 +34,9 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
+    from jaxgmm.bayes.model import numpyro_model
+    from jaxgmm.bayes.priors import RichardsonGreen
+    from jaxgmm.bayes.unconstrained import constrain, unconstrain
     from jaxgmm.em import fit
     from jaxgmm.fitted import Fit, Progress, Restarts
     from jaxgmm.initialisation import initialise

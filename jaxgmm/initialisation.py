@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm import precision
+from jaxgmm.blocks import map_rows
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.structure import Dense, Isotropic
 from jaxgmm.data import as_source
@@ -22,6 +23,7 @@ from jaxgmm.validation import check_count, check_key, floating, in_jit, is_trace
 
 METHODS = ("k-means++", "random")
 _EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
+_NUMBERS_AT_ONCE = 1 << 18  # entries of x whose differences from a seed exist at one time
 
 
 def initialise(
@@ -116,7 +118,11 @@ def seeded_starts(
     weight = weight.astype(centre.dtype)
 
     def squared_distance(row: Array) -> Float[Array, " N"]:
-        return (((x.astype(centre.dtype) - x[row].astype(centre.dtype)) / scales) ** 2).sum(1)
+        seed = x[row].astype(centre.dtype)
+        # In blocks: XLA does not fuse the differences into their sum, so they would be a second copy of the data.
+        return map_rows(
+            lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, _NUMBERS_AT_ONCE // x.shape[1]
+        )
 
     def start(u: Float[Array, " K"]) -> GMM:
         seeds, labels = _seeds(u, squared_distance, weight, n_components, init)

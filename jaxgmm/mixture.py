@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm import precision
-from jaxgmm.covariance import Family, get_family
+from jaxgmm.blocks import map_rows
+from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.covariance.structure import Dense
 from jaxgmm.pytree import pytree, unchecked
 from jaxgmm.validation import check_count, check_key, check_rows, check_single, check_weights, floating, is_traced
@@ -236,7 +237,7 @@ class GMM:
         """
         check_single(self.weights, "g.sample(key, n_samples)")
         check_key(key)
-        return _sample(self, key, check_count(n_samples, "n_samples"))
+        return draw_rows(self, key, check_count(n_samples, "n_samples"))
 
     def save(self, path: str | Path) -> Path:
         """Write the mixture to a `.npz` file, read back by `jaxgmm.load`. Returns the path, as NumPy completes it."""
@@ -275,10 +276,10 @@ def log_weights(weights: Array) -> Array:
     return jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1)), -jnp.inf)
 
 
-def log_joint(gmm: GMM, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
-    """Log weights_k + log Normal(x_n | means_k, covariances_k), whitened."""
+def log_joint(gmm: GMM, x: Float[Array, "N D"], factor: Factor | None = None) -> Float[Array, "N K"]:
+    """Log weights_k + log Normal(x_n | means_k, covariances_k), whitened; `factor` if the covariances are factored already."""
     family = _family(gmm)
-    factor = family.factor(gmm.covariances, gmm.n_features)
+    factor = family.factor(gmm.covariances, gmm.n_features) if factor is None else factor
     centre = gmm.weights @ gmm.means
     y = family.structure.whiten(x - centre, gmm.means - centre, factor)
     constant = log_weights(gmm.weights) - factor.half_log_det - gmm.n_features / 2 * jnp.log(2 * jnp.pi)
@@ -287,9 +288,7 @@ def log_joint(gmm: GMM, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
 
 def _by_rows(question: Callable, gmm: GMM, x: Array, dtype: Any) -> Array:
     gmm = precision.cast(gmm, dtype)
-    if x.shape[0] <= _ROWS_AT_ONCE:
-        return question(log_joint(gmm, x.astype(dtype)))
-    return jax.lax.map(lambda row: question(log_joint(gmm, row[None].astype(dtype)))[0], x, batch_size=_ROWS_AT_ONCE)
+    return map_rows(lambda rows: question(log_joint(gmm, rows.astype(dtype))), x, _ROWS_AT_ONCE)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -327,7 +326,8 @@ def _condition(gmm, given, rest, values):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _sample(gmm, key, n_samples):
+def draw_rows(gmm: GMM, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
+    """`GMM.sample` without checks, for traced arrays."""
     family = _family(gmm)
     key_label, key_noise = jax.random.split(key)
     means = jnp.asarray(gmm.means)

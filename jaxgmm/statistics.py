@@ -6,7 +6,7 @@ rows lie within 1e8 squared sds of every component. *whitened* grows as eps (spr
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm import precision
+from jaxgmm.blocks import reduce_rows
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.mixture import GMM, log_weights
@@ -183,27 +184,6 @@ def choose_block_size(gmm: GMM, n_samples: int, n_starts: int = 1) -> int:
     return -(-n_samples // n_blocks)
 
 
-def reduce_rows(f: Callable[..., Any], x: Array, weight: Array, block_size: int, *others: Array) -> Any:
-    """Sum of `f(rows, weights, *others)` over blocks of rows, without a copy of the data.
-
-    The last block starts early enough to be whole; the rows it shares with the one before get weight 0.
-    """
-    n_samples = x.shape[0]
-    block_size = min(block_size, n_samples)
-    if block_size == n_samples:
-        return f(x, weight, *others)
-
-    def block(i: Array, carry: Any) -> Any:
-        start = jnp.minimum(i * block_size, n_samples - block_size)
-        rows, w, *rest = (lax.dynamic_slice_in_dim(array, start, block_size) for array in (x, weight, *others))
-        fresh = start + jnp.arange(block_size) >= i * block_size
-        return jax.tree.map(jnp.add, carry, f(rows, jnp.where(fresh, w, 0), *rest))
-
-    shapes = jax.eval_shape(f, x[:block_size], weight[:block_size], *(array[:block_size] for array in others))
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return lax.fori_loop(0, -(-n_samples // block_size), block, zero)
-
-
 def _constant(gmm: GMM, factor: Factor) -> Float[Array, " K"]:
     return log_weights(gmm.weights) - factor.half_log_det - gmm.n_features / 2 * jnp.log(2 * jnp.pi)
 
@@ -317,7 +297,7 @@ def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float,
 def _column_moments(x, weight, dense, dtype):
     weight = weight.astype(dtype)
     origin = x[jnp.argmax(weight > 0)].astype(dtype)
-    block_size = max(1, _NUMBERS_IN_A_BLOCK // x.shape[1])
+    block_size = max(1, _NUMBERS_IN_A_BLOCK // 8 // x.shape[1])  # each makes a few temporaries of its size
 
     def first(rows: Array, w: Array) -> tuple[Array, Array]:
         return w.sum(), w @ (rows.astype(dtype) - origin)

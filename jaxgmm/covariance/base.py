@@ -82,6 +82,14 @@ class Family(abc.ABC):
         since compiling a float64 log-gamma takes longer than most fits.
         """
 
+    def prior_distribution(self, prior: "Prior", n_components: int) -> Any:
+        """The NumPyro distribution of the covariances, with the density of `log_prior`.
+
+        Raises:
+            ValueError: the family has none.
+        """
+        raise ValueError(f"family {self.name!r} has no NumPyro prior: use 'full', 'tied', 'diag' or 'spherical'.")
+
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Free parameters of a mixture of this family: weights, means and covariances."""
         return n_components - 1 + n_components * n_features + self.n_covariance_parameters(n_components, n_features)

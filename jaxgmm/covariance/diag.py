@@ -44,6 +44,12 @@ class Diag(Family):
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return n_active * inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln).sum()
 
+    def prior_distribution(self, prior, n_components):
+        import numpyro.distributions as dist
+
+        each = dist.InverseGamma(prior.degrees_of_freedom / 2, jnp.asarray(prior.scale) / 2)
+        return each.expand([n_components, prior.scale.shape[-1]]).to_event(2)
+
 
 def inverse_gamma(factor: Factor, prior) -> Array:
     """Log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise."""

@@ -45,6 +45,12 @@ class Full(Family):
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return n_active * inverse_wishart_normaliser(degrees_of_freedom, scale, n_features, xp, gammaln)
 
+    def prior_distribution(self, prior, n_components):
+        import numpyro.distributions as dist
+
+        each = dist.InverseWishart(prior.degrees_of_freedom, scale_matrix=jnp.asarray(prior.scale))
+        return each.expand([n_components]).to_event(1)
+
 
 def inverse_wishart(factor: Factor, n_features: int, prior) -> Array:
     """Log InverseWishart(Sigma | nu0, Psi0) without its normaliser, with leading axes as they come."""

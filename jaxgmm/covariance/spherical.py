@@ -42,3 +42,8 @@ class Spherical(Family):
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return n_active * inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln)
+
+    def prior_distribution(self, prior, n_components):
+        import numpyro.distributions as dist
+
+        return dist.InverseGamma(prior.degrees_of_freedom / 2, prior.scale / 2).expand([n_components]).to_event(1)

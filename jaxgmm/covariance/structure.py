@@ -31,6 +31,12 @@ def _mT(a: Array) -> Array:
     return jnp.swapaxes(a, -1, -2)
 
 
+def invert_tril(scale: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
+    """Inverses of lower triangular matrices."""
+    eye = jnp.broadcast_to(jnp.eye(scale.shape[-1], dtype=scale.dtype), scale.shape)
+    return solve_triangular(scale, eye, lower=True)
+
+
 class Dense:
     """One (D, D) scatter a component: (K, D, D)."""
 
@@ -39,9 +45,7 @@ class Dense:
 
     def factor(self, covariances: Array, n_features: int) -> Factor:
         scale = jnp.linalg.cholesky(covariances)
-        eye = jnp.broadcast_to(jnp.eye(scale.shape[-1], dtype=scale.dtype), scale.shape)
-        whitener = _mT(solve_triangular(scale, eye, lower=True))
-        return Factor(scale, whitener, jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1))
+        return Factor(scale, _mT(invert_tril(scale)), jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1))
 
     def pivots(self, factor: Factor) -> Float[Array, "K D"]:
         """Variance of each feature given those before it: zero where a covariance is singular."""

@@ -41,3 +41,8 @@ class Tied(Family):
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return inverse_wishart_normaliser(degrees_of_freedom, scale, n_features, xp, gammaln)
+
+    def prior_distribution(self, prior, n_components):
+        import numpyro.distributions as dist
+
+        return dist.InverseWishart(prior.degrees_of_freedom, scale_matrix=jnp.asarray(prior.scale))
