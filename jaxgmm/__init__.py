@@ -25,6 +25,18 @@ _HOME = {
     "load": "io",
     "numpyro_model": "bayes.model",
     "RichardsonGreen": "bayes.priors",
+    "posterior": "bayes.posterior",
+    "fit_map": "bayes.map",
+    "relabel": "bayes.relabel",
+    "Diagnostics": "bayes.diagnostics",
+    "intervals": "bayes.summaries",
+    "membership": "bayes.summaries",
+    "coclustering": "bayes.summaries",
+    "draws_of": "bayes.datatree",
+    "save_posterior": "bayes.storage",
+    "load_posterior": "bayes.storage",
+    "GibbsKernel": "bayes.gibbs",
+    "diagnose": "bayes.diagnostics",
     "unconstrain": "bayes.unconstrained",
     "constrain": "bayes.unconstrained",
 }
@@ -34,8 +46,16 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
+    from jaxgmm.bayes.datatree import draws_of
+    from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
+    from jaxgmm.bayes.gibbs import GibbsKernel
+    from jaxgmm.bayes.map import fit_map
     from jaxgmm.bayes.model import numpyro_model
+    from jaxgmm.bayes.posterior import posterior
     from jaxgmm.bayes.priors import RichardsonGreen
+    from jaxgmm.bayes.relabel import relabel
+    from jaxgmm.bayes.storage import load_posterior, save_posterior
+    from jaxgmm.bayes.summaries import coclustering, intervals, membership
     from jaxgmm.bayes.unconstrained import constrain, unconstrain
     from jaxgmm.em import fit
     from jaxgmm.fitted import Fit, Progress, Restarts

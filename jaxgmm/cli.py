@@ -5,17 +5,18 @@ Only typer is imported at the top, so that `jaxgmm --help` answers at once; ever
 
 import dis
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 from jaxgmm import __version__
 from jaxgmm.status import FitError
 
-_EXTRA = ("matplotlib", "pyarrow", "pydantic", "rich", "typer")
+_EXTRA = ("h5netcdf", "h5py", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def _fail(message: str) -> NoReturn:
@@ -32,14 +33,8 @@ try:
 except ModuleNotFoundError:
     _fail_for_missing("typer")
 
-if TYPE_CHECKING:
-    from jaxgmm.em import Progress
-    from jaxgmm.run import Run
-
-_CELL = 20  # characters for a mean ± sd
-
 app = typer.Typer(
-    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, with one line that says why; 1 anything else. "
+    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, with one line that says why; 130 interrupted; 1 anything else. "
     "JAXGMM_DEBUG=1 shows the traceback of an error.",
     add_completion=False,
     no_args_is_help=True,
@@ -91,18 +86,37 @@ def run_command(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Directory of the results; default runs/<config's name>.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run whose Markov chains were interrupted.")] = False,
 ) -> None:
-    """Fit the mixture that CONFIG describes and write results and figures into a directory."""
-    from jaxgmm.config import load_config
-    from jaxgmm.run import run
+    """Run the stages of CONFIG, [fit] and [posterior], and write results and figures into a directory."""
+    directory = None
+    try:
+        from jaxgmm.config import load_config
+        from jaxgmm.run import run
+        from jaxgmm.show import show, watched
 
-    checked = load_config(config, settings or ())
-    if output is not None:
-        checked = checked.model_copy(update={"output": checked.output.model_copy(update={"directory": str(output)})})
-    use_compilation_cache()
-    with _progress(f"fitting {config.stem}") as callback:
-        finished = run(checked, overwrite=overwrite, callback=callback)
-    _show(finished)
+        checked = load_config(config, settings or ())
+        if output is not None:
+            checked = checked.model_copy(update={"output": checked.output.model_copy(update={"directory": str(output)})})
+        directory = checked.output.path
+        use_compilation_cache()
+        with watched(config.stem) as watch:
+            finished = run(checked, overwrite=overwrite, resume=resume, watch=watch)
+        show(finished)
+    except KeyboardInterrupt:
+        again = ["jaxgmm", "run", str(config)]
+        again += [part for setting in settings or () for part in ("--set", setting)]
+        again += [] if output is None else ["--output", str(output)]
+        _interrupted(directory, [*again, "--resume"])
+
+
+def _interrupted(directory: Path | None, again: Sequence[str]) -> NoReturn:
+    from jaxgmm.output import holds_draws
+
+    kept = directory is not None and holds_draws(directory)
+    what = f"what is done is kept; continue with: {shlex.join(again)}" if kept else "nothing is kept of this run"
+    print(f"interrupted: {what}", file=sys.stderr)
+    raise SystemExit(_INTERRUPTED)
 
 
 @app.command("predict")
@@ -145,74 +159,6 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-@contextmanager
-def _progress(what: str) -> "Iterator[Callable[[Progress], None] | None]":
-    """A spinner on stderr, kept up to date by the callback that this yields; nothing where nobody looks."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with console.status(what) as status:
-        yield lambda p: status.update(
-            f"{what}: start {p.start} of {p.n_starts}, step {p.n_steps} of at most {p.max_steps}, objective {p.objective:.8g}"
-        )
-
-
-def _show(finished: "Run") -> None:
-    import numpy as np
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from jaxgmm.plots import replication
-
-    summary, fit = finished.summary, finished.fit
-    console = Console(highlight=False)
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold")
-    facts.add_column()
-    colour = "green" if fit.converged else "yellow"
-    facts.add_row("status", f"[{colour}]{summary['status']}[/]: {summary['meaning']}")
-    facts.add_row(
-        "model",
-        f"{summary['n_components']} components, family {summary['family']}, "
-        f"{'no prior (maximum likelihood)' if fit.prior is None else 'conjugate prior (MAP)'}",
-    )
-    facts.add_row("data", f"{summary['n_samples']} rows x {len(summary['feature_names'])} features")
-    for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
-        facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
-    facts.add_row("steps", f"{fit.n_steps} of EM; {summary['n_starts']} starts in {summary['seconds']['fit']:.2f} s")
-    facts.add_row("replication", replication(fit))
-    console.print(facts)
-
-    gmm = fit.gmm
-    names = summary["feature_names"]
-    components = Table(box=box.SIMPLE_HEAD, title="components: weight, then mean ± sd", title_justify="left")
-    shown = max(1, (console.width - 16) // _CELL)
-    for heading in ("", "weight", *names[:shown]):
-        components.add_column(heading, justify="right")
-    means, sds = np.asarray(gmm.means), np.sqrt(np.diagonal(np.asarray(gmm.dense_covariances()), axis1=1, axis2=2))
-    for k, weight in enumerate(np.asarray(gmm.weights)):
-        cells = (_plus_minus(m, s) for m, s in zip(means[k, :shown], sds[k, :shown], strict=True))
-        components.add_row(str(k), f"{weight:.4f}", *cells)
-    console.print(components)
-    if len(names) > shown:
-        console.print(f"and {len(names) - shown} more features, in gmm.npz")
-    console.print(f"written to {finished.directory}", soft_wrap=True)
-
-
-def _plus_minus(mean: float, sd: float) -> str:
-    """Three digits of the sd, and the mean as far as that."""
-    import math
-
-    decimals = 2 - math.floor(math.log10(sd))
-    if not 0 <= decimals <= 8:
-        return f"{mean:.5g} ± {sd:.3g}"
-    return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
 
 
 def _meant_for_user(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm import precision
 from jaxgmm.covariance import Family, get_family
-from jaxgmm.data import ArraySource, as_source
+from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.fitted import Fit, Progress, Restarts, best_start
 from jaxgmm.initialisation import METHODS, assigned_start, check_assigned, column_scales, is_dense, seed_uniforms, seeded_starts
 from jaxgmm.mixture import GMM
@@ -22,7 +22,7 @@ from jaxgmm.prior import Prior, log_normaliser
 from jaxgmm.search import Method, Rules, Search, climb
 from jaxgmm.statistics import PARAMETERS, check_fixed, column_moments
 from jaxgmm.status import RUNNING, FitWarning, Status
-from jaxgmm.validation import check_count, check_key, in_jit, is_traced, unknown
+from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
@@ -132,7 +132,7 @@ def fit(
             last = min(first + at_once, n_starts)
             report = None if callback is None else _reporter(callback, last, n_starts, max_steps)
             searches.append(jax.tree.map(np.asarray, climb(starts, data, rules, max_steps, method, report)))
-    return _account(searches, n_components, prior, out, rtol * moments[0])
+    return _account(searches, n_components, prior, out, rtol * moments[0], fingerprint(source))
 
 
 def _reporter(callback: Callable[[Progress], None], start: int, n_starts: int, max_steps: int) -> Callable[[Search], None]:
@@ -172,7 +172,7 @@ def _resolve_init(init: Any, n_components: int | None, family: str, source: Arra
 
 
 def _check_settings(rtol: Any, method: Method, given: Any) -> None:
-    if not isinstance(rtol, int | float | np.number) or not 0 <= rtol < math.inf:
+    if not is_finite_number(rtol) or rtol < 0:
         raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
     if method.stopping not in STOPPING:
         raise unknown("stopping", method.stopping, STOPPING)
@@ -205,12 +205,17 @@ def _resolve_prior(prior: Any, moments: Moments, n_components: int, family: str,
         np.empty(n_components), np.empty((n_components, source.n_features)), np.empty(()), family
     )  # fmt: skip
     prior.check_fits(shapes)
-    if (np.asarray(prior.concentration) < 1).any():
+    check_mode_exists(prior.concentration)
+    return prior
+
+
+def check_mode_exists(concentration: Any) -> None:
+    """Raises ValueError where the Dirichlet prior of the weights has no interior mode."""
+    if (np.asarray(concentration) < 1).any():
         raise ValueError(
-            f"prior.concentration is {np.asarray(prior.concentration).tolist()}, but below 1 the Dirichlet density is "
+            f"prior.concentration is {np.asarray(concentration).tolist()}, but below 1 the Dirichlet density is "
             "infinite at weight 0, so no mode exists: use 1 or more for a fit, or a sampler, which needs no mode."
         )
-    return prior
 
 
 def _capacity(n_components: int, n_samples: int) -> int:
@@ -284,7 +289,7 @@ def _pivot_floor(moments: Moments, kind: Family, dtype: Any) -> np.ndarray:
     return np.where(np.sqrt(variance) > constant, rounding * variance, np.inf)
 
 
-def _account(searches: list[Search], n_components: int, prior: Prior | None, out: Any, resolution: float) -> Fit:
+def _account(searches: list[Search], n_components: int, prior: Prior | None, out: Any, resolution: float, data: str) -> Fit:
     """Choose the best start, trim the padding, and turn codes into statuses; warns once."""
 
     def gather(get: Callable[[Search], Any]) -> np.ndarray:
@@ -321,4 +326,5 @@ def _account(searches: list[Search], n_components: int, prior: Prior | None, out
         trace=restarts.trace[best],
         restarts=restarts,
         prior=prior,
+        fingerprint=data,
     )

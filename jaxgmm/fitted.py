@@ -1,12 +1,11 @@
 """What a fit returns: the mixture, how every start ended, and how sure one can be of the best."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxgmm.mixture import GMM
-from jaxgmm.prior import Prior
 from jaxgmm.status import FitError, Status
 
 USABLE = (Status.converged, Status.max_steps, Status.decreased)
@@ -73,6 +72,7 @@ class Fit:
         trace: (n_steps + 1,), objective before each step and, last, after the final one.
         restarts: all starts.
         prior: what was used; None for maximum likelihood.
+        fingerprint: of the rows and weights, by which `posterior` knows them again.
     """
 
     gmm: GMM
@@ -82,7 +82,8 @@ class Fit:
     n_steps: int
     trace: np.ndarray
     restarts: Restarts
-    prior: Prior | None
+    prior: Any
+    fingerprint: str
 
     @property
     def converged(self) -> bool:

@@ -19,7 +19,7 @@ from jaxgmm.data import as_source
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, proper_covariance
 from jaxgmm.statistics import _recentre, assigned_statistics, column_moments, maximise
-from jaxgmm.validation import check_count, check_key, floating, in_jit, is_traced, unknown
+from jaxgmm.validation import check_count, check_key, floating, in_jit, is_traced, key_data, unknown
 
 METHODS = ("k-means++", "random")
 _EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
@@ -97,8 +97,7 @@ def seed_uniforms(key: Array, n_starts: int, n_components: int, capacity: int) -
 
     Drawn on the host: compiling JAX's generator would be a tenth of a first fit's time, for a handful of numbers.
     """
-    data = key if key.dtype == np.uint32 else jax.random.key_data(key)
-    draws = np.random.default_rng(np.asarray(data).tolist()).random((n_starts, n_components))
+    draws = np.random.default_rng(np.asarray(key_data(key)).tolist()).random((n_starts, n_components))
     return np.pad(draws, ((0, 0), (0, capacity - n_components)))
 
 

@@ -280,7 +280,8 @@ def log_joint(gmm: GMM, x: Float[Array, "N D"], factor: Factor | None = None) ->
     """Log weights_k + log Normal(x_n | means_k, covariances_k), whitened; `factor` if the covariances are factored already."""
     family = _family(gmm)
     factor = family.factor(gmm.covariances, gmm.n_features) if factor is None else factor
-    centre = gmm.weights @ gmm.means
+    # Where rows are, to keep their digits: the mixture's own mean could be anywhere, if an idle component's is.
+    centre = gmm.means[jnp.argmax(gmm.weights)]
     y = family.structure.whiten(x - centre, gmm.means - centre, factor)
     constant = log_weights(gmm.weights) - factor.half_log_det - gmm.n_features / 2 * jnp.log(2 * jnp.pi)
     return constant - (y**2).sum(-1).T / 2

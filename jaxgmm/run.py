@@ -1,35 +1,37 @@
-"""What the command line does: fit what a config says and write the run's directory; assign new rows with it."""
+"""What the command line does: run the stages of a config and write the run's directory; assign new rows with it."""
 
 import dataclasses
+import importlib.metadata
+import itertools
 import json
 import math
-import os
 import platform
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 import jaxgmm
-from jaxgmm import plots
-from jaxgmm.config import Config, DataTable, to_toml
+from jaxgmm import output, plots
+from jaxgmm.config import to_toml
 from jaxgmm.datasets import LOADERS
 from jaxgmm.em import Fit, Progress, fit
 from jaxgmm.io import load
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
+from jaxgmm.settings import Config, DataTable
 from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.tables import Table, read_table, write_table
 from jaxgmm.validation import check_rows
 
-_ASSIGNMENTS = ("assignments.csv", "assignments.parquet")  # a run writes one of them, as its config says
+if TYPE_CHECKING:
+    from jaxgmm.posterior_stage import Drawn, PosteriorStage
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,47 +46,87 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: its directory, its fit, and the content of its fit.json."""
+    """A finished run: its directory, its fit, the content of its fit.json, and its posterior, if that was a stage."""
 
     directory: Path
     fit: Fit
     summary: dict[str, Any]
+    posterior: "Drawn | None"
 
 
-def run(config: Config, *, overwrite: bool = False, callback: Callable[[Progress], None] | None = None) -> Run:
-    """Fit what the config says, in float64, and write its directory: whole, or not at all.
+@dataclass(frozen=True)
+class Watch:
+    """Whom a run tells how far it is.
+
+    Attributes:
+        stage: told the name of the stage that begins: "fit", "posterior" or "write".
+        fit: told of the progress of a long fit; None: nobody.
+        draws: told (steps done, steps in all) of the posterior's chains. What is done is kept.
+    """
+
+    stage: Callable[[str], None] = lambda name: None
+    fit: Callable[[Progress], None] | None = None
+    draws: Callable[[int, int], None] = lambda done, total: None
+
+
+NOBODY = Watch()
+
+
+def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch: Watch = NOBODY) -> Run:
+    """Run the stages of a config, in float64, and write its directory: whole, or not at all.
+
+    Only Markov chains that are interrupted leave something behind: `unfinished/` in the directory, for `resume`.
 
     Args:
         config: the run.
         overwrite: replace a run that is there already; other files in its folder stay.
-        callback: told of the progress of a long fit.
+        resume: continue the unfinished run that is there: its draws are those of an uninterrupted one.
+        watch: told of the progress.
 
     Raises:
-        ValueError, TypeError: data or settings that can't be used, or a directory that isn't free.
+        ValueError, TypeError: data or settings that can't be used, a directory that isn't free, nothing to resume.
         FitError: no start gave a usable mixture.
         OSError: a file can't be read or written.
     """
-    directory = Path(config.output.directory).expanduser().absolute()
-    _check_free(directory, overwrite)
-    clock = [time.perf_counter()]
+    directory = config.output.path
+    output.check_free(directory, overwrite=overwrite, resume=resume)
+    effective = to_toml(config, _versions(config))
+    if resume:
+        output.check_unchanged(directory, effective)
+    clock = [("", time.perf_counter())]
     rows = read_rows(config.data)
-    clock.append(time.perf_counter())
+    clock.append(("read", time.perf_counter()))
     with jax.enable_x64(True):
-        fitted = _fit(config, rows, callback)
+        stage = _posterior_stage(config, rows)
+        watch.stage("fit")
+        fitted = _fit(config, rows, watch.fit)
         if fitted.status is Status.collapsed:
             raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
-        clock.append(time.perf_counter())
-        with _new_directory(directory) as partial:
-            (partial / "config.toml").write_text(to_toml(config, _versions()), encoding="utf-8")
+        clock.append(("fit", time.perf_counter()))
+        drawn = None
+        if stage is not None:
+            watch.stage("posterior")
+            keeping = output.unfinished_run(directory, effective, resume=resume) if stage.can_resume else nullcontext()
+            with keeping as folder:
+                if folder is not None:
+                    gmm, prior = output.same_start(folder, (fitted.gmm, fitted.prior))
+                    fitted = dataclasses.replace(fitted, gmm=gmm, prior=prior)
+                drawn = stage.draw(fitted, watch.draws, checkpoint=folder and output.draws_folder(directory), resume=resume)
+            clock.append(("posterior", time.perf_counter()))
+        watch.stage("write")
+        with output.new_directory(directory) as partial:
+            (partial / "config.toml").write_text(effective, encoding="utf-8")
             fitted.gmm.save(partial / "gmm.npz")
             write_table(partial / f"assignments.{config.output.assignments}", assignments(fitted.gmm, rows.x))
             for name, figure in _figures(fitted, rows):
                 figure.savefig(partial / name, dpi=130)
-            clock.append(time.perf_counter())
-            seconds = dict(zip(("read", "fit", "write"), np.diff(clock).round(3).tolist(), strict=True))
+            if drawn is not None:
+                drawn.write(partial, rows)
+            clock.append(("write", time.perf_counter()))
+            seconds = {name: round(end - start, 3) for (_, start), (name, end) in itertools.pairwise(clock)}
             summary = _summary(fitted, rows, seconds)
             (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return Run(directory, fitted, summary)
+    return Run(directory, fitted, summary, drawn)
 
 
 def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
@@ -99,7 +141,7 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
         ValueError: not a run's directory, a column that isn't there, rows that can't be used.
         OSError: a file can't be read.
     """
-    if not _holds_run(run_directory):
+    if not output.holds_run(run_directory):
         raise ValueError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
     try:
         names = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))["feature_names"]
@@ -180,6 +222,15 @@ def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None
         )
 
 
+def _posterior_stage(config: Config, rows: Rows) -> "PosteriorStage | None":
+    """`[posterior]`, checked before the fit, so that what can't work is said at once."""
+    if config.posterior is None:
+        return None
+    from jaxgmm.posterior_stage import PosteriorStage  # only here: NumPyro and ArviZ take seconds to import
+
+    return PosteriorStage.prepare(config, rows)
+
+
 def _figures(fitted: Fit, rows: Rows) -> Iterator[tuple[str, Any]]:
     gmm, x = fitted.gmm, rows.x
     yield "components.png", plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight)
@@ -209,49 +260,7 @@ def _summary(fitted: Fit, rows: Rows, seconds: dict[str, float]) -> dict[str, An
     }
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "jaxgmm": jaxgmm.__version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _holds_run(directory: Path) -> bool:
-    return all((directory / name).is_file() for name in ("config.toml", "gmm.npz", "fit.json"))
-
-
-def _check_free(directory: Path, overwrite: bool) -> None:
-    """Before the fit, not after it: can the results be written there, and is nothing in their way?"""
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"the output directory {directory} is a file: give another with --output")
-    if directory.exists() and any(directory.iterdir()):
-        if not _holds_run(directory):
-            raise ValueError(f"{directory} is not empty and holds no run: give another directory with --output")
-        if not overwrite:
-            raise ValueError(f"{directory} already holds a run: replace it with --overwrite, or give another --output")
-    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        raise PermissionError(f"{directory} can't be written: no permission for {existing}")
-
-
-@contextmanager
-def _new_directory(directory: Path) -> Iterator[Path]:
-    """A folder to write in, whose files become those of `directory` once the block is through; if it fails, none do."""
-    # Inside an existing folder, not next to it: that one may be the top of another file system.
-    home = directory if directory.exists() else directory.parent
-    home.mkdir(parents=True, exist_ok=True)
-    partial = home / f".{directory.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        yield partial
-        if directory.exists():
-            for name in _ASSIGNMENTS:
-                (directory / name).unlink(missing_ok=True)
-            for file in list(partial.iterdir()):
-                file.replace(directory / file.name)
-        else:
-            partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _versions(config: Config) -> dict[str, str]:
+    libraries = ("jax", "jaxlib", "numpy") + (() if config.posterior is None else ("numpyro", "arviz"))
+    versions = {name: importlib.metadata.version(name) for name in libraries}
+    return {"jaxgmm": jaxgmm.__version__, **versions, "python": platform.python_version()}

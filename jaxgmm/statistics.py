@@ -285,7 +285,8 @@ def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float,
     info = np.finfo(dtype)
     variances = scatter if scatter.ndim == 1 else np.diagonal(scatter)
     fine = np.isfinite(scatter).all() and (variances < np.sqrt(info.max)).all()
-    if not fine or ((variances > 0) & (variances < np.sqrt(info.tiny))).any():
+    tiny = np.where(variances > 0, variances < np.sqrt(info.tiny), (mean != 0) & (np.abs(mean) < np.sqrt(info.tiny)))
+    if not fine or tiny.any():
         raise ValueError(
             f"x has columns too large or too small for {info.dtype.name}: sums of squares {variances.tolist()} leave no room "
             "for products of covariances. Rescale its columns."

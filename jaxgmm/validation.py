@@ -30,6 +30,11 @@ def check_key(key: Any) -> None:
         raise TypeError(f"key must be one PRNG key, such as jax.random.key(0), got {key!r}.")
 
 
+def key_data(key: Any) -> Any:
+    """The words of a PRNG key, new style or old."""
+    return key if key.dtype == np.uint32 else jax.random.key_data(key)
+
+
 def check_single(weights: Any, call: str) -> None:
     """Raises ValueError where a mixture has leading axes: it is many, and `vmap` maps over them."""
     if np.ndim(weights) != 1:
@@ -151,6 +156,11 @@ def check_weights(sample_weight: Any, n_samples: int) -> Float[Array, " N"] | No
         if not host.any():
             raise ValueError("sample_weight is zero for every row, so there are no data. Give some rows a positive weight.")
     return weight
+
+
+def is_finite_number(value: Any) -> bool:
+    """True for a finite real number, NumPy's included."""
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
 def check_count(value: Any, name: str, least: int = 1) -> int:

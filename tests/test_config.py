@@ -2,14 +2,20 @@ import inspect
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import jaxgmm as jg
-from jaxgmm.config import Config, FitTable, load_config, to_toml
+from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
+from jaxgmm.config import load_config, to_toml
+from jaxgmm.settings import MARKOV_CHAINS, METHODS_WITH, Config, FitTable, Group, PosteriorTable, ThresholdsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = '[data]\ndataset = "iris"\n\n[fit]\nn_components = 3\n'
+
+
+POSTERIOR = SMALL + '\n[posterior]\nmethod = "nuts"\n'
 
 
 @pytest.fixture
@@ -25,6 +31,32 @@ def test_defaults_are_those_of_fit(config_file):
     for name in FitTable.model_fields.keys() - {"n_components", "seed", "acceleration"}:
         assert getattr(written, name) == python[name], name
     assert (written.acceleration, python["acceleration"]) == ("none", None)
+
+
+@pytest.fixture
+def posterior_file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(POSTERIOR)
+    return path
+
+
+def test_posterior_knows_what_jaxgmm_posterior_knows():
+    """The config names methods, groups and options without importing NumPyro; they are those of the library."""
+    table = PosteriorTable.model_fields
+    assert get_args(table["method"].annotation) == METHODS
+    assert get_args(Group) == GROUPS
+    assert set(MARKOV_CHAINS) == set(CHAINS)
+    own = {method: {name for name, methods in METHODS_WITH.items() if method in methods} for method in METHODS}
+    for method, function in (CHAINS | APPROXIMATIONS).items():
+        parameters = inspect.signature(function).parameters.values()
+        options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert own[method] - {"n_warmup"} == options - {"report"}, method
+    python = {name: p.default for name, p in inspect.signature(jg.posterior).parameters.items()}
+    for name in ("n_draws", "n_chains", "n_warmup", "groups"):
+        assert table[name].default == python[name], name
+    thresholds = {name: p.default for name, p in inspect.signature(jg.diagnose).parameters.items()}
+    for name, field in ThresholdsTable.model_fields.items():
+        assert field.default == thresholds[name], name
 
 
 @pytest.mark.parametrize(
@@ -78,6 +110,7 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ("data.delimiter=;", "delimiter is for a path"),
         ("compare.families=full", "[compare] is not available yet in this version"),
         ("report.title=x", "[report] is not available yet in this version"),
+        ("count.seed=1", "[count] is not available yet in this version"),
         ("fit=3", "--set fit=3: write table.key=value"),
         ("fit.n_init", "--set fit.n_init: write table.key=value"),
         ("fit.n_init.x=3", "fit.n_init should be a valid integer, got {'x': 3}"),
@@ -90,13 +123,75 @@ def test_a_wrong_value_is_one_line_that_names_it(config_file, override, words):
 
 
 @pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("posterior.method=hmc", "posterior.method should be 'nuts', 'gibbs', 'svi' or 'laplace', got 'hmc'"),
+        ("posterior.n_draw=10", "unknown key 'posterior.n_draw'; did you mean 'posterior.n_draws'?"),
+        ("posterior.n_draws=3", "posterior.n_draws should be greater than or equal to 4, got 3"),
+        ("posterior.n_draws=1e3", "posterior.n_draws should be a valid integer, got 1000.0"),
+        ("posterior.n_chains=1", "n_chains = 1, but r-hat of method 'nuts' needs at least 2"),
+        ("posterior.n_warmup=-1", "posterior.n_warmup should be greater than or equal to 0, got -1"),
+        ("posterior.seed=x", "posterior.seed should be a valid integer, got 'x'"),
+        ("posterior.prior=none", "posterior.prior should be 'fit' or 'richardson-green', got 'none'"),
+        ("posterior.groups=prior", "posterior.groups should be a valid list, got 'prior'"),
+        ('posterior.groups=["loglik"]', "posterior.groups.0 should be 'log_likelihood', 'log_prior', 'prior' or"),
+        ('posterior.groups=["prior", "prior"]', "groups names a group twice: prior, prior"),
+        ("posterior.target_accept=1.0", "posterior.target_accept should be less than 1, got 1.0"),
+        ("posterior.guide=diagonal", "guide is for method 'svi', but method = 'nuts': remove it"),
+        ("posterior.batch_size=100", "batch_size is for method 'svi', but method = 'nuts'"),
+        ("posterior.dense_mass=1", "posterior.dense_mass should be a valid boolean, got 1"),
+        ("posterior.thresholds=1.01", "[posterior.thresholds] should be a table, got 1.01"),
+        (
+            "posterior.thresholds.rhat=1.1",
+            "unknown key 'posterior.thresholds.rhat'; did you mean 'posterior.thresholds.r_hat'?",
+        ),
+        ("posterior.r_hat=1.1", "unknown key 'posterior.r_hat'; did you mean 'posterior.thresholds.r_hat'?"),
+        ("posterior.thresholds.r_hat=1.0", "posterior.thresholds.r_hat should be greater than 1, got 1.0"),
+        ("posterior.thresholds.ess=0", "posterior.thresholds.ess should be greater than 0, got 0"),
+        ("posterior.thresholds.pareto_k=2", "posterior.thresholds.pareto_k should be less than or equal to 1, got 2"),
+        ("prior.kind=none", "[posterior] needs a prior, but prior.kind = 'none', maximum likelihood"),
+    ],
+)
+def test_a_wrong_value_of_the_posterior_is_one_line_that_names_it(posterior_file, override, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        load_config(posterior_file, [override])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "words"),
+    [
+        ("gibbs", "target_accept=0.9", "target_accept is for method 'nuts', but method = 'gibbs'"),
+        ("svi", "n_warmup=100", "n_warmup is for method 'nuts' and 'gibbs', but method = 'svi'"),
+        ("laplace", "n_steps=100", "n_steps is for method 'svi', but method = 'laplace'"),
+    ],
+)
+def test_an_option_of_another_method_is_not_ignored(posterior_file, method, option, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load_config(posterior_file, [f"posterior.method={method}", f"posterior.{option}"])
+
+
+def test_one_chain_is_enough_for_independent_draws(posterior_file):
+    assert load_config(posterior_file, ["posterior.method=laplace", "posterior.n_chains=1"]).posterior.n_chains == 1
+
+
+def test_richardson_green_needs_a_variance_for_each_component_but_no_conjugate_prior(posterior_file):
+    wanted = "posterior.prior=richardson-green"
+    with pytest.raises(ValueError, match=r"but fit.family = 'tied': set fit.family = 'spherical'"):
+        load_config(posterior_file, [wanted, "fit.family=tied"])
+    assert load_config(posterior_file, [wanted, "fit.family=diag", "prior.kind=none"]).posterior.prior == "richardson-green"
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "[data] is missing; "),
         ('[data]\ndataset = "iris"\n', "[fit] is missing"),
         ("[data]\n[fit]\nn_components = 3\n", "[data]: give exactly one of path (a file) and dataset (a name)"),
         (SMALL + "[prior]\nkind = 'none'\nconcentration = 2.0\n", "concentration given, but kind = 'none'"),
-        (SMALL + "[posterior]\nmethod = 'nuts'\n", "[posterior] is not available yet"),
+        (SMALL.partition("[fit]")[0] + "[posterior]\nmethod = 'gibbs'\n", "[fit] is missing"),
+        (SMALL + "[posterior]\n", "posterior.method is missing"),
+        (SMALL + "[posterior]\nn_draw = 5\n", "unknown key 'posterior.n_draw'; did you mean 'posterior.n_draws'?"),
         ("fit = 3\n" + SMALL.partition("[fit]")[0], "[fit] should be a table, got 3"),
         (SMALL.replace("= 3", "="), "small.toml is not valid TOML: "),
         (SMALL + "[fit]\n", "small.toml is not valid TOML: "),
@@ -138,6 +233,14 @@ def test_what_is_written_reads_back_the_same(config_file):
     again = Config.model_validate(tomllib.loads(text))
     assert again.versions == {"jaxgmm": "1.2.3"}
     assert again.model_copy(update={"versions": {}}) == config
+
+
+def test_a_posterior_that_is_written_reads_back_the_same(posterior_file):
+    overrides = ["groups=['prior', 'log_prior']", "dense_mass=false", "target_accept=0.9", "thresholds.ess=100", "n_warmup=0"]
+    config = load_config(posterior_file, [f"posterior.{override}" for override in overrides])
+    again = Config.model_validate(tomllib.loads(to_toml(config, {})))
+    assert again == config
+    assert (again.posterior.dense_mass, again.posterior.n_warmup, again.posterior.thresholds.ess) == (False, 0, 100)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
 import jaxgmm as jg
+from jaxgmm import precision, search
 
 KEY = jax.random.key(0)
 PRIORS = [None, "default"]
@@ -387,6 +388,28 @@ def test_float32_far_from_the_origin(family):
     assert not jax.config.jax_enable_x64
     variances = np.diagonal(by_first_mean(fit.gmm)[2], axis1=1, axis2=2)
     np.testing.assert_allclose(variances, truth, rtol=0.01)
+
+
+@pytest.mark.default_precision
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
+def test_float32_where_there_is_no_float64(monkeypatch, family):
+    """As on a GPU or TPU: the whitened engine in float32 throughout, against the float64 that a CPU computes in."""
+    rng = np.random.default_rng(0)
+    clusters = [1000 + 0.1 * rng.normal(size=(2000, 3)), 1002 + 0.2 * rng.normal(size=(2000, 3))]
+    x = np.concatenate(clusters).astype(np.float32)
+    on_cpu = jg.fit(x, 2, key=KEY, family=family, n_init=2)
+    monkeypatch.setattr(precision, "platform", lambda x: "gpu")
+    dtypes = []
+    monkeypatch.setattr(
+        search, "_advance", lambda *args, run=search._advance: dtypes.append(args[0].gmm.means.dtype) or run(*args)
+    )
+    elsewhere = jg.fit(x, 2, key=KEY, family=family, n_init=2, rtol=1e-6)
+    assert set(dtypes) == {np.dtype(np.float32)}
+    assert elsewhere.converged
+    ours, theirs = by_first_mean(elsewhere.gmm), by_first_mean(on_cpu.gmm)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-3)
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=0.01, atol=2e-4)
+    assert elsewhere.log_likelihood / len(x) == pytest.approx(on_cpu.log_likelihood / len(x), rel=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "library"), [(np.float16, np), (np.float32, np), (np.float32, jnp), (np.float64, jnp)])

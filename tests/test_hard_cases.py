@@ -106,3 +106,14 @@ def test_any_float_dtype(dtype):
     fit = jg.fit(x.astype(dtype), 2, key=KEY, n_init=2)
     assert fit.converged
     np.testing.assert_allclose(fit.gmm.mean(), x.mean(0), atol=2e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-90, 1e-60, 1e60, 1e150, 1e300], ids=str)
+def test_columns_beyond_the_range_of_squares(scale):
+    """Sums of squares must neither overflow nor vanish: a clear error where they would, else the same fit in other units."""
+    x = np.concatenate([np.random.default_rng(0).normal(size=(50, 2)) + centre for centre in (0, 8)])
+    if 1e-70 < scale < 1e70:
+        np.testing.assert_allclose(jg.fit(x * scale, 2, key=KEY).gmm.means / scale, jg.fit(x, 2, key=KEY).gmm.means, rtol=1e-6)
+        return
+    with pytest.raises(ValueError, match="columns too large or too small for float64"):
+        jg.fit(x * scale, 2, key=KEY)

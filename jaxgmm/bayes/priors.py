@@ -1,6 +1,7 @@
 """How a prior draws a mixture in NumPyro, and the prior of Richardson & Green for one feature."""
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import gammaln, xlogy
+from jax.scipy.special import gammaln as jax_gammaln
+from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -18,6 +20,8 @@ from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, log_kernel, log_normaliser
 from jaxgmm.pytree import pytree
 from jaxgmm.validation import check_rows, floating, is_traced, unknown
+
+_host_gammaln = np.vectorize(math.lgamma)
 
 
 @pytree(static=("family",))
@@ -145,29 +149,47 @@ def _richardson_green(prior: RichardsonGreen, n_components: int) -> GMM:
 
 
 @functools.singledispatch
-def log_prior(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
-    """Log density of a mixture that is factored already, and of the prior's own further parameters, in nats."""
+def log_prior_kernel(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+    """`log_prior` up to a constant, `log_prior_constant`. For traced arrays."""
     raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
-@log_prior.register
-def _conjugate_density(prior: Prior, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
-    active = jnp.ones(gmm.n_components, bool)
-    return log_kernel(prior, gmm, factor, active) + log_normaliser(prior, active, jnp, gammaln)
+@log_prior_kernel.register
+def _conjugate_kernel(prior: Prior, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+    return log_kernel(prior, gmm, factor, jnp.ones(gmm.n_components, bool))
 
 
-@log_prior.register
-def _richardson_green_density(prior: RichardsonGreen, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
-    n_components, rate = gmm.n_components, extra["rate"]
-    concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
-    weights = xlogy(concentration - 1, gmm.weights).sum() + gammaln(concentration.sum()) - gammaln(concentration).sum()
-    log_variance = 2 * factor.half_log_det
-    shape = prior.shape
-    variances = shape * jnp.log(rate) - gammaln(shape) - (shape + 1) * log_variance - rate * jnp.exp(-log_variance)
-    difference = gmm.means[:, 0] - prior.mean
-    means = -(difference**2) / (2 * prior.mean_variance) - jnp.log(2 * jnp.pi * prior.mean_variance) / 2
-    a, b = prior.rate_shape, prior.rate_rate
-    return weights + (variances + means).sum() + a * jnp.log(b) - gammaln(a) + (a - 1) * jnp.log(rate) - b * rate
+@log_prior_kernel.register
+def _richardson_green_kernel(prior: RichardsonGreen, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+    rate, shape, log_variance = extra["rate"], prior.shape, 2 * factor.half_log_det
+    weights = xlogy(prior.concentration - 1, gmm.weights).sum()
+    variances = shape * jnp.log(rate) - (shape + 1) * log_variance - rate * jnp.exp(-log_variance)
+    means = -((gmm.means[:, 0] - prior.mean) ** 2) / (2 * prior.mean_variance)
+    return weights + (variances + means).sum() + (prior.rate_shape - 1) * jnp.log(rate) - prior.rate_rate * rate
+
+
+@functools.singledispatch
+def log_prior_constant(prior: Any, n_components: int, xp: Any = np, gammaln: Any = _host_gammaln) -> Any:
+    """What `log_prior_kernel` leaves out. On the host by default: a float64 log-gamma takes seconds to compile."""
+    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+
+
+@log_prior_constant.register
+def _conjugate_constant(prior: Prior, n_components: int, xp: Any = np, gammaln: Any = _host_gammaln) -> Any:
+    return log_normaliser(prior, np.ones(n_components, bool), xp, gammaln)
+
+
+@log_prior_constant.register
+def _richardson_green_constant(prior: RichardsonGreen, n_components: int, xp: Any = np, gammaln: Any = _host_gammaln) -> Any:
+    concentration = xp.broadcast_to(xp.asarray(prior.concentration), (n_components,))
+    weights = gammaln(concentration.sum()) - gammaln(concentration).sum()
+    each = -gammaln(prior.shape) - xp.log(2 * np.pi * prior.mean_variance) / 2
+    return weights + n_components * each + prior.rate_shape * xp.log(prior.rate_rate) - gammaln(prior.rate_shape)
+
+
+def log_prior(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+    """Log density of a mixture that is factored already, and of the prior's own further parameters, in nats."""
+    return log_prior_kernel(prior, gmm, factor, extra) + log_prior_constant(prior, gmm.n_components, jnp, jax_gammaln)
 
 
 def start_of_extra(prior: Any, gmm: GMM) -> dict[str, Array]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors import RichardsonGreen, log_prior
+from jaxgmm.bayes.priors import RichardsonGreen, log_prior, log_prior_kernel
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.structure import Dense, Isotropic, invert_tril
 from jaxgmm.mixture import GMM, log_joint
@@ -155,10 +155,20 @@ def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict
 
 
 def log_posterior(
-    vector: Float[Array, " size"], layout: Layout, x: Float[Array, "N D"], weight: Float[Array, " N"] | None, prior: Any
+    vector: Float[Array, " size"],
+    layout: Layout,
+    x: Float[Array, "N D"],
+    weight: Float[Array, " N"] | None,
+    prior: Any,
+    constant: Any = None,
 ) -> Float[Array, ""]:
-    """Log joint density of rows and parameters with respect to the vector, in nats: minus NumPyro's potential energy."""
+    """Log joint density of rows and parameters with respect to the vector, in nats: minus NumPyro's potential energy.
+
+    `constant` is `log_prior_constant`, where the caller has it from the host; it saves seconds of compilation.
+    """
     gmm, factor, extra, log_jacobian = constrain_factored(vector, layout)
     log_density = logsumexp(log_joint(gmm, x, factor), axis=-1)
     log_likelihood = log_density.sum() if weight is None else weight @ log_density
-    return log_likelihood + log_prior(prior, gmm, factor, extra) + log_jacobian
+    if constant is None:
+        return log_likelihood + log_prior(prior, gmm, factor, extra) + log_jacobian
+    return log_likelihood + log_prior_kernel(prior, gmm, factor, extra) + constant + log_jacobian

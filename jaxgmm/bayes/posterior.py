@@ -1,0 +1,228 @@
+"""`posterior`: from a fit to draws from the posterior of the same parameters, by any of four methods."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm import precision
+from jaxgmm.bayes.chains import Schedule
+from jaxgmm.bayes.datatree import to_datatree
+from jaxgmm.bayes.draws import Draws, Problem
+from jaxgmm.bayes.gibbs import gibbs
+from jaxgmm.bayes.mcmc import nuts
+from jaxgmm.bayes.priors import RichardsonGreen
+from jaxgmm.bayes.schema import GROUPS, check_feature_names
+from jaxgmm.bayes.unconstrained import layout_of
+from jaxgmm.bayes.variational import laplace, svi
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.fitted import Fit
+from jaxgmm.mixture import GMM
+from jaxgmm.prior import Prior
+from jaxgmm.validation import check_count, check_key, check_single, in_jit, is_traced, key_data, unknown
+
+CHAINS = {"nuts": nuts, "gibbs": gibbs}
+APPROXIMATIONS = {"svi": svi, "laplace": laplace}
+METHODS = (*CHAINS, *APPROXIMATIONS)
+_WARMUP = {"nuts": 500, "gibbs": 500}
+_LEAST_DRAWS = 4
+
+
+def posterior(
+    x: Float[ArrayLike, "N D"],
+    fit: Fit | GMM,
+    *,
+    method: str,
+    key: Array,
+    n_draws: int = 1000,
+    n_chains: int = 4,
+    n_warmup: int | None = None,
+    prior: Prior | RichardsonGreen | str | None = None,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+    groups: Sequence[str] = (),
+    feature_names: Sequence[str] | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> xarray.DataTree:
+    """Draws from the posterior of a mixture's weights, means and covariances, as an ArviZ tree, starting from a fit.
+
+    All methods target the density that MAP-EM climbs and `numpyro_model` declares:
+
+    - "nuts": NumPyro's no-U-turn sampler, chains side by side; the reference.
+    - "gibbs": conjugate blocked Gibbs sampling; the fastest exact method here.
+    - "svi": a Gaussian (or other guide) fitted by maximising the evidence bound; minibatches for large N.
+    - "laplace": the Gaussian at the mode of the unconstrained parameters; the quickest.
+
+    The last two are approximations: they carry Pareto k-hat, and warn where it says that they are not to be trusted. Labels
+    may switch in all of them but "laplace" and "svi": see `relabel`.
+
+    Args:
+        x: (N, D), the rows of the fit.
+        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM.
+        method: "nuts", "gibbs", "svi" or "laplace".
+        key: a PRNG key.
+        n_draws: draws of each chain.
+        n_chains: chains, at least 2 for "nuts" and "gibbs".
+        n_warmup: steps of each chain thrown away before; default 500. Only for "nuts" and "gibbs".
+        prior: None for the fit's own; or "default", a `Prior`, a `RichardsonGreen`.
+        sample_weight: (N,), as in the fit.
+        groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
+            "posterior_predictive".
+        feature_names: names of the columns; default x0, x1, ...
+        progress: show a progress bar, or call this with (steps done, steps in all).
+        checkpoint: directory where "nuts" and "gibbs" keep an unfinished run.
+        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
+        **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `guide`, `n_steps`,
+            `learning_rate`, `batch_size` for "svi".
+
+    Returns:
+        DataTree with the groups posterior, sample_stats, observed_data, constant_data, and those asked for.
+
+    Raises:
+        TypeError, ValueError: settings or data that can't be used, or data that aren't those of the fit.
+
+    Warns:
+        FitWarning: an approximation with k-hat above 0.7.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=100)
+        >>> tree["posterior"]["weights"].shape
+        (4, 100, 2)
+    """
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("posterior runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    check_key(key)
+    n_draws, n_chains = check_count(n_draws, "n_draws"), check_count(n_chains, "n_chains")
+    if isinstance(groups, str):
+        raise TypeError(f"groups must be a list of names, got {groups!r}: groups=[{groups!r}].")
+    for group in groups:
+        if group not in GROUPS:
+            raise unknown("group", group, GROUPS)
+    _check_options(method, options)
+    source = as_source(x, sample_weight, min_rows=2)
+    names = check_feature_names(feature_names, source.n_features)
+    gmm, target, fitted_to = _resolve(fit, prior, source, sample_weight)
+    data = fingerprint(source)
+    if fitted_to is not None and fitted_to != data:
+        raise ValueError(
+            f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows and "
+            "sample_weight, or fit.gmm to start from the mixture alone."
+        )
+    settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}
+    schedule = None
+    if method in CHAINS:
+        if n_chains < 2 or n_draws < _LEAST_DRAWS:
+            raise ValueError(
+                f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
+            )
+        settings["n_warmup"] = _WARMUP[method] if n_warmup is None else check_count(n_warmup, "n_warmup", least=0)
+        signature = settings | {"data": data, "family": gmm.family, "key": np.asarray(key_data(key)).tolist()}
+        signature |= {"prior": _facts(target), "start": _facts(gmm)}
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
+    elif n_warmup is not None or checkpoint is not None or resume:
+        raise ValueError(f"n_warmup, checkpoint and resume are for {' and '.join(CHAINS)}, but method is {method!r}.")
+
+    dtype = precision.compute_dtype(source.x)
+    with precision.scope(dtype), _reporter(progress, method) as report:
+        problem = Problem(
+            jnp.asarray(source.x, dtype),
+            None if sample_weight is None else jnp.asarray(source.weight, dtype),
+            precision.cast(gmm, dtype),
+            precision.cast(target, dtype),
+            layout_of(gmm, target),
+        )
+        key_draws, key_tree = jax.random.split(key)
+        draws: Draws
+        if method in CHAINS:
+            path = None if checkpoint is None else Path(checkpoint)
+            schedule = Schedule(settings["n_warmup"], n_draws, report, path, resume, signature)
+            draws = CHAINS[method](problem, key_draws, schedule, n_chains, **options)
+        else:
+            told = {"report": report} if method == "svi" else {}
+            draws = APPROXIMATIONS[method](problem, key_draws, n_draws, n_chains, **options, **told)
+        attrs = settings | draws.attrs | {"fingerprint": data}
+        return to_datatree(
+            draws, source.x, None if sample_weight is None else source.weight, target,
+            key=key_tree, groups=groups, feature_names=names, attrs=attrs,
+        )  # fmt: skip
+
+
+def _check_options(method: str, options: dict[str, Any]) -> None:
+    """Raises ValueError for an option that the method doesn't have."""
+    function = (CHAINS | APPROXIMATIONS)[method]
+    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of method {method!r}:", name, [name for name in known if name != "report"] or ["(none)"])
+
+
+def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> tuple[GMM, Any, str | None]:
+    """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
+    if isinstance(fit, Fit):
+        gmm, fitted_to = fit.gmm, fit.fingerprint
+        if prior is None and fit.prior is None:
+            raise ValueError(
+                "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."
+            )
+        prior = fit.prior if prior is None else prior
+    elif isinstance(fit, GMM):
+        gmm, fitted_to = fit, None
+        prior = "default" if prior is None else prior
+    else:
+        raise TypeError(f"fit must be a Fit or a GMM, got {type(fit).__name__}.")
+    check_single(gmm.weights, "jg.posterior(x, g, ...)")
+    if gmm.n_features != source.n_features:
+        raise ValueError(f"x has {source.n_features} columns, but fit is of {gmm.n_features} features.")
+    weights = np.asarray(gmm.weights)
+    if not (weights > 0).all():
+        raise ValueError(
+            f"fit has components of weight 0 ({np.flatnonzero(weights == 0).tolist()}): refit with fewer components."
+        )
+    if isinstance(prior, str):
+        if prior != "default":
+            raise unknown("prior", prior, ["default"])
+        prior = Prior.default(source.x, gmm.n_components, gmm.family, sample_weight=sample_weight)
+    if not isinstance(prior, Prior | RichardsonGreen):
+        raise TypeError(f"prior must be 'default', a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+    prior.check_fits(gmm)
+    return gmm, prior, fitted_to
+
+
+def _facts(tree: Any) -> list[Any]:
+    """The leaves of a pytree as lists of numbers, for a checkpoint to be compared by."""
+    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]
+
+
+@contextmanager
+def _reporter(progress: bool | Callable[[int, int], None], method: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Whom the loop tells of its progress: nobody, the caller's function, or a bar."""
+    if callable(progress):
+        yield progress
+    elif progress:
+        from tqdm.auto import tqdm  # NumPyro's own progress bars are tqdm's
+
+        with tqdm(desc=method, unit="step") as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield report
+    else:
+        yield None

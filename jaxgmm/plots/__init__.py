@@ -1,0 +1,15 @@
+"""Matplotlib figures of a mixture, its data, how it was fitted, and its posterior.
+
+Functions that draw one panel take `ax=` and return it; those that need several return a `Figure`. Nothing touches
+pyplot's global state, so they work headless, in threads and in notebooks alike: `ax.figure.savefig("name.png")`.
+"""
+
+from jaxgmm.plots.canvas import PALETTE
+from jaxgmm.plots.fitting import replication, trace
+from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
+from jaxgmm.plots.posterior import chains, draws, intervals
+
+__all__ = [
+    "PALETTE", "chains", "components", "density", "draws", "intervals", "pairs", "replication", "responsibilities", "scatter",
+    "trace",
+]  # fmt: skip

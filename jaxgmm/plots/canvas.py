@@ -1,0 +1,123 @@
+"""What the figures share: colours, checked and thinned data, ellipses, histograms."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from matplotlib.patheffects import withStroke
+
+from jaxgmm.mixture import GMM
+from jaxgmm.validation import check_rows
+
+# Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
+# pale on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = "osD^v"  # the next one with every turn of the palette
+_MAX_POINTS = 5000  # rows drawn as points
+MAX_LEGEND = 14  # components
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+HALO = withStroke(linewidth=3, foreground="white")
+
+
+def colour(k: int) -> str:
+    """Of component k."""
+    return PALETTE[k % len(PALETTE)]
+
+
+def marker(k: int) -> str:
+    """Of component k."""
+    return _MARKERS[k // len(PALETTE) % len(_MARKERS)]
+
+
+def label(gmm: GMM, k: int) -> str:
+    """Of component k, for a legend."""
+    return f"component {k} ({100 * float(gmm.weights[k]):.0f} %)"
+
+
+def title(text: str, *notes: str) -> str:
+    """The text with those notes that aren't empty, in parentheses."""
+    notes = tuple(filter(None, notes))
+    return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def new_axes() -> Axes:
+    """One panel, in a figure of its own."""
+    return Figure(figsize=(7.6, 4.6), layout="constrained").subplots()
+
+
+def checked(
+    gmm: GMM, x: Any, feature_names: Sequence[str] | None, n_features: int | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """The rows in float64 and the axis labels.
+
+    Raises:
+        ValueError: bad data, another number of names than features, or a figure for another number of features.
+    """
+    if n_features is not None and gmm.n_features != n_features:
+        raise ValueError(
+            f"this figure is for {n_features} feature{'s' * (n_features > 1)}, the mixture has {gmm.n_features}: "
+            "draw plots.components(gmm, x), or gmm.marginal([...]) with those columns of x."
+        )
+    names = [f"x{i}" for i in range(gmm.n_features)] if feature_names is None else [str(name) for name in feature_names]
+    if len(names) != gmm.n_features:
+        raise ValueError(f"feature_names has {len(names)} names, the mixture has {gmm.n_features} features: {names}.")
+    return np.asarray(check_rows(x, n_features=gmm.n_features), float), names
+
+
+def subsample(x: np.ndarray) -> tuple[np.ndarray, str]:
+    """At most as many rows as a picture can show, always the same ones, and a note of it."""
+    if len(x) <= _MAX_POINTS:
+        return x, ""
+    rows = np.sort(np.random.default_rng(0).choice(len(x), _MAX_POINTS, replace=False))
+    return x[rows], f"{_MAX_POINTS} of {len(x)} rows"
+
+
+def point_size(n_points: int) -> float:
+    """Of a marker: smaller the more there are."""
+    return float(np.clip(60 / math.sqrt(n_points), 1.5, 5))
+
+
+def active(gmm: GMM) -> list[int]:
+    """Components of positive weight."""
+    return np.flatnonzero(np.asarray(gmm.weights) > 0).tolist()
+
+
+def owners(gmm: GMM, x: np.ndarray) -> np.ndarray:
+    """Each row's most probable component."""
+    return np.asarray(gmm.responsibilities(x)).argmax(axis=1)
+
+
+def ellipse(mean: np.ndarray, covariance: np.ndarray, radius: float, **style: Any) -> Ellipse:
+    """The contour at `radius` standard deviations of a Gaussian in two dimensions."""
+    variances, axes = np.linalg.eigh(covariance)
+    tilt = math.degrees(math.atan2(axes[1, 1], axes[0, 1]))
+    minor, major = 2 * radius * np.sqrt(variances)
+    return Ellipse((mean[0], mean[1]), major, minor, angle=tilt, fill=False, **style)
+
+
+def histogram(ax: Axes, x: np.ndarray, sample_weight: Any) -> None:
+    """Of one feature, as a density, in the background."""
+    ax.hist(x, bins=_bins(x), weights=sample_weight, density=True, color="0.85", ec="white", lw=0.5)
+
+
+def grid_of(x: np.ndarray, means: np.ndarray, sds: np.ndarray) -> np.ndarray:
+    """Points to draw densities at: narrow components need points of their own."""
+    around = (means[:, None] + sds[:, None] * np.linspace(-4, 4, 65)).ravel()
+    return np.sort(np.concatenate([np.linspace(x.min(), x.max(), 257), around]))
+
+
+def normal_densities(grid: np.ndarray, means: np.ndarray, sds: np.ndarray) -> np.ndarray:
+    """Of Gaussians (...,) at each point of a grid (G,): (..., G)."""
+    z = (grid - means[..., None]) / sds[..., None]
+    return np.exp(-(z**2) / 2) / (sds[..., None] * math.sqrt(2 * math.pi))
+
+
+def _bins(x: np.ndarray) -> int:
+    """Freedman & Diaconis' number of bins, within what an eye can use."""
+    low, high = np.quantile(x, (0.25, 0.75))
+    width = 2 * (high - low) / len(x) ** (1 / 3)
+    return int(np.clip((x.max() - x.min()) / width, 10, 60)) if width > 0 else 10

@@ -1,0 +1,316 @@
+"""A posterior: how its chains mix, intervals of the parameters, and mixtures drawn from it over the data."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from jaxgmm.mixture import GMM
+from jaxgmm.plots import canvas
+from jaxgmm.validation import check_count, check_weights
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+_RANK_BINS = 20
+_MOST_ROWS = 7  # quantities in a figure of chains
+_WORDS = {"log_likelihood": "log-likelihood", "entropy": "entropy of a row", "n_clusters": "clusters (K₊)"}
+_MOST_IN_BANDS = 400  # draws
+_INNER, _OUTER = 0.5, 0.9  # of an interval's probability, drawn thick and thin
+
+
+def chains(tree: "DataTree") -> Figure:
+    """Traces and ranks of what label switching can't change: log-likelihood, entropy, number of clusters, sorted weights.
+
+    The ranks of each chain's draws among all of them are uniform where chains agree (Vehtari et al. 2021); the grey band
+    holds two standard deviations of chains that do, at the effective sample size there is.
+
+    Args:
+        tree: from `jaxgmm.posterior`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError, ValueError: not such a tree.
+    """
+    from jaxgmm.bayes.schema import group_of, require
+
+    require(tree, "plots.chains", posterior=(*_WORDS, "sorted_weights"))
+    posterior = group_of(tree, "posterior").transpose("chain", "draw", ...)
+    shown = {words: posterior[name].values for name, words in _WORDS.items()}
+    weights = posterior["sorted_weights"].values
+    for rank in range(max(1, min(weights.shape[-1] - 1, _MOST_ROWS - len(shown)))):  # the last is 1 less all others
+        shown[f"weight of rank {rank}"] = weights[..., rank]
+    figure = Figure(figsize=(9.6, 0.8 + 1.35 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), 2, width_ratios=(3, 1), squeeze=False)
+    for (left, right), (words, values) in zip(axes, shown.items(), strict=True):
+        _draw_trace(left, values)
+        left.set_ylabel(words, fontsize="small")
+        _draw_ranks(right, values, left)
+        for ax in (left, right):
+            if ax is not axes[-1, 0] and ax is not axes[-1, 1]:
+                ax.tick_params(labelbottom=False)
+    figure.align_ylabels(axes[:, 0])
+    axes[-1, 0].set_xlabel("draw")
+    axes[-1, 1].set_xlabel("rank among all draws")
+    return figure
+
+
+def intervals(
+    tree: "DataTree", gmm: GMM | None = None, *, feature_names: Sequence[str] | None = None, max_features: int = 4
+) -> Figure:
+    """Weights, means and standard deviations of each component: median, 50 % and 90 % intervals.
+
+    Labels must mean the same in all draws for this to make sense: see `jaxgmm.relabel`.
+
+    Args:
+        tree: from `jaxgmm.relabel`.
+        gmm: a point estimate to compare with.
+        feature_names: axis labels, instead of the tree's.
+        max_features: only the first so many are drawn, and the title says so.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError, ValueError: not such a tree, or a `gmm` of another shape.
+    """
+    draws, names = _draws(tree, feature_names)
+    n_components, n_features = draws.means.shape[1:]
+    if gmm is not None and gmm.means.shape != (n_components, n_features):
+        raise ValueError(f"gmm has means of shape {gmm.means.shape}, the draws of {(n_components, n_features)}.")
+    shown = min(n_features, max_features)
+    figure = Figure(figsize=(2.6 * (1 + shown), 1.7 + 0.7 * n_components), layout="constrained")
+    axes = figure.subplots(2, 1 + shown, squeeze=False, sharey=True)
+    many, one = _location_and_scale(draws), None if gmm is None else _location_and_scale(gmm)
+    _draw_intervals(axes[0, 0], "weight", np.asarray(draws.weights), None if gmm is None else np.asarray(gmm.weights))
+    for row, what in enumerate(("mean", "sd")):
+        for d in range(shown):
+            point = None if one is None else one[row][..., d]
+            _draw_intervals(axes[row, 1 + d], f"{what}, {names[d]}", many[row][..., d], point)
+    axes[0, 0].set_ylim(n_components - 0.5, -0.5)
+    axes[0, 0].set_yticks(range(n_components), [str(k) for k in range(n_components)])
+    for ax in axes[:, 0]:
+        ax.set_ylabel("component")
+    key = [
+        Line2D([], [], color="0.3", marker="o", ms=5, lw=4.5, label="median, 50 %"),
+        Line2D([], [], color="0.3", lw=1.4, label="90 %"),
+    ]
+    key += [Line2D([], [], ls="", marker="D", ms=5, mfc="white", mec="black", label="the fit")] if gmm is not None else []
+    axes[1, 0].set_axis_off()
+    axes[1, 0].legend(handles=key, loc="center", frameon=False)
+    left_out = f"first {shown} of {n_features} features" if shown < n_features else ""
+    figure.suptitle(canvas.title("Posterior intervals", left_out), x=0.01, ha="left", fontsize="medium")
+    return figure
+
+
+def draws(
+    tree: "DataTree",
+    x: Any,
+    gmm: GMM | None = None,
+    *,
+    feature_names: Sequence[str] | None = None,
+    sample_weight: Any = None,
+    n_draws: int = 60,
+    max_features: int = 5,
+) -> Figure:
+    """Mixtures drawn from the posterior, over the data: how far components may lie from where a fit has put them.
+
+    One feature: densities of the mixture and its weighted components, their medians and 90 % bands over the draws. Two:
+    each draw's ellipses at 2 standard deviations. More: every pair of features, and bands on the diagonal. Axes are those
+    of the data; what a draw puts far away from all of them is cut off.
+
+    Args:
+        tree: from `jaxgmm.relabel`.
+        x: (N, D) data.
+        gmm: a point estimate to compare with.
+        feature_names: axis labels, instead of the tree's.
+        sample_weight: (N,), of the rows, for histograms.
+        n_draws: ellipses of at most so many, evenly out of all chains.
+        max_features: only the first so many are drawn, and the title says so.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError, ValueError: not such a tree, or bad data.
+    """
+    many, names = _draws(tree, feature_names)
+    few, many = _some(many, check_count(n_draws, "n_draws")), _some(many, _MOST_IN_BANDS)
+    one = jax.tree.map(lambda leaf: leaf[0], many)
+    x, names = canvas.checked(one, x, names)
+    weight = check_weights(sample_weight, len(x))
+    rows, note = canvas.subsample(x)
+    n_features = x.shape[1]
+    if n_features == 1:
+        ax = canvas.new_axes()
+        _draw_bands(ax, many, gmm, x, weight, 0)
+        ax.set(xlabel=names[0], ylabel="density")
+        ax.set_title("Draws from the posterior, medians and 90 % bands", loc="left", fontsize="medium")
+        ax.legend(handles=_handles(one, gmm, bands=True), **canvas.BESIDE)
+        return ax.figure  # type: ignore[return-value]
+    text = f"{len(few.weights)} draws from the posterior, ellipses at 2 sd"
+    if n_features == 2:
+        ax = canvas.new_axes()
+        _draw_ellipses(ax, few, gmm, rows, (0, 1))
+        ax.set(xlabel=names[0], ylabel=names[1])
+        ax.set_title(canvas.title(text, note), loc="left", fontsize="medium")
+        ax.legend(handles=_handles(one, gmm, bands=False), **canvas.BESIDE)
+        return ax.figure  # type: ignore[return-value]
+    shown = min(n_features, max_features)
+    figure = Figure(figsize=(1 + 1.9 * shown, 1 + 1.7 * shown), layout="constrained")
+    axes = figure.subplots(shown, shown, squeeze=False, sharex="col")
+    for i in range(shown):
+        for j in range(i):
+            _draw_ellipses(axes[i, j], few, gmm, rows, (j, i))
+            axes[i, j].sharey(axes[i, 0])
+            axes[i, j].tick_params(labelleft=j == 0)
+            axes[j, i].remove()
+        _draw_bands(axes[i, i], many, gmm, x, weight, i)
+        axes[i, i].set_yticks([])
+        axes[i, 0].set_ylabel(names[i] if i else "density")
+        axes[-1, i].set_xlabel(names[i])
+    figure.legend(handles=_handles(one, gmm, bands=False), loc="upper right", frameon=False)
+    left_out = f"first {shown} of {n_features} features" if shown < n_features else ""
+    figure.suptitle(canvas.title(text, left_out, note), x=0.01, ha="left", fontsize="medium")
+    return figure
+
+
+def _draws(tree: "DataTree", feature_names: Sequence[str] | None) -> tuple[GMM, list[str]]:
+    """All draws in a row, (draws, ...), and the features' names."""
+    from jaxgmm.bayes.datatree import draws_of
+    from jaxgmm.bayes.schema import group_of
+
+    many = jax.tree.map(lambda leaf: np.asarray(leaf, float).reshape(-1, *leaf.shape[2:]), draws_of(tree))
+    names = group_of(tree, "posterior")["feature"].values if feature_names is None else feature_names
+    return many, [str(name) for name in names]
+
+
+def _some(many: GMM, n_draws: int) -> GMM:
+    """At most so many of the draws, evenly out of all."""
+    total = len(many.weights)
+    picked = np.linspace(0, total - 1, min(n_draws, total)).round().astype(int)
+    return jax.tree.map(lambda leaf: leaf[picked], many)
+
+
+def _location_and_scale(gmm: GMM) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations, (..., K, D)."""
+    variances = np.diagonal(_dense(gmm), axis1=-2, axis2=-1)
+    return np.asarray(gmm.means), np.sqrt(variances)
+
+
+def _dense(gmm: GMM) -> np.ndarray:
+    """Covariances of one mixture or of many, (..., K, D, D)."""
+    dense = GMM.dense_covariances if gmm.weights.ndim == 1 else jax.vmap(GMM.dense_covariances)
+    with jax.enable_x64(True):
+        return np.asarray(dense(gmm))
+
+
+def _draw_trace(ax: Axes, values: np.ndarray) -> None:
+    for chain, line in enumerate(values):
+        ax.plot(line, color=canvas.colour(chain), lw=0.5, alpha=0.8, rasterized=True)
+    ax.margins(x=0)
+    if (values == np.round(values)).all():
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _draw_ranks(ax: Axes, values: np.ndarray, trace: Axes) -> None:
+    from arviz_stats.base import array_stats
+
+    ax.set_yticks([])
+    if (values == values[0, 0]).all():
+        ax.text(0.5, 0.5, "constant", ha="center", va="center", color="0.5", transform=ax.transAxes)
+        ax.set_xticks([])
+        return
+    r_hat = float(array_stats.rhat(values, chain_axis=0, draw_axis=1))
+    ess = float(array_stats.ess(values, chain_axis=0, draw_axis=1))
+    trace.set_title(f"r-hat {r_hat:.3f}, effective sample size {ess:.0f}", loc="left", fontsize="small")
+    # Ties are broken at random: whole numbers would have lumps instead of ranks.
+    order = np.lexsort((np.random.default_rng(0).random(values.size), values.ravel()))
+    ranks = np.empty(values.size)
+    ranks[order] = np.arange(values.size)
+    edges = np.linspace(0, values.size, 1 + min(_RANK_BINS, values.shape[1]))
+    n_bins = len(edges) - 1
+    spread = 2 * math.sqrt((n_bins - 1) / max(ess / len(values), 1)) if len(values) > 1 else 0.0
+    ax.axhspan(max(0, 1 - spread), 1 + spread, color="0.9", lw=0)
+    for chain, mine in enumerate(ranks.reshape(values.shape)):
+        counts = np.histogram(mine, edges)[0] * n_bins / values.shape[1]
+        ax.stairs(counts, edges, color=canvas.colour(chain), lw=1)
+    ax.set(ylim=(0, max(2, 1.05 * ax.get_ylim()[1])), xlim=(0, values.size))
+    ax.set_xticks([0, values.size])
+
+
+def _draw_intervals(ax: Axes, title: str, values: np.ndarray, point: np.ndarray | None) -> None:
+    probabilities = [0.5, (1 - _INNER) / 2, (1 + _INNER) / 2, (1 - _OUTER) / 2, (1 + _OUTER) / 2]
+    median, low, high, lowest, highest = np.quantile(values, probabilities, axis=0)
+    for k in range(values.shape[1]):
+        colour = canvas.colour(k)
+        ax.plot([lowest[k], highest[k]], [k, k], color=colour, lw=1.4, solid_capstyle="butt")
+        ax.plot([low[k], high[k]], [k, k], color=colour, lw=4.5, solid_capstyle="butt")
+        ax.plot(median[k], k, marker="o", ms=5, mec="white", mew=0.8, color=colour)
+        if point is not None:
+            ax.plot(point[k], k + 0.28, marker="D", ms=4, mfc="white", mec="black", mew=1)
+    ax.set_title(title, loc="left", fontsize="medium")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.grid(axis="x", color="0.9", lw=0.8)
+    ax.set_axisbelow(True)
+
+
+def _draw_ellipses(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, pair: tuple[int, int]) -> None:
+    ax.plot(*x[:, pair].T, ls="", marker="o", ms=0.8 * canvas.point_size(len(x)), mew=0, color="0.6", rasterized=True)
+    chosen = np.ix_(pair, pair)
+    means, covariances = np.asarray(many.means)[:, :, pair], _dense(many)
+    n_draws, n_components = means.shape[:2]
+    alpha = float(np.clip(6 / n_draws, 0.05, 1))
+    for k in range(n_components):
+        for draw in range(n_draws):
+            style = {"ec": canvas.colour(k), "lw": 0.9, "alpha": alpha, "zorder": 3}
+            ax.add_patch(canvas.ellipse(means[draw, k], covariances[draw, k][chosen], 2, **style))
+    if gmm is not None:
+        fitted = _dense(gmm)
+        for k in canvas.active(gmm):
+            centre = np.asarray(gmm.means)[k, list(pair)]
+            ax.add_patch(canvas.ellipse(centre, fitted[k][chosen], 2, ec="black", lw=1.1, ls="--", zorder=4))
+    ax.set(xlim=_limits(x[:, pair[0]]), ylim=_limits(x[:, pair[1]]))
+
+
+def _draw_bands(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, sample_weight: Any, d: int) -> None:
+    canvas.histogram(ax, x[:, d], sample_weight)
+    means, sds = (array[..., d] for array in _location_and_scale(many))
+    grid = canvas.grid_of(x[:, d], np.median(means, axis=0), np.median(sds, axis=0))
+    weighted = np.asarray(many.weights)[..., None] * canvas.normal_densities(grid, means, sds)
+    tails = ((1 - _OUTER) / 2, (1 + _OUTER) / 2)
+    for k in range(weighted.shape[1]):
+        low, median, high = np.quantile(weighted[:, k], (tails[0], 0.5, tails[1]), axis=0)
+        ax.fill_between(grid, low, high, color=canvas.colour(k), alpha=0.3, lw=0)
+        ax.plot(grid, median, color=canvas.colour(k), lw=1.4)
+    ax.set_xlim(_limits(x[:, d]))
+    low, high = np.quantile(weighted.sum(axis=1), tails, axis=0)
+    ax.fill_between(grid, low, high, color="0.25", alpha=0.25, lw=0)
+    if gmm is not None:
+        fitted = np.asarray(gmm.weights)[:, None] * canvas.normal_densities(
+            grid, *(a[..., d] for a in _location_and_scale(gmm))
+        )
+        ax.plot(grid, fitted.sum(axis=0), color="black", lw=1.1, ls="--")
+    ax.set_ylim(bottom=0)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """About the data: an all but empty component, drawn from the prior, may lie far away."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.15 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _handles(one: GMM, gmm: GMM | None, *, bands: bool) -> list[Line2D]:
+    shown = range(min(one.n_components, canvas.MAX_LEGEND))
+    found = [Line2D([], [], color=canvas.colour(k), lw=1.8, label=f"component {k}") for k in shown]
+    found += [Line2D([], [], color="0.25", alpha=0.35, lw=6, label="mixture")] if bands else []
+    return found + ([Line2D([], [], color="black", lw=1.1, ls="--", label="the fit")] if gmm is not None else [])

@@ -1,0 +1,257 @@
+"""The tables of a config: keys, types, defaults, and what doesn't go together."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from jaxgmm.covariance import get_family
+from jaxgmm.datasets import LOADERS
+from jaxgmm.validation import unknown
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # TOML gives a list where a tuple is meant
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Group = Literal["log_likelihood", "log_prior", "prior", "posterior_predictive"]
+
+MARKOV_CHAINS = ("nuts", "gibbs")
+# The keys of [posterior] that only some methods have.
+METHODS_WITH = {
+    "n_warmup": MARKOV_CHAINS,
+    "target_accept": ("nuts",),
+    "max_tree_depth": ("nuts",),
+    "dense_mass": ("nuts",),
+    "guide": ("svi",),
+    "n_steps": ("svi",),
+    "learning_rate": ("svi",),
+    "batch_size": ("svi",),
+}
+
+
+class _Table(BaseModel):
+    # strict: "3" is not 3 and 1 is not true. frozen: a config is a value.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataTable(_Table):
+    """`[data]`: the rows to fit.
+
+    Attributes:
+        dataset: name of a data set that ships with jaxgmm, or
+        path: a CSV (.csv, .tsv, .txt) or Parquet (.parquet) file with named columns, relative to the config's folder.
+        columns: the features, by name; every column if left out (of a shipped data set, its features).
+        sample_weight: name of the column with the rows' weights.
+        delimiter: between the columns of a CSV; "," if left out, a tab for .tsv.
+    """
+
+    dataset: str | None = None
+    path: str | None = None
+    columns: Names | None = None
+    sample_weight: str | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _ships(cls, name: str | None) -> str | None:
+        if name is not None and name not in LOADERS:
+            raise unknown("data set", name, LOADERS)
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give exactly one of path (a file) and dataset (a name)")
+        if self.delimiter is not None and self.path is None:
+            raise ValueError("delimiter is for a path to a CSV file")
+        if self.columns == ():
+            raise ValueError("columns is empty; leave it out to take every column")
+        columns = self.columns or ()
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"columns names a column twice: {', '.join(columns)}")
+        if self.sample_weight in columns:
+            raise ValueError(f"sample_weight = {self.sample_weight!r} is also one of the columns")
+        return self
+
+
+class PriorTable(_Table):
+    """`[prior]`: of the mixture's parameters.
+
+    Attributes:
+        kind: "default", the scale-aware conjugate prior of `jaxgmm.Prior.default`, or "none", maximum likelihood.
+        concentration: of the Dirichlet prior of the weights, at least 1 for a fit, instead of the default's.
+        mean_precision: how many rows the prior mean counts for, instead of the default's.
+        degrees_of_freedom: of the inverse-Wishart prior of the covariances, instead of the default's; its scale stays.
+    """
+
+    kind: Literal["default", "none"] = "default"
+    concentration: Positive | None = None
+    mean_precision: Positive | None = None
+    degrees_of_freedom: Positive | None = None
+
+    @property
+    def overrides(self) -> dict[str, float]:
+        """What is given instead of the default prior's values."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "none" and self.overrides:
+            raise ValueError(f"{', '.join(self.overrides)} given, but kind = 'none' leaves the prior out")
+        return self
+
+
+class FitTable(_Table):
+    """`[fit]`: the stage that fits one mixture. Keys are the arguments of `jaxgmm.fit`, with its defaults.
+
+    Attributes:
+        n_components: K.
+        family: of the covariances, scikit-learn's name or mclust's.
+        seed: of the random starts.
+        init: how a start is drawn.
+        n_init: number of starts.
+        rtol: stop once an EM step gains less than this, in nats per unit of weight.
+        max_steps: of EM, for every start.
+        stopping: the rule that rtol is applied by.
+        acceleration: "none" for plain EM, or "squarem".
+    """
+
+    n_components: Annotated[int, Field(ge=1)]
+    family: str = "full"
+    seed: Seed = 0
+    init: Literal["k-means++", "random"] = "k-means++"
+    n_init: Annotated[int, Field(ge=1)] = 10
+    rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
+    max_steps: Annotated[int, Field(ge=1)] = 500
+    stopping: Literal["relative", "aitken"] = "relative"
+    acceleration: Literal["none", "squarem"] = "none"
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return get_family(name).name
+
+
+class ThresholdsTable(_Table):
+    """`[posterior.thresholds]`: beyond which `jaxgmm.diagnose` says that a number isn't to be trusted.
+
+    Attributes:
+        r_hat: highest that is still good, of chains that agree with each other.
+        ess: lowest effective sample size that is still good.
+        pareto_k: highest k-hat of an approximation that is still good.
+        non_permutation: highest share of draws whose components can't be told apart that is still good.
+    """
+
+    r_hat: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.01
+    ess: Positive = 400.0
+    pareto_k: Annotated[float, Field(gt=0, le=1)] = 0.7
+    non_permutation: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
+class PosteriorTable(_Table):
+    """`[posterior]`: the stage that draws from the posterior, from the fit on. Keys are the arguments of `jaxgmm.posterior`.
+
+    Attributes:
+        method: "nuts", "gibbs", "svi" or "laplace".
+        n_draws: of each chain.
+        n_chains: at least 2 for "nuts" and "gibbs".
+        n_warmup: steps of each chain thrown away before; the method's default if left out. For "nuts" and "gibbs".
+        seed: of the draws.
+        prior: "fit", that of the fit, or "richardson-green", for one feature.
+        groups: to add to posterior.nc: "log_likelihood", "log_prior", "prior", "posterior_predictive".
+        target_accept, max_tree_depth, dense_mass: of "nuts".
+        guide, n_steps, learning_rate, batch_size: of "svi".
+        thresholds: of the diagnostics.
+    """
+
+    method: Literal["nuts", "gibbs", "svi", "laplace"]
+    n_draws: Annotated[int, Field(ge=4)] = 1000
+    n_chains: Annotated[int, Field(ge=1)] = 4
+    n_warmup: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed = 0
+    prior: Literal["fit", "richardson-green"] = "fit"
+    groups: Annotated[tuple[Group, ...], Field(strict=False)] = ()
+    target_accept: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_tree_depth: Annotated[int, Field(ge=1, le=20)] | None = None
+    dense_mass: bool | None = None
+    guide: str | None = None
+    n_steps: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Positive | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    thresholds: ThresholdsTable = ThresholdsTable()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given of the keys that only some methods have."""
+        return self.model_dump(include=set(METHODS_WITH), exclude_none=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.options:
+            if self.method not in METHODS_WITH[name]:
+                having = " and ".join(repr(method) for method in METHODS_WITH[name])
+                raise ValueError(f"{name} is for method {having}, but method = {self.method!r}: remove it")
+        if self.method in MARKOV_CHAINS and self.n_chains < 2:
+            raise ValueError(f"n_chains = {self.n_chains}, but r-hat of method {self.method!r} needs at least 2")
+        if len(set(self.groups)) < len(self.groups):
+            raise ValueError(f"groups names a group twice: {', '.join(self.groups)}")
+        return self
+
+
+class OutputTable(_Table):
+    """`[output]`: where the results go.
+
+    Attributes:
+        directory: the run's directory, relative to the current one; runs/<name of the config> if left out.
+        assignments: format of the assignments: "csv" or "parquet".
+    """
+
+    directory: str
+    assignments: Literal["csv", "parquet"] = "csv"
+
+    @property
+    def path(self) -> Path:
+        """The directory, from the root on."""
+        return Path(self.directory).expanduser().absolute()
+
+
+class Config(_Table):
+    """A whole run: its data, prior, stages and output.
+
+    Attributes:
+        data, prior, fit, output: the tables.
+        posterior: the table of that stage; None if it doesn't run.
+        versions: what wrote this config, if a run did; recorded, not used.
+    """
+
+    data: DataTable
+    prior: PriorTable = PriorTable()
+    fit: FitTable
+    posterior: PosteriorTable | None = None
+    output: OutputTable
+    versions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.posterior is None:
+            return self
+        if self.posterior.prior == "fit" and self.prior.kind == "none":
+            raise ValueError(
+                "[posterior] needs a prior, but prior.kind = 'none', maximum likelihood: set prior.kind = 'default', or remove "
+                "[posterior]"
+            )
+        if self.posterior.prior == "richardson-green" and not get_family(self.fit.family).per_component:
+            raise ValueError(
+                f"posterior.prior = 'richardson-green' gives each component its own variance, but fit.family = "
+                f"{self.fit.family!r}: set fit.family = 'spherical'"
+            )
+        return self
+
+
+TABLES: dict[str, type[_Table]] = {
+    "data": DataTable,
+    "prior": PriorTable,
+    "fit": FitTable,
+    "posterior": PosteriorTable,
+    "posterior.thresholds": ThresholdsTable,
+    "output": OutputTable,
+}

@@ -1,0 +1,162 @@
+"""What `jaxgmm run` prints: how far it is, and what came out."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaxgmm.em import Progress as FitProgress
+from jaxgmm.plots import replication
+from jaxgmm.run import Run, Watch
+
+if TYPE_CHECKING:
+    from jaxgmm.posterior_stage import Drawn
+
+_CELL = 20  # characters for a mean ± sd
+_MOST_QUANTITIES = 24  # of components, in a table
+_SHORT = {"standard_deviations": "sd", "correlations": "correlation"}
+_MEANINGS = {
+    "label-invariant": "quantities that the order of components can't change",
+    "relabelled": "components, relabelled by the fit",
+}  # others aren't shown: they mean nothing
+
+
+@contextmanager
+def watched(name: str) -> Iterator[Watch]:
+    """A progress bar on stderr, nothing where nobody looks."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Watch()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(name, total=None, done="")
+
+        def stage(stage: str) -> None:
+            bar.reset(task, total=None, description=f"{name}: {stage}", done="")
+
+        def fit(p: FitProgress) -> None:
+            done = f"start {p.start} of {p.n_starts}, step {p.n_steps} of at most {p.max_steps}, objective {p.objective:.8g}"
+            bar.update(task, done=done)
+
+        def draws(done: int, total: int) -> None:
+            bar.update(task, total=total, completed=done, done=f"{done} of {total} steps of every chain")
+
+        yield Watch(stage, fit, draws)
+
+
+def show(finished: Run) -> None:
+    """The fit, and the posterior if there is one, on stdout."""
+    console = Console(highlight=False)
+    with jax.enable_x64(True):
+        _show_fit(console, finished)
+    if finished.posterior is not None:
+        _show_posterior(console, finished.posterior)
+    console.print(f"written to {finished.directory}", soft_wrap=True)
+
+
+def _show_fit(console: Console, finished: Run) -> None:
+    summary, fit = finished.summary, finished.fit
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
+    colour = "green" if fit.converged else "yellow"
+    facts.add_row("status", f"[{colour}]{summary['status']}[/]: {summary['meaning']}")
+    facts.add_row(
+        "model",
+        f"{summary['n_components']} components, family {summary['family']}, "
+        f"{'no prior (maximum likelihood)' if fit.prior is None else 'conjugate prior (MAP)'}",
+    )
+    facts.add_row("data", f"{summary['n_samples']} rows x {len(summary['feature_names'])} features")
+    for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
+        facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
+    facts.add_row("steps", f"{fit.n_steps} of EM; {summary['n_starts']} starts in {summary['seconds']['fit']:.2f} s")
+    facts.add_row("replication", replication(fit))
+    console.print(facts)
+
+    gmm = fit.gmm
+    names = summary["feature_names"]
+    components = Table(box=box.SIMPLE_HEAD, title="components: weight, then mean ± sd", title_justify="left")
+    shown = max(1, (console.width - 16) // _CELL)
+    for heading in ("", "weight", *names[:shown]):
+        components.add_column(heading, justify="right")
+    means, sds = np.asarray(gmm.means), np.sqrt(np.diagonal(np.asarray(gmm.dense_covariances()), axis1=1, axis2=2))
+    for k, weight in enumerate(np.asarray(gmm.weights)):
+        cells = (_plus_minus(m, s) for m, s in zip(means[k, :shown], sds[k, :shown], strict=True))
+        components.add_row(str(k), f"{weight:.4f}", *cells)
+    console.print(components)
+    if len(names) > shown:
+        console.print(f"and {len(names) - shown} more features, in gmm.npz")
+
+
+def _show_posterior(console: Console, drawn: "Drawn") -> None:
+    summary, table = drawn.summary, drawn.diagnostics.table
+    approximate = table["r_hat"].isna().all()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
+    colour = "green" if drawn.diagnostics.ok else "yellow"
+    n_problems = len(drawn.diagnostics.problems)
+    verdict = f"{n_problems} problem{'s' * (n_problems > 1)}, see below" if n_problems else "no problems found"
+    facts.add_row("posterior", f"[{colour}]{verdict}[/]")
+    chains = f"{summary['n_chains']} x {summary['n_draws']} draws"
+    if "n_warmup" in summary:
+        chains = f"{summary['n_chains']} chains of {summary['n_draws']} draws, after {summary['n_warmup']} steps of warm-up"
+    facts.add_row("method", f"{summary['method']}, {chains}")
+    if "pareto_k" in summary:
+        facts.add_row("k-hat", "unknown" if summary["pareto_k"] is None else f"{summary['pareto_k']:.2f}")
+    facts.add_row(
+        "labels", f"non-permutation rate {summary['non_permutation_rate']:.1%}, switch rate {summary['switch_rate']:.1%}"
+    )
+    console.print(facts)
+    for meaning, words in _MEANINGS.items():
+        rows = table[table["meaning"] == meaning]
+        if len(rows):
+            console.print(_quantities(rows[:_MOST_QUANTITIES], words, approximate))
+        if len(rows) > _MOST_QUANTITIES:
+            console.print(f"and {len(rows) - _MOST_QUANTITIES} more, in posterior.json")
+    for sentence in drawn.diagnostics.problems:
+        console.print(f"[yellow]problem:[/] {escape(sentence)}")
+    for sentence in drawn.diagnostics.notes:
+        console.print(f"note: {escape(sentence)}")
+
+
+def _quantities(rows: Any, title: str, approximate: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
+    table.add_column("")
+    for heading in ("mean", "sd", "5 %", "95 %", *(() if approximate else ("r-hat", "ESS"))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in rows.iterrows():
+        cells = _alike(row["sd"], row[["mean", "sd", "lower", "upper"]])
+        if not approximate:
+            cells += [_number(row["r_hat"], ".3f"), _number(row[["ess_bulk", "ess_tail"]].min(), ".0f")]
+        for long, short in _SHORT.items():
+            name = name.replace(long, short)
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def _number(value: float, style: str) -> str:
+    return format(value, style) if math.isfinite(value) else "-"
+
+
+def _alike(sd: float, values: Any) -> list[str]:
+    """Numbers as far as two digits of their sd go."""
+    decimals = 1 - math.floor(math.log10(sd)) if 0 < sd < math.inf else -1
+    return [_number(value, f".{decimals}f" if 0 <= decimals <= 8 else ".4g") for value in values]
+
+
+def _plus_minus(mean: float, sd: float) -> str:
+    """Three digits of the sd, and the mean as far as that."""
+    decimals = 2 - math.floor(math.log10(sd))
+    if not 0 <= decimals <= 8:
+        return f"{mean:.5g} ± {sd:.3g}"
+    return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
