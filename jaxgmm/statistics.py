@@ -23,7 +23,7 @@ from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.mixture import GMM, log_weights
 from jaxgmm.prior import Prior
-from jaxgmm.validation import check_count, check_rows, check_single, check_weights, is_traced, unknown
+from jaxgmm.validation import check_count, check_rows, check_single, check_weights, in_jit, is_traced, unknown
 
 ENGINES = ("auto", "moments", "whitened")
 PARAMETERS = ("weights", "means", "covariances")
@@ -280,7 +280,8 @@ def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float,
     Raises:
         ValueError: squares of the rows overflow or underflow.
     """
-    total, mean, scatter = _column_moments(x, weight, dense, dtype)
+    # NumPyro runs models inside its own compiled loops, with the rows as constants: compiled sums would be traced there.
+    total, mean, scatter = (_column_moments_on_host if in_jit() else _column_moments)(x, weight, dense, dtype)
     mean, scatter = np.asarray(mean, float), np.asarray(scatter, float)
     info = np.finfo(dtype)
     variances = scatter if scatter.ndim == 1 else np.diagonal(scatter)
@@ -311,6 +312,15 @@ def _column_moments(x, weight, dense, dtype):
         return (w[:, None] * z).T @ z if dense else w @ z**2
 
     return total, mean, reduce_rows(second, x, weight, block_size)
+
+
+def _column_moments_on_host(x, weight, dense, dtype):
+    rows, weight = np.asarray(x, dtype), np.asarray(weight, dtype)
+    total, origin = weight.sum(), rows[np.argmax(weight > 0)]
+    z = rows - origin
+    shift = weight @ z / total
+    z -= shift
+    return total, origin + shift, (weight[:, None] * z).T @ z if dense else weight @ z**2
 
 
 def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:

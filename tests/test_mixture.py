@@ -244,3 +244,11 @@ def test_float32(make_gmm, blobs, family):
     assert rows.dtype == np.float32
     assert np.issubdtype(labels.dtype, np.integer)
     assert not jax.config.jax_enable_x64
+
+
+def test_an_idle_component_far_away_costs_no_digits(blobs):
+    """Under a weak prior a component without rows may draw a mean of 1e21: the others' densities must not feel it."""
+    weights, means, covariances = [0.4, 0.5, 0.1], np.array([[0.0, 0, 0], [1, 1, 1], [1e21, -1e20, 1e19]]), np.ones((3, 3))
+    gmm = jg.GMM(weights, means, covariances, "diag")
+    near = [w * multivariate_normal(m, np.eye(3)).pdf(blobs) for w, m in zip(weights[:2], means[:2], strict=True)]
+    np.testing.assert_allclose(gmm.log_prob(blobs), np.log(sum(near)), rtol=1e-12)

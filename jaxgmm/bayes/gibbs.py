@@ -19,7 +19,7 @@ from jaxgmm import precision
 from jaxgmm.bayes.chains import Schedule, run_chains
 from jaxgmm.bayes.conjugate import draw_parameters
 from jaxgmm.bayes.draws import Draws, Problem
-from jaxgmm.bayes.priors import RichardsonGreen, log_prior, start_of_extra
+from jaxgmm.bayes.priors import RichardsonGreen, log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.blocks import reduce_rows
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.mixture import GMM, log_joint
@@ -38,7 +38,8 @@ class GibbsState(NamedTuple):
         gmm: the mixture.
         extra: the prior's own further parameters.
         statistics: of the rows, as they were allocated given `gmm`.
-        lp: log-likelihood (allocations summed out) plus log prior density of `gmm` and `extra`, in nats.
+        lp: log-likelihood (allocations summed out) plus log prior density of `gmm` and `extra`, in nats, but for
+            `log_prior_constant`: its log-gammas would take a second to compile in every sweep.
     """
 
     gmm: GMM
@@ -93,7 +94,7 @@ def _allocated(key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x:
 
     statistics = reduce_rows(block, x, jnp.ones(x.shape[0], x.dtype), _ROWS_AT_ONCE, uniform)
     statistics = dataclasses.replace(statistics, centre=gmm.means)
-    return GibbsState(gmm, extra, statistics, statistics.log_likelihood + log_prior(prior, gmm, factor, extra))
+    return GibbsState(gmm, extra, statistics, statistics.log_likelihood + log_prior_kernel(prior, gmm, factor, extra))
 
 
 def draw_labels(joint: Float[Array, "N K"], uniform: Float[Array, " N"]) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
@@ -120,7 +121,7 @@ class GibbsChain(NamedTuple):
 
     @property
     def lp(self) -> Float[Array, ""]:
-        """Log joint density, in nats."""
+        """Log joint density but for the prior's constant, in nats."""
         return self.state.lp
 
     @classmethod
@@ -175,6 +176,7 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int) -> Dr
             f"draw {draw} of chain {chain} isn't finite: columns of x or scales of the prior are too large or too small for "
             f"{lp.dtype}. Rescale the columns of x, or raise prior.degrees_of_freedom or prior.mean_precision."
         )
+    lp = lp + log_prior_constant(jax.tree.map(np.asarray, problem.prior), problem.start.n_components)
     return Draws(gmm, extra, {"lp": lp}, {})
 
 
@@ -201,8 +203,8 @@ class GibbsKernel(MCMCKernel):
     """The Gibbs sweep as a NumPyro kernel: `MCMC(GibbsKernel(start, prior), ...).run(key, x)`.
 
     Its samples are the sites of `numpyro_model`: `weights`, `means`, `covariances`, and `rate` with `RichardsonGreen`.
-    `extra_fields=("lp",)` keeps the log joint density too. It computes in JAX's configured precision; `jaxgmm.posterior`
-    computes in float64 on CPUs.
+    `extra_fields=("lp",)` keeps the log joint density too, but for the prior's constant. It computes in JAX's configured
+    precision; `jaxgmm.posterior` computes in float64 on CPUs.
 
     Args:
         start: one mixture, every weight positive.

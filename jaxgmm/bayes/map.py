@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.optimize import minimize
-from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro import handlers
@@ -27,13 +25,15 @@ from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.em import _resolve_init, _resolve_prior, check_mode_exists, fit
 from jaxgmm.fitted import Fit, Restarts
 from jaxgmm.initialisation import is_dense
-from jaxgmm.mixture import GMM, log_joint
+from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
 from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitWarning, Status
 from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced
 
 _RUNS = 20
+_TRIES = 30  # of a step, each shorter than the last
+_TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
 _NEAR = 0.1  # nats: a run that gains less ends where its coordinates were made for
 _OWN_SHARE = 1e-2  # of the gradient that counts as none, at which BFGS stops: its last steps are its fastest
 
@@ -71,8 +71,8 @@ def fit_map(
         sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
 
     Returns:
-        Fit. `n_steps` and `trace` count EM's steps, if it made the start, and then each run of BFGS, which starts afresh
-        in better coordinates until it has nothing to do, as one step. Of the `restarts`, only the best was polished.
+        Fit. `n_steps` and `trace` count the steps of EM, if it made the start, and then those of BFGS. Of the `restarts`, only
+        the best was polished.
 
     Raises:
         TypeError, ValueError: as `fit`, and for prior=None, which has no posterior.
@@ -133,11 +133,10 @@ class _Run(NamedTuple):
 
     gmm: GMM
     extra: dict[str, Array]
-    before: Float[Array, ""]  # log joint density
-    objective: Float[Array, ""]
     log_prior: Float[Array, ""]
-    n_steps: Array
     promised: Float[Array, ""]  # nats that an EM step would still gain
+    n_steps: Array
+    trace: Float[Array, " T"]  # log joint density
 
 
 class _Climb(NamedTuple):
@@ -146,26 +145,95 @@ class _Climb(NamedTuple):
     gmm: GMM
     status: Status
     log_likelihood: float
-    trace: list[float]
+    trace: np.ndarray
 
 
-class _Whitened(Minimize):
-    """NumPyro's `Minimize` in other coordinates of the parameters, which also says how many steps it took and how it ended."""
+class _Search(NamedTuple):
+    """What BFGS carries: where it stands, and the step it tries next."""
 
-    def __init__(self, spread: Callable[[Array], Array], **options: Any) -> None:
-        super().__init__(options=options)
-        self._spread = spread
+    v: Float[Array, " P"]
+    value: Float[Array, ""]
+    gradient: Float[Array, " P"]
+    inverse: Float[Array, "P P"]  # of the second derivatives, as far as the steps have told
+    direction: Float[Array, " P"]
+    length: Float[Array, ""]
+    n_steps: Array  # -1 before the first evaluation
+    n_tries: Array
+    trace: Float[Array, " T"]
+
+    def tried(self) -> Float[Array, " P"]:
+        """Where the next evaluation is due."""
+        return self.v + self.length * self.direction
+
+
+def _try(search: _Search, value: Array, gradient: Array) -> _Search:
+    """Take the step that was tried, or shorten it."""
+    first = search.n_steps < 0
+    slope = search.direction @ search.gradient
+    rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(search.value)
+    change = jnp.where(first, 0, value - search.value)
+    good = first | (change <= 1e-4 * search.length * slope + rounding)
+    good &= jnp.isfinite(value) & jnp.isfinite(gradient).all()
+
+    s, y = search.length * search.direction, gradient - search.gradient
+    curved = ~first & (s @ y > 1e-8 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
+    rho = 1 / jnp.where(curved, s @ y, 1)
+    left = jnp.eye(s.size, dtype=s.dtype) - rho * jnp.outer(s, y)
+    inverse = jnp.where(curved, left @ search.inverse @ left.T + rho * jnp.outer(s, s), search.inverse)
+    n_steps = search.n_steps + 1
+    taken = _Search(
+        search.tried(), value, gradient, inverse, -inverse @ gradient, jnp.ones_like(search.length), n_steps,
+        jnp.zeros_like(search.n_tries), search.trace.at[n_steps].set(value),
+    )  # fmt: skip
+    lowest = -slope * search.length**2 / (2 * (change - slope * search.length))  # of the parabola through what is known
+    lowest = jnp.where(jnp.isfinite(lowest), lowest, 0)
+    shorter = search._replace(
+        length=jnp.clip(lowest, search.length / 10, search.length / 2),
+        n_tries=search.n_tries + 1,
+        n_steps=jnp.maximum(search.n_steps, 0),
+    )
+    return jax.tree.map(functools.partial(jnp.where, good), taken, shorter)
+
+
+class WhitenedMinimize(Minimize):
+    """NumPyro's `Minimize`, a whole run of BFGS as one update, in whitened coordinates.
+
+    JAX's own BFGS compiles the loss four times over, which takes longer than any fit, and keeps no account. In these
+    coordinates full steps are nearly always good, so a backtracking line search will do (Nocedal & Wright 2006, algorithms 6.1
+    and 3.1, with interpolation), and the loss is compiled once.
+
+    Args:
+        spread: the linear map from whitened coordinates to the parameters, about where they start.
+        max_steps: the most steps; traced.
+        gtol: the largest entry of the gradient that counts as none; traced.
+        trace_length: room for the account of steps.
+    """
+
+    def __init__(self, spread: Callable[[Array], Array], max_steps: Any, gtol: Any, trace_length: int) -> None:
+        super().__init__()
+        self._spread, self._max_steps, self._gtol, self._trace_length = spread, max_steps, gtol, trace_length
 
     def eval_and_update(self, fn: Callable, state: Any, forward_mode_differentiation: bool = False) -> Any:
-        """One run; the first part of the state becomes (steps, half the squared gradient)."""
+        """One run. The first part of the new state, NumPyro's counter, becomes the run's last `_Search`."""
         _, inner = state
         origin = inner.flat_params
-        loss = lambda v: fn(inner.unravel_fn(origin + self._spread(v)))[0]  # noqa: E731
-        found = minimize(loss, jnp.zeros_like(origin), method=self._method, **self._kwargs)
-        return (found.fun, None), (
-            (found.nit, (found.jac**2).sum() / 2),
-            inner._replace(flat_params=origin + self._spread(found.x)),
-        )
+
+        def loss(v: Array) -> Array:
+            return fn(inner.unravel_fn(origin + self._spread(v)))[0]
+
+        def unfinished(search: _Search) -> Array:
+            far = (jnp.abs(search.gradient).max() >= self._gtol) & (search.n_steps < self._max_steps)
+            return (search.n_steps < 0) | (far & (search.n_tries < _TRIES))
+
+        zero = jnp.zeros_like(origin)
+        eye, nothing = jnp.eye(origin.size, dtype=origin.dtype), jnp.zeros((), jnp.int32)
+        infinite = jnp.full((), jnp.inf, origin.dtype)
+        start = _Search(
+            zero, infinite, zero, eye, zero, jnp.ones_like(infinite), nothing - 1, nothing,
+            jnp.zeros(self._trace_length, origin.dtype),
+        )  # fmt: skip
+        found = jax.lax.while_loop(unfinished, lambda search: _try(search, *jax.value_and_grad(loss)(search.tried())), start)
+        return (found.value, None), (found, inner._replace(flat_params=origin + self._spread(found.v)))
 
 
 def _shapes(n_components: int, n_features: int, family: str) -> GMM:
@@ -195,53 +263,46 @@ def _climb(
     constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), dtype)
     eps = float(jnp.finfo(dtype).eps)
 
-    trace: list[float] = []
-    status, log_likelihood, left = Status.max_steps, -np.inf, max_steps
+    # What an EM step gains is, to first order, half the squared gradient in these coordinates.
+    gtol = np.asarray(_OWN_SHARE * np.sqrt(2 * max(rtol, eps) * total / layout.size), dtype)
+    trace_length = max(_TRACE, 1 << (max_steps + 1).bit_length())
+    trace, status, log_likelihood = np.empty(0), Status.max_steps, -np.inf
     for _ in range(_RUNS):
-        gtol = _OWN_SHARE * np.sqrt(2 * max(rtol, eps) * total / layout.size)
-        run = _descend(x, weight, prior, constant, gmm, extra, np.int32(left), np.asarray(gtol, dtype), layout)
-        before, objective, promised = float(run.before), float(run.objective), float(run.promised)
-        trace = trace or [before]
-        if not np.isfinite(objective):
+        left = np.int32(max_steps - max(trace.size - 1, 0))
+        run = _descend(x, weight, prior, constant, gmm, extra, left, gtol, layout, trace_length)
+        steps = np.asarray(run.trace[: int(run.n_steps) + 1], float)
+        trace = np.append(trace, steps[min(trace.size, 1) :])  # a run begins where the one before ended
+        if not np.isfinite(trace[-1]):
             status = Status.not_finite
             break
-        gmm, extra, log_likelihood = run.gmm, run.extra, objective - float(run.log_prior)
-        gained = objective - trace[-1]
-        trace.append(objective)
-        left -= int(run.n_steps)
-        if gained < _NEAR and promised <= max(rtol * total, 4 * eps * abs(objective)):
+        gmm, extra, log_likelihood = run.gmm, run.extra, float(trace[-1] - run.log_prior)
+        least = max(rtol * total, 4 * eps * abs(trace[-1]))
+        if steps[-1] - steps[0] < _NEAR and float(run.promised) <= least:
             status = Status.converged
             break
-        if left <= 0:
+        if trace.size > max_steps or steps.size == 1:
             break
     moved = GMM.unchecked(gmm.weights, gmm.means + shift, gmm.covariances, gmm.family)
     return _Climb(jax.tree.map(np.asarray, moved), status, log_likelihood, trace)
 
 
-@functools.partial(jax.jit, static_argnames="layout")
-def _descend(x, weight, prior, constant, start, extra, max_steps, gtol, layout):
+@functools.partial(jax.jit, static_argnames=("layout", "trace_length"))
+def _descend(x, weight, prior, constant, start, extra, max_steps, gtol, layout, trace_length):
     """One run of BFGS, which descends: in minus the log density."""
     total = x.shape[0] if weight is None else weight.sum()
     frame = frame_at(start, extra, prior, total, layout)
     sites = {"weights": start.weights, "means": start.means, "covariances": start.covariances} | extra
     # Without the rows: NumPyro tries out what a guide is made for, and these values need no trial.
     guide = AutoDelta(handlers.block(numpyro_model, hide=["x"]), init_loc_fn=init_to_value(values=sites))
-    optimiser = _Whitened(functools.partial(spread, frame, layout=layout), maxiter=max_steps, gtol=gtol)
+    optimiser = WhitenedMinimize(lambda v: spread(frame, v, layout), max_steps, gtol, trace_length)
     search = SVI(numpyro_model, guide, optimiser, Trace_ELBO())
     arguments = (x, layout.n_components, layout.family, prior)
     state = search.init(jax.random.key(0), *arguments, sample_weight=weight)
-    state, loss = search.update(state, *arguments, sample_weight=weight)
-    (n_steps, promised), found = state.optim_state
-
-    def look(vector: Array) -> tuple[GMM, dict[str, Array], Array, Array]:
-        gmm, factor, extra, _ = constrain_factored(vector, layout)
-        log_density = logsumexp(log_joint(gmm, x, factor), axis=-1)
-        log_likelihood = log_density.sum() if weight is None else weight @ log_density
-        return gmm, extra, log_likelihood, log_prior_kernel(prior, gmm, factor, extra) + constant
-
-    *_, likelihood_before, prior_before = look(frame.origin)
-    gmm, extra, _, log_prior = look(found.flat_params)
-    return _Run(gmm, extra, likelihood_before + prior_before, -loss, log_prior, n_steps, promised)
+    state, _ = search.update(state, *arguments, sample_weight=weight)
+    found, parameters = state.optim_state
+    gmm, factor, extra, _ = constrain_factored(parameters.flat_params, layout)  # NumPyro's coordinates are ours
+    log_prior = log_prior_kernel(prior, gmm, factor, extra) + constant
+    return _Run(gmm, extra, log_prior, (found.gradient**2).sum() / 2, found.n_steps, -found.trace)
 
 
 def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, data: str) -> Fit:

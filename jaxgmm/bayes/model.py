@@ -96,8 +96,7 @@ def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_we
                 "prior='default' is made from concrete rows, and x is None or traced: "
                 "pass prior=Prior.default(x, n_components, family)."
             )
-        with jax.ensure_compile_time_eval():  # NumPyro runs the model inside its compiled loops, with the rows as constants
-            return Prior.default(x, n_components, family, sample_weight=sample_weight)
+        return Prior.default(x, n_components, family, sample_weight=sample_weight)
     if prior is None:
         raise ValueError("prior is None, maximum likelihood, which has no posterior: 'default', a Prior or a RichardsonGreen.")
     if getattr(prior, "family", family) != family:
