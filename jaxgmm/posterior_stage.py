@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5netcdf  # noqa: F401 (posterior.nc needs it: said before the draws, not after)
+import h5netcdf  # noqa: F401 (posterior.nc needs both: said before the draws, not after)
+import h5py  # noqa: F401
 import jax
 import xarray
 
@@ -21,7 +22,7 @@ from jaxgmm.bayes.schema import check_feature_names, facts_of
 from jaxgmm.bayes.storage import save_posterior
 from jaxgmm.fitted import Fit
 from jaxgmm.mixture import GMM
-from jaxgmm.settings import MARKOV_CHAINS, Config, PosteriorTable
+from jaxgmm.settings import MARKOV_CHAINS, Config, PosteriorTable, ThresholdsTable
 from jaxgmm.status import FitWarning
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Drawn:
     tree: xarray.DataTree
     gmm: GMM
     diagnostics: Diagnostics
+    thresholds: ThresholdsTable
     summary: dict[str, Any]
 
     def write(self, directory: Path, rows: "Rows") -> None:
@@ -112,7 +114,7 @@ class PosteriorStage:
             )
         tree = relabel(tree, fitted.gmm)
         diagnostics = diagnose(tree, **settings.thresholds.model_dump())
-        return Drawn(tree, fitted.gmm, diagnostics, _summary(tree, diagnostics))
+        return Drawn(tree, fitted.gmm, diagnostics, settings.thresholds, _summary(tree, diagnostics))
 
 
 def _summary(tree: xarray.DataTree, diagnostics: Diagnostics) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jaxgmm.validation import unknown
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # TOML gives a list where a tuple is meant
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Guide = Literal["multivariate_normal", "normal", "low_rank"]
 Group = Literal["log_likelihood", "log_prior", "prior", "posterior_predictive"]
 
 MARKOV_CHAINS = ("nuts", "gibbs")
@@ -173,7 +174,7 @@ class PosteriorTable(_Table):
     target_accept: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_tree_depth: Annotated[int, Field(ge=1, le=20)] | None = None
     dense_mass: bool | None = None
-    guide: str | None = None
+    guide: Guide | None = None
     n_steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Positive | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None

@@ -19,6 +19,7 @@ from jaxgmm.run import Run, Watch
 
 if TYPE_CHECKING:
     from jaxgmm.posterior_stage import Drawn
+    from jaxgmm.settings import ThresholdsTable
 
 _CELL = 20  # characters for a mean ± sd
 _MOST_QUANTITIES = 24  # of components, in a table
@@ -48,7 +49,7 @@ def watched(name: str) -> Iterator[Watch]:
             bar.update(task, done=done)
 
         def draws(done: int, total: int) -> None:
-            bar.update(task, total=total, completed=done, done=f"{done} of {total} steps of every chain")
+            bar.update(task, total=total, completed=done, done=f"{done} of {total} steps")
 
         yield Watch(stage, fit, draws)
 
@@ -94,7 +95,7 @@ def _show_fit(console: Console, finished: Run) -> None:
         components.add_row(str(k), f"{weight:.4f}", *cells)
     console.print(components)
     if len(names) > shown:
-        console.print(f"and {len(names) - shown} more features, in gmm.npz")
+        console.print(f"and {len(names) - shown} more feature{'s' * (len(names) - shown > 1)}, in gmm.npz")
 
 
 def _show_posterior(console: Console, drawn: "Drawn") -> None:
@@ -120,7 +121,7 @@ def _show_posterior(console: Console, drawn: "Drawn") -> None:
     for meaning, words in _MEANINGS.items():
         rows = table[table["meaning"] == meaning]
         if len(rows):
-            console.print(_quantities(rows[:_MOST_QUANTITIES], words, approximate))
+            console.print(_quantities(rows[:_MOST_QUANTITIES], words, None if approximate else drawn.thresholds))
         if len(rows) > _MOST_QUANTITIES:
             console.print(f"and {len(rows) - _MOST_QUANTITIES} more, in posterior.json")
     for sentence in drawn.diagnostics.problems:
@@ -129,18 +130,21 @@ def _show_posterior(console: Console, drawn: "Drawn") -> None:
         console.print(f"note: {escape(sentence)}")
 
 
-def _quantities(rows: Any, title: str, approximate: bool) -> Table:
+def _quantities(rows: Any, title: str, thresholds: "ThresholdsTable | None") -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
     table.add_column("")
-    for heading in ("mean", "sd", "5 %", "95 %", *(() if approximate else ("r-hat", "ESS"))):
+    for heading in ("mean", "sd", "5 %", "95 %", *(("r-hat", "ESS") if thresholds else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in rows.iterrows():
         cells = _alike(row["sd"], row[["mean", "sd", "lower", "upper"]])
-        if not approximate:
-            cells += [_number(row["r_hat"], ".3f"), _number(row[["ess_bulk", "ess_tail"]].min(), ".0f")]
+        style = None
+        if thresholds:
+            r_hat, ess = row["r_hat"], row[["ess_bulk", "ess_tail"]].min()
+            cells += [_number(r_hat, ".3f"), _number(ess, ".0f")]
+            style = "yellow" if r_hat > thresholds.r_hat or ess < thresholds.ess else None
         for long, short in _SHORT.items():
             name = name.replace(long, short)
-        table.add_row(escape(name), *cells)
+        table.add_row(escape(name), *cells, style=style)
     return table
 
 

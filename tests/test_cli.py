@@ -294,7 +294,8 @@ def assert_one_line(result, words):
         ("fit.n_components=two", "fit.n_components should be a valid integer"),
         ("fit.n_components=0", "fit.n_components should be greater than or equal to 1"),
         ("fit.family=fulll", "unknown family 'fulll'; did you mean 'full'?"),
-        ("posterior.method=nuts", "[posterior] is not available yet"),
+        ("count.seed=1", "[count] is not available yet"),
+        ("posterior.n_draws=9", "posterior.method is missing"),
         ('data.columns=["eruptions", "wait"]', "unknown column 'wait'; did you mean 'waiting'?"),
         ("data.sample_weight=eruptions", "sample_weight = 'eruptions' is also one of the columns"),
         ("prior.concentration=0.5", "prior.concentration is 0.5, but below 1"),
@@ -421,6 +422,13 @@ def test_help_imports_nothing_heavy():
 def test_data_sets_import_no_jax():
     result = python("-c", "import sys, jaxgmm; jaxgmm.datasets.load_iris(); print('jax' in sys.modules)")
     assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+def test_a_fit_alone_imports_no_numpyro():
+    """It takes seconds, and arviz more."""
+    script = "import sys, jaxgmm.run, jaxgmm.show; print([m for m in ('numpyro', 'arviz', 'xarray') if m in sys.modules])"
+    result = python("-c", script)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize("package", ["typer", "pydantic"])

@@ -8,8 +8,9 @@ import pytest
 
 import jaxgmm as jg
 from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
+from jaxgmm.bayes.variational import GUIDES
 from jaxgmm.config import load_config, to_toml
-from jaxgmm.settings import MARKOV_CHAINS, METHODS_WITH, Config, FitTable, Group, PosteriorTable, ThresholdsTable
+from jaxgmm.settings import MARKOV_CHAINS, METHODS_WITH, Config, FitTable, Group, Guide, PosteriorTable, ThresholdsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = '[data]\ndataset = "iris"\n\n[fit]\nn_components = 3\n'
@@ -45,6 +46,7 @@ def test_posterior_knows_what_jaxgmm_posterior_knows():
     table = PosteriorTable.model_fields
     assert get_args(table["method"].annotation) == METHODS
     assert get_args(Group) == GROUPS
+    assert get_args(Guide) == tuple(GUIDES)
     assert set(MARKOV_CHAINS) == set(CHAINS)
     own = {method: {name for name, methods in METHODS_WITH.items() if method in methods} for method in METHODS}
     for method, function in (CHAINS | APPROXIMATIONS).items():
@@ -137,7 +139,8 @@ def test_a_wrong_value_is_one_line_that_names_it(config_file, override, words):
         ('posterior.groups=["loglik"]', "posterior.groups.0 should be 'log_likelihood', 'log_prior', 'prior' or"),
         ('posterior.groups=["prior", "prior"]', "groups names a group twice: prior, prior"),
         ("posterior.target_accept=1.0", "posterior.target_accept should be less than 1, got 1.0"),
-        ("posterior.guide=diagonal", "guide is for method 'svi', but method = 'nuts': remove it"),
+        ("posterior.guide=normal", "guide is for method 'svi', but method = 'nuts': remove it"),
+        ("posterior.guide=iaf", "posterior.guide should be 'multivariate_normal', 'normal' or 'low_rank', got 'iaf'"),
         ("posterior.batch_size=100", "batch_size is for method 'svi', but method = 'nuts'"),
         ("posterior.dense_mass=1", "posterior.dense_mass should be a valid boolean, got 1"),
         ("posterior.thresholds=1.01", "[posterior.thresholds] should be a table, got 1.01"),

@@ -533,13 +533,25 @@ def test_intervals_are_quantiles_of_the_draws(tree, whole):
 
 
 def test_ellipses_are_those_of_draws(tree, whole):
-    ax = plots.draws(tree, X, whole("gibbs").fit.gmm, n_draws=10).axes[0]
-    assert len(ax.patches) == 2 * 10 + 2
-    means = tree["posterior"]["means"].values.reshape(-1, 2, 2)
+    gmm = whole("gibbs").fit.gmm
+    ax = plots.draws(tree, X, gmm, n_draws=10).axes[0]
+    first, second, fitted = ax.collections
+    means, covariances = (
+        tree["posterior"][name].values.reshape(-1, *tree["posterior"][name].shape[2:]) for name in ("means", "covariances")
+    )
     picked = np.linspace(0, len(means) - 1, 10).round().astype(int)
-    np.testing.assert_allclose([patch.center for patch in ax.patches[:10]], means[picked, 0])
-    np.testing.assert_allclose([patch.center for patch in ax.patches[-2:]], whole("gibbs").fit.gmm.means)
+    assert (len(first.get_paths()), len(second.get_paths()), len(fitted.get_paths())) == (10, 10, 2)
+    for k, collection in enumerate((first, second)):
+        for draw, path in zip(picked, collection.get_paths(), strict=True):
+            assert_2_sd_away(path.vertices, means[draw, k], covariances[draw, k])
+    for k, path in enumerate(fitted.get_paths()):
+        assert_2_sd_away(path.vertices, np.asarray(gmm.means)[k], np.asarray(gmm.covariances)[k])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("eruptions", "waiting")
+
+
+def assert_2_sd_away(points, mean, covariance):
+    z = points - mean
+    np.testing.assert_allclose(np.einsum("pi,pi->p", z, np.linalg.solve(covariance, z.T).T), 4, rtol=1e-9)
 
 
 def tree_about(gmm, n_draws=20):

@@ -130,3 +130,18 @@ def test_units_do_not_matter(data, family):
     scale = {"diag": unit**2, "spherical": unit**2}.get(family, np.outer(unit, unit))
     np.testing.assert_allclose(scaled.mean, prior.mean * unit, rtol=1e-12)
     np.testing.assert_allclose(scaled.scale, prior.scale * scale, rtol=1e-10)
+
+
+def test_default_is_the_same_inside_a_compiled_function(family, blobs, row_counts):
+    """NumPyro runs `numpyro_model` inside its own loops, where the rows are constants and compiled sums would be traced."""
+    made = []
+
+    @jax.jit
+    def compiled(one):
+        made.append(jg.Prior.default(blobs, 3, family, sample_weight=row_counts))
+        return one
+
+    compiled(1.0)
+    expected = jg.Prior.default(blobs, 3, family, sample_weight=row_counts)
+    for inside, outside in zip(jax.tree.leaves(made[0]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(inside, outside, rtol=1e-10)

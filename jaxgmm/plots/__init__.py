@@ -6,8 +6,9 @@ pyplot's global state, so they work headless, in threads and in notebooks alike:
 
 from jaxgmm.plots.canvas import PALETTE
 from jaxgmm.plots.fitting import replication, trace
+from jaxgmm.plots.mixing import chains
 from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
-from jaxgmm.plots.posterior import chains, draws, intervals
+from jaxgmm.plots.posterior import draws, intervals
 
 __all__ = [
     "PALETTE", "chains", "components", "density", "draws", "intervals", "pairs", "replication", "responsibilities", "scatter",

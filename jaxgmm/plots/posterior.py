@@ -1,12 +1,12 @@
-"""A posterior: how its chains mix, intervals of the parameters, and mixtures drawn from it over the data."""
+"""A posterior: intervals of its parameters, and mixtures drawn from it over the data."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -18,49 +18,9 @@ from jaxgmm.validation import check_count, check_weights
 if TYPE_CHECKING:
     from xarray import DataTree
 
-_RANK_BINS = 20
-_MOST_ROWS = 7  # quantities in a figure of chains
-_WORDS = {"log_likelihood": "log-likelihood", "entropy": "entropy of a row", "n_clusters": "clusters (K₊)"}
 _MOST_IN_BANDS = 400  # draws
+_OUTLINE = 65  # points of an ellipse
 _INNER, _OUTER = 0.5, 0.9  # of an interval's probability, drawn thick and thin
-
-
-def chains(tree: "DataTree") -> Figure:
-    """Traces and ranks of what label switching can't change: log-likelihood, entropy, number of clusters, sorted weights.
-
-    The ranks of each chain's draws among all of them are uniform where chains agree (Vehtari et al. 2021); the grey band
-    holds two standard deviations of chains that do, at the effective sample size there is.
-
-    Args:
-        tree: from `jaxgmm.posterior`.
-
-    Returns:
-        The figure.
-
-    Raises:
-        TypeError, ValueError: not such a tree.
-    """
-    from jaxgmm.bayes.schema import group_of, require
-
-    require(tree, "plots.chains", posterior=(*_WORDS, "sorted_weights"))
-    posterior = group_of(tree, "posterior").transpose("chain", "draw", ...)
-    shown = {words: posterior[name].values for name, words in _WORDS.items()}
-    weights = posterior["sorted_weights"].values
-    for rank in range(max(1, min(weights.shape[-1] - 1, _MOST_ROWS - len(shown)))):  # the last is 1 less all others
-        shown[f"weight of rank {rank}"] = weights[..., rank]
-    figure = Figure(figsize=(9.6, 0.8 + 1.35 * len(shown)), layout="constrained")
-    axes = figure.subplots(len(shown), 2, width_ratios=(3, 1), squeeze=False)
-    for (left, right), (words, values) in zip(axes, shown.items(), strict=True):
-        _draw_trace(left, values)
-        left.set_ylabel(words, fontsize="small")
-        _draw_ranks(right, values, left)
-        for ax in (left, right):
-            if ax is not axes[-1, 0] and ax is not axes[-1, 1]:
-                ax.tick_params(labelbottom=False)
-    figure.align_ylabels(axes[:, 0])
-    axes[-1, 0].set_xlabel("draw")
-    axes[-1, 1].set_xlabel("rank among all draws")
-    return figure
 
 
 def intervals(
@@ -81,6 +41,15 @@ def intervals(
 
     Raises:
         TypeError, ValueError: not such a tree, or a `gmm` of another shape.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=100)
+        >>> figure = jg.plots.intervals(jg.relabel(tree, fit.gmm), fit.gmm, feature_names=["eruptions", "waiting"])
+        >>> [ax.get_title(loc="left") for ax in figure.axes][:3]
+        ['weight', 'mean, eruptions', 'mean, waiting']
     """
     draws, names = _draws(tree, feature_names)
     n_components, n_features = draws.means.shape[1:]
@@ -141,6 +110,14 @@ def draws(
 
     Raises:
         TypeError, ValueError: not such a tree, or bad data.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=100)
+        >>> jg.plots.draws(jg.relabel(tree, fit.gmm), x, fit.gmm).axes[0].get_title(loc="left")
+        '60 draws from the posterior, ellipses at 2 sd'
     """
     many, names = _draws(tree, feature_names)
     few, many = _some(many, check_count(n_draws, "n_draws")), _some(many, _MOST_IN_BANDS)
@@ -213,40 +190,6 @@ def _dense(gmm: GMM) -> np.ndarray:
         return np.asarray(dense(gmm))
 
 
-def _draw_trace(ax: Axes, values: np.ndarray) -> None:
-    for chain, line in enumerate(values):
-        ax.plot(line, color=canvas.colour(chain), lw=0.5, alpha=0.8, rasterized=True)
-    ax.margins(x=0)
-    if (values == np.round(values)).all():
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _draw_ranks(ax: Axes, values: np.ndarray, trace: Axes) -> None:
-    from arviz_stats.base import array_stats
-
-    ax.set_yticks([])
-    if (values == values[0, 0]).all():
-        ax.text(0.5, 0.5, "constant", ha="center", va="center", color="0.5", transform=ax.transAxes)
-        ax.set_xticks([])
-        return
-    r_hat = float(array_stats.rhat(values, chain_axis=0, draw_axis=1))
-    ess = float(array_stats.ess(values, chain_axis=0, draw_axis=1))
-    trace.set_title(f"r-hat {r_hat:.3f}, effective sample size {ess:.0f}", loc="left", fontsize="small")
-    # Ties are broken at random: whole numbers would have lumps instead of ranks.
-    order = np.lexsort((np.random.default_rng(0).random(values.size), values.ravel()))
-    ranks = np.empty(values.size)
-    ranks[order] = np.arange(values.size)
-    edges = np.linspace(0, values.size, 1 + min(_RANK_BINS, values.shape[1]))
-    n_bins = len(edges) - 1
-    spread = 2 * math.sqrt((n_bins - 1) / max(ess / len(values), 1)) if len(values) > 1 else 0.0
-    ax.axhspan(max(0, 1 - spread), 1 + spread, color="0.9", lw=0)
-    for chain, mine in enumerate(ranks.reshape(values.shape)):
-        counts = np.histogram(mine, edges)[0] * n_bins / values.shape[1]
-        ax.stairs(counts, edges, color=canvas.colour(chain), lw=1)
-    ax.set(ylim=(0, max(2, 1.05 * ax.get_ylim()[1])), xlim=(0, values.size))
-    ax.set_xticks([0, values.size])
-
-
 def _draw_intervals(ax: Axes, title: str, values: np.ndarray, point: np.ndarray | None) -> None:
     probabilities = [0.5, (1 - _INNER) / 2, (1 + _INNER) / 2, (1 - _OUTER) / 2, (1 + _OUTER) / 2]
     median, low, high, lowest, highest = np.quantile(values, probabilities, axis=0)
@@ -265,20 +208,23 @@ def _draw_intervals(ax: Axes, title: str, values: np.ndarray, point: np.ndarray 
 
 def _draw_ellipses(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, pair: tuple[int, int]) -> None:
     ax.plot(*x[:, pair].T, ls="", marker="o", ms=0.8 * canvas.point_size(len(x)), mew=0, color="0.6", rasterized=True)
-    chosen = np.ix_(pair, pair)
-    means, covariances = np.asarray(many.means)[:, :, pair], _dense(many)
-    n_draws, n_components = means.shape[:2]
-    alpha = float(np.clip(6 / n_draws, 0.05, 1))
-    for k in range(n_components):
-        for draw in range(n_draws):
-            style = {"ec": canvas.colour(k), "lw": 0.9, "alpha": alpha, "zorder": 3}
-            ax.add_patch(canvas.ellipse(means[draw, k], covariances[draw, k][chosen], 2, **style))
+    outlines = _outlines(many, pair)
+    alpha = float(np.clip(6 / len(outlines), 0.05, 1))
+    for k in range(outlines.shape[1]):
+        ax.add_collection(LineCollection(list(outlines[:, k]), colors=canvas.colour(k), lw=0.9, alpha=alpha, zorder=3))
     if gmm is not None:
-        fitted = _dense(gmm)
-        for k in canvas.active(gmm):
-            centre = np.asarray(gmm.means)[k, list(pair)]
-            ax.add_patch(canvas.ellipse(centre, fitted[k][chosen], 2, ec="black", lw=1.1, ls="--", zorder=4))
+        fitted = _outlines(gmm, pair)[canvas.active(gmm)]
+        ax.add_collection(LineCollection(list(fitted), colors="black", lw=1.1, ls="--", zorder=4))
     ax.set(xlim=_limits(x[:, pair[0]]), ylim=_limits(x[:, pair[1]]))
+
+
+def _outlines(gmm: GMM, pair: tuple[int, int]) -> np.ndarray:
+    """Points of each component's ellipse at 2 standard deviations in two features, (..., K, points, 2)."""
+    i, j = pair
+    factor = np.linalg.cholesky(_dense(gmm)[..., [[i, i], [j, j]], [[i, j], [i, j]]])
+    angle = np.linspace(0, 2 * np.pi, _OUTLINE)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    return np.asarray(gmm.means)[..., None, pair] + 2 * np.swapaxes(factor @ circle, -1, -2)
 
 
 def _draw_bands(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, sample_weight: Any, d: int) -> None:

@@ -11,6 +11,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import arviz as az
 import jax
@@ -18,11 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer import MCMC, NUTS, init_to_value
+from numpyro.infer import init_to_value
+from numpyro.infer.hmc import HMCState, hmc
+from numpyro.infer.util import initialize_model
 
 import jaxgmm as jg
+from jaxgmm.bayes.chains import Schedule, run_chains
 
 K, CHAINS = 3, 4
+OUR_SETTINGS = {"target_accept_prob": 0.95, "dense_mass": [("covariances", "means", "weights")]}  # those of `posterior`
 
 
 def rows() -> np.ndarray:
@@ -41,22 +46,41 @@ def by_hand(x: np.ndarray, prior: jg.Prior) -> None:
         numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), components), obs=x)
 
 
-def run_by_hand(x: np.ndarray, fit: jg.Fit, n_warmup: int, n_draws: int) -> Callable[[int], dict[str, np.ndarray]]:
+class ByHand(NamedTuple):
+    """NumPyro's NUTS on `by_hand`, for the same loop as ours: `MCMC.run` would compile anew in every run."""
+
+    sample: Callable
+
+    def step(self, state: HMCState, data: None) -> HMCState:
+        return self.sample(state)
+
+    def keep(self, state: HMCState, data: None) -> dict[str, jax.Array]:
+        return state.z
+
+
+def run_by_hand(
+    x: np.ndarray, fit: jg.Fit, n_warmup: int, n_draws: int, **settings: object
+) -> Callable[[int], dict[str, np.ndarray]]:
     start = {"weights": fit.gmm.weights, "means": fit.gmm.means, "covariances": fit.gmm.covariances}
-    kernel = NUTS(by_hand, init_strategy=init_to_value(values=start))
-    options = {"num_chains": CHAINS, "chain_method": "vectorized", "progress_bar": False}
-    mcmc = MCMC(kernel, num_warmup=n_warmup, num_samples=n_draws, **options)
+    strategy = init_to_value(values=start)
+    info = initialize_model(jax.random.key(0), by_hand, init_strategy=strategy, model_args=(jnp.asarray(x), fit.prior))
+    init, sample = hmc(info.potential_fn, algo="NUTS")
+    begin = jax.jit(jax.vmap(lambda key: init(info.param_info, num_warmup=n_warmup, rng_key=key, **settings)))
+    kernel, constrain = ByHand(sample), jax.jit(jax.vmap(jax.vmap(info.postprocess_fn)))
 
     def run(seed: int) -> dict[str, np.ndarray]:
-        mcmc.run(jax.random.key(seed), jnp.asarray(x), fit.prior)
-        return {name: np.asarray(draws) for name, draws in mcmc.get_samples(group_by_chain=True).items()}
+        states = begin(jax.random.split(jax.random.key(seed), CHAINS))
+        kept = run_chains(kernel, states, None, Schedule(n_warmup, n_draws))
+        return {name: np.asarray(draws) for name, draws in constrain(kept).items()}
 
     return run
 
 
-def run_ours(method: str, x: np.ndarray, fit: jg.Fit, n_warmup: int, n_draws: int) -> Callable[[int], dict[str, np.ndarray]]:
+def run_ours(
+    method: str, x: np.ndarray, fit: jg.Fit, n_warmup: int, n_draws: int, **options: float
+) -> Callable[[int], dict[str, np.ndarray]]:
     def run(seed: int) -> dict[str, np.ndarray]:
-        settings = {"n_draws": n_draws, "n_warmup": n_warmup, "n_chains": CHAINS}
+        settings = {"n_draws": n_draws, "n_warmup": n_warmup, "n_chains": CHAINS, **options}
         tree = jg.posterior(x, fit, method=method, key=jax.random.key(seed), **settings)
         return {name: tree["posterior"][name].values for name in ("weights", "means", "covariances")}
 
@@ -85,12 +109,14 @@ def main() -> None:
         fit = jg.fit(x, K, key=jax.random.key(0))
         lengths = options.warmup, options.draws
         samplers = {
-            "NumPyro by hand": run_by_hand(x, fit, *lengths),
+            "by hand, as NumPyro has it": run_by_hand(x, fit, *lengths),
+            "by hand, our settings": run_by_hand(x, fit, *lengths, **OUR_SETTINGS),
             "jaxgmm nuts": run_ours("nuts", x, fit, *lengths),
+            "jaxgmm nuts, target 0.8": run_ours("nuts", x, fit, *lengths, target_accept=0.8),
             "jaxgmm gibbs": run_ours("gibbs", x, fit, *lengths),
         }
         print(f"{CHAINS} chains, {lengths[0]} + {lengths[1]} steps; medians of {options.seeds} warm runs")
-        print(f"{'':16}  cold s  warm s  ESS invariant  per s  ESS means  per s")
+        print(f"{'':26}  cold s  warm s  ESS invariant  per s  ESS means  per s")
         for name, run in samplers.items():
             took, sizes = [], []
             for seed in range(options.seeds + 1):
@@ -101,7 +127,7 @@ def main() -> None:
             warm = float(np.median(took[1:]))
             invariant, means = np.median(sizes[1:], axis=0)
             print(
-                f"{name:16}  {took[0]:6.1f}  {warm:6.2f}  {invariant:13.0f}  {invariant / warm:5.0f}  "
+                f"{name:26}  {took[0]:6.1f}  {warm:6.2f}  {invariant:13.0f}  {invariant / warm:5.0f}  "
                 f"{means:9.0f}  {means / warm:5.0f}",
                 flush=True,
             )
