@@ -29,7 +29,7 @@ def test_agrees_with_map_em(data, n_components, family):
     ours = jg.fit_map(x, key=KEY, family=family, init=start)
     assert ours.converged
     assert ours.objective == pytest.approx(em.objective, rel=1e-11)
-    assert ours.log_likelihood == pytest.approx(em.log_likelihood, rel=1e-9)
+    assert ours.log_likelihood == pytest.approx(em.log_likelihood, rel=1e-6)  # not stationary there, as the objective is
     assert ours.fingerprint == em.fingerprint
     assert (np.diff(ours.trace) >= -1e-9 * abs(em.objective)).all()
     for mine, theirs in zip(jax.tree.leaves(ours.gmm), jax.tree.leaves(em.gmm), strict=True):
@@ -95,7 +95,7 @@ def test_a_search_cut_short_says_so():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"prior": None}, ValueError, "fit takes None"),
+        ({"prior": None}, ValueError, "maximum likelihood"),
         ({"prior": "defualt"}, ValueError, "did you mean 'default'"),
         ({"init": "kmeans"}, ValueError, "did you mean 'k-means"),
         ({"max_steps": 0}, ValueError, "max_steps must be at least 1"),

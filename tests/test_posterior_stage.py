@@ -168,7 +168,7 @@ def test_the_summary_is_what_diagnose_says(whole):
             assert row[name] == pytest.approx(expected) if np.isfinite(expected) else row[name] is None
     assert (written["method"], written["n_draws"], written["n_chains"], written["n_warmup"]) == ("gibbs", 130, 2, 30)
     seconds = json.loads((finished.directory / "fit.json").read_text())["seconds"]
-    assert list(seconds) == ["read", "fit", "posterior", "write"]
+    assert list(seconds) == ["read", "prepare", "fit", "posterior", "write"]
 
 
 def test_thresholds_reach_the_verdict(tmp_path, jaxgmm):
