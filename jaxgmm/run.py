@@ -98,6 +98,8 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
     clock.append(("read", time.perf_counter()))
     with jax.enable_x64(True):
         stage = _posterior_stage(config, rows)
+        if stage is not None:
+            clock.append(("prepare", time.perf_counter()))
         watch.stage("fit")
         fitted = _fit(config, rows, watch.fit)
         if fitted.status is Status.collapsed:
