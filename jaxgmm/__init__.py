@@ -37,6 +37,11 @@ _HOME = {
     "load_posterior": "bayes.storage",
     "GibbsKernel": "bayes.gibbs",
     "diagnose": "bayes.diagnostics",
+    "count_clusters": "bayes.counts",
+    "cluster_count": "bayes.counted",
+    "ClusterCount": "bayes.counted",
+    "similarity": "bayes.partitions",
+    "typical_partition": "bayes.partitions",
     "unconstrain": "bayes.unconstrained",
     "constrain": "bayes.unconstrained",
 }
@@ -46,11 +51,14 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
+    from jaxgmm.bayes.counted import ClusterCount, cluster_count
+    from jaxgmm.bayes.counts import count_clusters
     from jaxgmm.bayes.datatree import draws_of
     from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
     from jaxgmm.bayes.gibbs import GibbsKernel
     from jaxgmm.bayes.map import fit_map
     from jaxgmm.bayes.model import numpyro_model
+    from jaxgmm.bayes.partitions import similarity, typical_partition
     from jaxgmm.bayes.posterior import posterior
     from jaxgmm.bayes.priors import RichardsonGreen
     from jaxgmm.bayes.relabel import relabel

@@ -22,6 +22,13 @@ def _precision(request):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs():
+    """Programs don't outlive a file of tests: each holds memory maps, of which Linux allows a process 65530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param

@@ -69,21 +69,22 @@ def _conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra
 
 @draw_parameters.register
 def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
-    """In turn: means given variances; variances given means and rate; rate given variances; and weights."""
+    """In turn: rate given the variances of components with rows; means given variances; variances given means and rate."""
     family, counts = get_family(gmm.family), statistics.counts
     key_gamma, key_normal = jax.random.split(key)
-    rate_shape = (prior.rate_shape + counts.size * prior.shape)[None]
+    variance, filled = gmm.covariances.reshape(-1), counts > 0
+    # Variances without rows say nothing of the rate: they are summed out here, and drawn below given the new rate.
+    rate_shape = (prior.rate_shape + filled.sum() * prior.shape)[None]
     gammas = _log_gammas(key_gamma, prior.concentration + counts, prior.shape + counts / 2, rate_shape)
+    rate = _exp(gammas[2])[0] / (prior.rate_rate + jnp.where(filled, 1 / variance, 0).sum())
 
-    variance = gmm.covariances.reshape(-1)
     precision = 1 / prior.mean_variance + counts / variance
     pull = (prior.mean - statistics.centre[:, 0]) / prior.mean_variance + statistics.sums[:, 0] / variance
     shift = pull / precision + jax.random.normal(key_normal, counts.shape, counts.dtype) / jnp.sqrt(precision)
     means = statistics.centre + shift[:, None]
 
     scatter = _recentre(family.structure, statistics.scatter, statistics.sums, counts, shift[:, None]).reshape(-1)
-    variance = (extra["rate"] + jnp.maximum(scatter, 0) / 2) / _exp(gammas[1])  # rounding can leave a scatter of -eps
-    rate = _exp(gammas[2])[0] / (prior.rate_rate + (1 / variance).sum())
+    variance = (rate + jnp.maximum(scatter, 0) / 2) / _exp(gammas[1])  # rounding can leave a scatter of -eps
     covariances = variance.reshape(family.shape(counts.size, 1))
     new = GMM.unchecked(_normalise(gammas[0]), means, covariances, gmm.family)
     return new, family.factor(covariances, 1), {"rate": rate}

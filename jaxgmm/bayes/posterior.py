@@ -139,7 +139,7 @@ def posterior(
         raise ValueError(f"n_warmup, checkpoint and resume are for {' and '.join(CHAINS)}, but method is {method!r}.")
 
     dtype = precision.compute_dtype(source.x)
-    with precision.scope(dtype), _reporter(progress, method) as report:
+    with precision.scope(dtype), reporter(progress, method) as report:
         problem = Problem(
             jnp.asarray(source.x, dtype),
             None if sample_weight is None else jnp.asarray(source.weight, dtype),
@@ -210,7 +210,7 @@ def _facts(tree: Any) -> list[Any]:
 
 
 @contextmanager
-def _reporter(progress: bool | Callable[[int, int], None], method: str) -> Iterator[Callable[[int, int], None] | None]:
+def reporter(progress: bool | Callable[[int, int], None], method: str) -> Iterator[Callable[[int, int], None] | None]:
     """Whom the loop tells of its progress: nobody, the caller's function, or a bar."""
     if callable(progress):
         yield progress

@@ -1,0 +1,244 @@
+"""`count_clusters`: a posterior over the number of clusters."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm import precision
+from jaxgmm.bayes.block_evidence import FAMILIES
+from jaxgmm.bayes.chains import Schedule, run_chains
+from jaxgmm.bayes.counted import count_tree
+from jaxgmm.bayes.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, PartitionPrior, log_p_components
+from jaxgmm.bayes.posterior import reporter
+from jaxgmm.bayes.priors import RichardsonGreen
+from jaxgmm.bayes.schema import check_feature_names
+from jaxgmm.bayes.split_merge import Data, expand
+from jaxgmm.bayes.telescoping import Telescoping, start
+from jaxgmm.covariance import get_family
+from jaxgmm.data import as_source, fingerprint
+from jaxgmm.em import fit
+from jaxgmm.prior import Prior
+from jaxgmm.status import FitError, FitWarning
+from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, key_data, unknown
+
+MODELS = ("mixture", "sparse", "dirichlet-process")
+_LEAST_DRAWS = 4
+_SPARSE_ALPHA = 0.01
+_LARGEST_START = 10  # components that the chains start from: 1, ..., this many
+_START_RTOL = 1e-5
+
+
+def count_clusters(
+    x: Float[ArrayLike, "N D"],
+    *,
+    key: Array,
+    family: str | None = None,
+    prior: Prior | RichardsonGreen | str = "default",
+    model: str = "mixture",
+    n_components: str | Sequence[float] | None = None,
+    weights: str | None = None,
+    alpha: str | float | None = None,
+    max_components: int = 30,
+    n_draws: int = 1000,
+    n_chains: int = 4,
+    n_warmup: int = 500,
+    thin: int = 1,
+    n_moves: int = 4,
+    feature_names: Sequence[str] | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> xarray.DataTree:
+    """Draws from the posterior over partitions of the rows, and so over the number of clusters: no K has to be chosen.
+
+    A *component* is a Gaussian of the model, a *cluster* one that owns at least one row. K components have a prior, and
+    weights, means and covariances theirs; the telescoping sampler (Fruehwirth-Schnatter, Malsiner-Walli & Gruen 2021) with
+    split-merge moves (`split_merge`) draws all of them. How many clusters there are depends on the priors more than other
+    questions do, so the tree has the prior that they imply beside the posterior; see `cluster_count` for the verdict.
+
+    Args:
+        x: (N, D), finite, N >= 2.
+        key: a PRNG key.
+        family: "full", "diag" or "spherical"; "full" by default, "spherical" with "richardson-green".
+        prior: of components: "default", which is `Prior.default(x, 1, family)`; "richardson-green" for D = 1,
+            `RichardsonGreen.default(x)`; or one of these objects. Its `concentration` isn't used: `alpha` is.
+        model: "mixture", a mixture of finite mixtures; "sparse", an overfitted mixture of `max_components` with a small
+            Dirichlet parameter; "dirichlet-process".
+        n_components: the prior of K, for "mixture": "beta-negative-binomial" (1, 4, 3), "geometric" (0.1), "poisson" (1), all
+            of K - 1, "uniform", or probabilities of K = 1, 2, ..., `max_components` of them. By default the first, with
+            "richardson-green" "uniform".
+        weights: for "mixture": "dynamic", Dirichlet(alpha / K), or "static", Dirichlet(alpha). By default "dynamic", with
+            "richardson-green" "static".
+        alpha: a number, "f" for F(6, 3) or "gamma" for Gamma(1, rate 2). By default "f" for dynamic weights, 1 for static ones,
+            0.01 (of each component) for "sparse", "gamma" for "dirichlet-process".
+        max_components: J, the most components; what it cuts off is told by `cluster_count`.
+        n_draws: draws of each chain.
+        n_chains: chains, at least 2; they start from fits of 1 to 10 components.
+        n_warmup: steps thrown away.
+        thin: sweeps a step.
+        n_moves: split-merge proposals a sweep.
+        feature_names: names of the columns; default x0, x1, ...
+        progress: show a progress bar, or call this with (steps done, steps in all).
+        checkpoint: directory that keeps an unfinished run.
+        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
+
+    Returns:
+        DataTree with the groups posterior (`n_clusters`, `n_components`, `alpha`, `log_likelihood`, `entropy`,
+        `sorted_weights`, each (chain, draw, ...)), allocations (`label` (chain, draw, obs_id)), cluster_count (`posterior`
+        and implied `prior` of each `count`), sample_stats, observed_data, constant_data.
+
+    Raises:
+        TypeError, ValueError: settings or data that can't be used; names them.
+        FitError: draws that aren't finite numbers.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> tree = jg.count_clusters(x, key=jax.random.key(0), n_draws=100, n_warmup=100)
+        >>> int(tree["posterior"]["n_clusters"].median())
+        2
+    """
+    if is_traced(x, key) or in_jit():
+        raise TypeError("count_clusters runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    check_key(key)
+    counts = {"n_draws": n_draws, "n_chains": n_chains, "thin": thin, "max_components": max_components}
+    settings: dict[str, Any] = {name: check_count(value, name) for name, value in counts.items()}
+    settings |= {"n_warmup": check_count(n_warmup, "n_warmup", least=0), "n_moves": check_count(n_moves, "n_moves", least=0)}
+    if n_chains < 2 or n_draws < _LEAST_DRAWS:
+        raise ValueError(
+            f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
+        )
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
+    source = as_source(x, None, min_rows=2)
+    names = check_feature_names(feature_names, source.n_features)
+    own = _component_prior(prior, family, source.x)
+    partition_prior = _partition_prior(own, model, n_components, weights, alpha, max_components)
+    settings |= {"model": model, "weights": partition_prior.weights, "alpha": partition_prior.alpha_prior or float(
+        partition_prior.alpha
+    )}  # fmt: skip
+
+    rows = np.asarray(source.x)
+    dtype = precision.compute_dtype(source.x)
+    with precision.scope(dtype), reporter(progress, "count_clusters") as report:
+        centre = rows.mean(0, dtype=float)
+        data = Data(
+            expand(jnp.asarray(rows - centre, dtype), get_family(own.family)),
+            precision.cast(replace(own, mean=np.asarray(own.mean) - centre.reshape(np.shape(own.mean))), dtype),
+            precision.cast(partition_prior, dtype),
+        )
+        key_fit, key_start = jax.random.split(key)
+        labels = _starting_labels(rows, own, max_components, n_chains, key_fit)
+        states = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))(jax.random.split(key_start, n_chains), labels, data)
+        signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
+        signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
+        path = None if checkpoint is None else Path(checkpoint)
+        kernel = Telescoping(settings["n_moves"], settings["thin"])
+        kept = run_chains(kernel, states, data, Schedule(n_warmup, n_draws, report, path, resume, signature))
+    if not np.isfinite(kept["log_likelihood"]).all():
+        raise FitError(
+            f"a draw isn't finite: columns of x or scales of the prior are too large or too small for {dtype}. Rescale the "
+            "columns of x, or raise prior.degrees_of_freedom."
+        )
+    settings["key"] = signature["key"]
+    return count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
+
+
+def _component_prior(prior: Any, family: str | None, x: Any) -> Prior | RichardsonGreen:
+    if family is not None:
+        family = get_family(family).name
+    if isinstance(prior, str):
+        if prior not in ("default", "richardson-green"):
+            raise unknown("prior", prior, ("default", "richardson-green"))
+        if prior == "richardson-green":
+            prior = RichardsonGreen.default(x, family or "spherical")
+        else:
+            _check_family(family or "full")
+            prior = Prior.default(x, 1, family or "full")
+    if not isinstance(prior, Prior | RichardsonGreen):
+        raise TypeError(f"prior must be a name, a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+    if family not in (None, prior.family):
+        raise ValueError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
+    _check_family(prior.family)
+    n_features = np.shape(x)[1]
+    held = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
+    if held != n_features:
+        raise ValueError(f"prior is for {held} features, but x has {n_features} columns.")
+    return replace(prior, concentration=np.ones(()))  # type: ignore[arg-type]
+
+
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise ValueError(
+            f"family {family!r} ties components together, so blocks of rows have no evidence of their own and split-merge "
+            f"moves can't be made: choose {', '.join(FAMILIES)}."
+        )
+
+
+def _partition_prior(
+    prior: Any, model: str, n_components: Any, weights: str | None, alpha: Any, most: int
+) -> PartitionPrior:  # fmt: skip
+    """Raises TypeError or ValueError for settings that can't be used, or not together."""
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
+    if model != "mixture":
+        for name, value in (("n_components", n_components), ("weights", weights)):
+            if value is not None:
+                raise ValueError(f"{name} is for model 'mixture', but model is {model!r}: leave {name} out.")
+    classic = isinstance(prior, RichardsonGreen)
+    if model == "dirichlet-process":
+        weights, log_p = "dirichlet-process", np.full(most, -np.log(most))
+    elif model == "sparse":
+        weights, log_p = "static", np.where(np.arange(most) == most - 1, 0.0, -np.inf)
+    else:
+        weights = ("static" if classic else "dynamic") if weights is None else weights
+        if weights not in WEIGHTS[:2]:
+            raise unknown("weights", weights, WEIGHTS[:2])
+        log_p = _log_p(("uniform" if classic else "beta-negative-binomial") if n_components is None else n_components, most)
+    if alpha is None:
+        default = {"dirichlet-process": "gamma", "dynamic": "f", "static": _SPARSE_ALPHA if model == "sparse" else 1.0}
+        alpha = default[weights]
+    if isinstance(alpha, str):
+        if alpha not in ALPHA:
+            raise unknown("alpha", alpha, ALPHA)
+        return PartitionPrior(log_p, np.float64(1), weights, alpha)
+    if not is_finite_number(alpha) or alpha <= 0:
+        raise ValueError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
+    return PartitionPrior(log_p, np.float64(alpha), weights, None)
+
+
+def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
+    if isinstance(n_components, str):
+        if n_components not in N_COMPONENTS:
+            raise unknown("n_components", n_components, N_COMPONENTS)
+        return log_p_components(n_components, most)
+    p = np.asarray(n_components, float)
+    if p.shape != (most,) or not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
+        raise ValueError(
+            f"n_components must be a name or {most} non-negative probabilities of K = 1..{most} (max_components), got "
+            f"shape {p.shape}."
+        )
+    return log_p_components(p, most)
+
+
+def _starting_labels(x: np.ndarray, prior: Any, most: int, n_chains: int, key: Array) -> Array:
+    """A partition for each chain, (C, N), from fits with as different numbers of components as there are chains."""
+    largest = min(most, _LARGEST_START, len(x) // 2)
+    sizes = np.unique(np.linspace(1, max(largest, 1), n_chains).round().astype(int))
+    labels = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # a start needn't be a mode
+        for size in sizes.tolist():
+            own = jax.random.fold_in(key, size)
+            gmm = fit(x, size, key=own, family=prior.family, n_init=1, rtol=_START_RTOL, max_steps=100).gmm
+            labels[size] = np.asarray(gmm.predict(x))
+    return jnp.stack([labels[sizes[i % len(sizes)].item()] for i in range(n_chains)])

@@ -1,0 +1,199 @@
+"""Split-merge moves between partitions, weights and parameters integrated out.
+
+Two rows are drawn by a rule that doesn't look at the partition. If they are of one block, it is split so that they part; if
+they are of two, these are merged (Jain & Neal 2004). To split, rows are dealt out to the two sides in a few batches; before
+each, one step of EM looks at all rows of the block, those that are dealt out already counting for the side that they are on.
+So the proposal follows its own earlier choices, as sequential allocation does (Dahl 2005), but also sees the rows ahead, and
+takes a fixed number of steps, each of them parallel in the rows. To merge, the same batches are dealt out as the rows lie, for
+the probability with which a split would have done so: it makes the Metropolis-Hastings ratio exact.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgmm.bayes.block_evidence import Blocks, draw_variance, log_evidence, predictive
+from jaxgmm.bayes.partition_prior import PartitionPrior
+from jaxgmm.covariance import Family, get_family
+from jaxgmm.covariance.structure import Factor
+
+_EM_STEPS = 5  # before the first batch; as many as this are left out, to try rough starts too
+_BATCHES = 16  # of rows that are dealt out together: with 1, one in five as many clusters move (Old Faithful)
+_MOST = 10.0  # log odds: no row is ever sure, so that splits EM would hardly propose can still be merged
+_EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
+_REACH = 0.5  # standard deviations of the data, by feature, within which the other pairs lie
+
+
+class Data(NamedTuple):
+    """What the chains share.
+
+    Attributes:
+        rows: (N, P), expanded rows: the row itself, centred, then its products by the structure of the family.
+        prior: of components, its mean centred as the rows are.
+        partition_prior: of how rows are dealt out.
+    """
+
+    rows: Float[Array, "N P"]
+    prior: Any
+    partition_prior: PartitionPrior
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return max(1, self.prior.mean.size)
+
+
+class Partition(NamedTuple):
+    """A partition of the rows into at most J blocks.
+
+    Attributes:
+        labels: (N,), 0..J-1.
+        blocks: J of them.
+        variance: (J,), the random part of the evidences.
+        log_blocks: (M,), the sum of `PartitionPrior.log_block` over the blocks.
+    """
+
+    labels: Int[Array, " N"]
+    blocks: Blocks
+    variance: Float[Array, " J"]
+    log_blocks: Float[Array, " M"]
+
+
+def expand(z: Float[Array, "N D"], family: Family) -> Float[Array, "N P"]:
+    """Centred rows and their products: all sums of blocks are linear in them."""
+    return jnp.concatenate([z, family.structure.columns(z)], axis=1)
+
+
+def blocks_of(selector: Float[Array, "K N"], data: Data) -> Blocks:
+    """Sums over rows that belong to each of K blocks wholly, partly or not at all."""
+    sums, d = selector @ data.rows, data.n_features
+    structure = get_family(data.prior.family).structure
+    return Blocks(selector.sum(1), sums[:, :d], structure.unpack(sums[:, d:], jnp.zeros((), sums.dtype), d).reshape(
+        structure.scatter_shape(selector.shape[0], d)
+    ))  # fmt: skip
+
+
+def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "N K"]:
+    """Log N(x | component) up to -D/2 log 2 pi, by one product of matrices."""
+    structure = get_family(data.prior.family).structure
+    linear, quadratic, norm = structure.coefficients(means, factor)
+    coefficients = jnp.concatenate([linear, quadratic], axis=1)
+    return data.rows @ coefficients.T - factor.half_log_det - norm / 2
+
+
+def split_or_merge(
+    key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data
+) -> tuple[Partition, Array]:
+    """One proposal, and whether it was accepted."""
+    key_accept, key = jax.random.split(key)
+    proposed, log_ratio = propose(key, partition, alpha, extra, data)
+    accepted = jnp.log(jax.random.uniform(key_accept, (), data.rows.dtype)) < log_ratio
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposed, partition), accepted
+
+
+def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
+    """Another partition, and the log of its Metropolis-Hastings ratio."""
+    keys = jax.random.split(key, 4)
+    n_samples = partition.labels.size
+    one = jax.random.randint(keys[0], (), 0, n_samples)
+    two = _draw_other(keys[3], one, data)
+    counts = partition.blocks.counts
+    filled = counts > 0
+    n_clusters = filled.sum()
+    a = partition.labels[one]
+    split = a == partition.labels[two]
+    b = jnp.where(split, jnp.argmin(filled), partition.labels[two])
+    possible = (one != two) & (~split | (n_clusters < counts.size))
+
+    member = (partition.labels == a) | (partition.labels == b)
+    whole = blocks_of(member.astype(data.rows.dtype)[None], data)
+    first, log_q = _deal_out(keys[1], one, two, member, split, partition.labels == a, whole, extra, data)
+
+    sides = jnp.stack([member & first, member & ~first]).astype(data.rows.dtype)
+    parts = blocks_of(sides, data)
+    three = jax.tree.map(lambda both, all_: jnp.concatenate([both, all_]), parts, whole)
+    variance = draw_variance(data.prior, keys[2], three, extra)
+    current = jnp.stack([partition.variance[a], partition.variance[b], partition.variance[a]])
+    is_current = jnp.stack([~split, ~split, split])
+    variance = jnp.where(is_current, current, variance)
+    evidence = log_evidence(data.prior, three, variance, extra)
+    each = data.partition_prior.log_block(alpha, jnp.maximum(three.counts, 1)[:, None])
+    sign = jnp.where(split, 1, -1)
+    log_blocks = partition.log_blocks + sign * (each[0] + each[1] - each[2])
+    heads = [data.partition_prior.log_head(alpha, t, n_samples) for t in (n_clusters + sign, n_clusters)]
+    gain = logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + partition.log_blocks)
+    log_ratio = gain + sign * (evidence[0] + evidence[1] - evidence[2] - log_q)
+    index = jnp.stack([a, b])
+    new = jax.tree.map(lambda leaf: jnp.where(split, leaf[:2], jnp.stack([leaf[2], jnp.zeros_like(leaf[2])])), three)
+    new_variance = jnp.stack([jnp.where(split, variance[0], variance[2]), variance[1]])
+    proposed = Partition(
+        jnp.where(member, jnp.where(split & ~first, b, a), partition.labels),
+        jax.tree.map(lambda old, some: old.at[index].set(some), partition.blocks, new),
+        partition.variance.at[index].set(new_variance),
+        log_blocks,
+    )
+    return proposed, jnp.where(possible, log_ratio, -jnp.inf)
+
+
+def _draw_other(key: Array, one: Array, data: Data) -> Int[Array, ""]:
+    """The row to pair with row `one`: any, or one nearby."""
+    z = data.rows[:, : data.n_features]
+    distance = (((z - z[one]) / z.std(0)) ** 2).mean(1)
+    u = jax.random.uniform(key, (2,), z.dtype)
+    weight = jnp.where(u[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2))).at[one].set(0)
+    cumulative = jnp.cumsum(weight)
+    return jnp.minimum((cumulative <= u[1] * cumulative[-1]).sum(), weight.size - 1)
+
+
+def _deal_out(
+    key: Array,
+    one: Array,
+    two: Array,
+    member: Bool[Array, " N"],
+    split: Array,
+    current: Bool[Array, " N"],
+    whole: Blocks,
+    extra: dict[str, Array],
+    data: Data,
+) -> tuple[Bool[Array, " N"], Float[Array, ""]]:
+    """Which rows go to the side of row `one`, and the log probability of just that: drawn, or, to merge, as they are."""
+    family, d, dtype = get_family(data.prior.family), data.n_features, data.rows.dtype
+    weight = member.astype(dtype)
+    _, covariances = predictive(data.prior, whole, extra)
+    factor = family.structure.factor(covariances, d)
+    z = data.rows[:, :d]
+    y = family.structure.whiten(z, jnp.zeros((1, d), z.dtype), factor)[0]
+    key_batch, key_side, key_near = jax.random.split(key, 3)
+    # The first side begins as the rows around its own: all sizes are tried, in equal shares on a logarithmic scale.
+    distance = ((y - y[one]) ** 2).sum(1)
+    u = jax.random.uniform(key_near, (weight.size + 2,), dtype)
+    chosen = member & (jnp.log(u[2:]) < u[0] * -jnp.log(weight.sum()))
+    radius = jnp.where(chosen, distance, jnp.inf).min()
+    odds = jnp.clip((jnp.minimum(radius, distance.max()) - distance) / 2, -_MOST, _MOST)
+    skipped = jnp.floor(u[1] * (_EM_STEPS + 1)).astype(jnp.int32)
+    rows = jnp.arange(weight.size)
+    batch = _EM_STEPS + jax.random.randint(key_batch, weight.shape, 0, _BATCHES)
+    batch = jnp.where((rows == one) | (rows == two), -1, batch)
+    logit_u = jax.random.logistic(key_side, weight.shape, dtype)
+    side = jnp.where(split, rows == one, current)
+
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        odds, side, log_q = carry
+        p = jnp.where(batch < i, side, jax.nn.sigmoid(odds))
+        parts = blocks_of(jnp.stack([weight * p, weight * (1 - p)]), data)
+        means, covariances = predictive(data.prior, parts, extra)
+        density = log_densities(means, family.structure.factor(covariances, d), data)
+        share = jnp.log(parts.counts + 0.5)
+        new = jnp.clip(density[:, 0] + share[0] - density[:, 1] - share[1], -_MOST, _MOST)
+        odds = jnp.where(i < skipped, odds, new)
+        now = member & (batch == i)
+        side = jnp.where(now & split, logit_u < odds, side)
+        log_q += jnp.where(now, -jax.nn.softplus(jnp.where(side, -odds, odds)), 0).sum()
+        return odds, side, log_q
+
+    _, side, log_q = lax.fori_loop(0, _EM_STEPS + _BATCHES, step, (odds, side, jnp.zeros((), dtype)))
+    return side, log_q
