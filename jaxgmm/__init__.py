@@ -27,6 +27,8 @@ _HOME = {
     "RichardsonGreen": "bayes.priors",
     "posterior": "bayes.posterior",
     "fit_map": "bayes.map",
+    "fit_vb": "bayes.variational_bayes",
+    "VariationalFit": "bayes.variational_fit",
     "relabel": "bayes.relabel",
     "Diagnostics": "bayes.diagnostics",
     "intervals": "bayes.summaries",
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.storage import load_posterior, save_posterior
     from jaxgmm.bayes.summaries import coclustering, intervals, membership
     from jaxgmm.bayes.unconstrained import constrain, unconstrain
+    from jaxgmm.bayes.variational_bayes import fit_vb
+    from jaxgmm.bayes.variational_fit import VariationalFit
     from jaxgmm.em import fit
     from jaxgmm.fitted import Fit, Progress, Restarts
     from jaxgmm.initialisation import initialise
