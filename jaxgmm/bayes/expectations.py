@@ -46,9 +46,9 @@ def plug_in(q: Conjugate, weights: Float[Array, " K"], family: str) -> tuple[GMM
 def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str) -> Expected:
     """Expectations under q, and its divergence from the prior (Bishop 2006, eq. 10.64-10.66 and 10.71-10.77).
 
-    With Delta nu = nu - nu0 and h_j = (nu - j) / 2, an inverse-Wishart block of size p diverges from its prior by
-    nu0/2 log(|Psi| / |Psi0|) + sum_j [Delta nu/2 digamma(h_j) - log Gamma(h_j) + log Gamma(h0_j)] - (nu p - nu tr(Psi0 Psi^-1)) / 2,
-    a mean by D/2 (kappa0 / kappa - 1 - log(kappa0 / kappa)) + kappa0/2 nu (m - m0)' Psi^-1 (m - m0).
+    With h_j = (nu - j) / 2, an inverse-Wishart block of size p diverges from its prior by nu0/2 log(|Psi| / |Psi0|)
+    + sum_j [(nu - nu0)/2 digamma(h_j) - log Gamma(h_j) + log Gamma(h0_j)] - nu/2 (p - tr(Psi0 Psi^-1)), a mean by
+    D/2 (kappa0 / kappa - 1 - log(kappa0 / kappa)) + kappa0/2 nu (m - m0)' Psi^-1 (m - m0).
     """
     kind, n_features = get_family(family), q.mean.shape[1]
     mean_weights = jnp.maximum(weights.mean(q.concentration), np.finfo(np.float32).tiny)  # 0 would mean an inactive component
@@ -71,7 +71,9 @@ def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str) -> Exp
 
     half_log_det = (log_det - size * np.log(2) - digammas) / 2
     if not isinstance(kind.structure, Dense):
-        half_log_det = half_log_det.sum(-1) * (n_features / half_log_det.shape[-1])  # "spherical" has one block for all features
+        half_log_det = half_log_det.sum(-1) * (
+            n_features / half_log_det.shape[-1]
+        )  # "spherical" has one block for all features
     half_log_det = half_log_det + n_features / (2 * q.mean_precision)
 
     ratio = prior.mean_precision / q.mean_precision

@@ -4,17 +4,14 @@ import warnings
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
-from jaxgmm.bayes.conjugate import Conjugate
 from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, statistics_under
 from jaxgmm.bayes.variational_fit import VariationalFit
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
-from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.em import _TOGETHER, _as_dtype, _resolve_init
 from jaxgmm.fitted import Restarts, best_start

@@ -114,8 +114,10 @@ class VariationalFit:
         covariances = scale / spare.reshape(spare.shape + (1,) * (scale.ndim - spare.ndim))
         with precision.scope(np.dtype(np.float64)):
             weights = np.asarray(WEIGHT_PRIORS[self.weights].mean(jnp.asarray(self.concentration)))
-        leaves = weights / weights.sum(), self.mean, covariances
-        return GMM.unchecked(*(precision.as_parameter(leaf, dtype) for leaf in leaves), family=self.family)
+        weights, means, covariances = (
+            precision.as_parameter(np.asarray(leaf), dtype) for leaf in (weights / weights.sum(), self.mean, covariances)
+        )
+        return GMM.unchecked(weights, means, covariances, self.family)
 
     def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
         """Log predictive density of each row: a mixture of Student t densities, the parameters integrated out under q.
