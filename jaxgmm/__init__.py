@@ -23,6 +23,9 @@ _HOME = {
     "FitError": "status",
     "FitWarning": "status",
     "load": "io",
+    "merge_components": "merging",
+    "Merging": "merging",
+    "merged_counts": "bayes.merged_counts",
     "numpyro_model": "bayes.model",
     "RichardsonGreen": "bayes.priors",
     "posterior": "bayes.posterior",
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
     from jaxgmm.bayes.gibbs import GibbsKernel
     from jaxgmm.bayes.map import fit_map
+    from jaxgmm.bayes.merged_counts import merged_counts
     from jaxgmm.bayes.model import numpyro_model
     from jaxgmm.bayes.posterior import posterior
     from jaxgmm.bayes.priors import RichardsonGreen
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from jaxgmm.fitted import Fit, Progress, Restarts
     from jaxgmm.initialisation import initialise
     from jaxgmm.io import load
+    from jaxgmm.merging import Merging, merge_components
     from jaxgmm.mixture import GMM
     from jaxgmm.prior import Prior
     from jaxgmm.statistics import Statistics, e_step, m_step
