@@ -212,6 +212,26 @@ def test_the_predictive_density_integrates_to_one(family, weights):
         assert line.log_prob([0.5]).shape == ()
 
 
+def test_starts_in_turn_are_those_of_a_batch(blobs, monkeypatch):
+    settings = {"n_components": 3, "key": KEY, "family": "diag", "n_init": 4}
+    together = jg.fit_vb(blobs, **settings)
+    monkeypatch.setattr("jaxgmm.bayes.variational_bayes._TOGETHER", 1)
+    in_turn = jg.fit_vb(blobs, **settings)
+    np.testing.assert_allclose(in_turn.restarts.objective, together.restarts.objective, rtol=1e-9)
+    np.testing.assert_allclose(in_turn.mean, together.mean, rtol=1e-6)
+    assert in_turn.elbo == in_turn.restarts.objective.max()
+
+
+def test_posterior_takes_weights_that_are_not_whole(blobs):
+    weight = np.random.default_rng(11).uniform(0.2, 2.5, size=240)
+    fit = jg.fit(blobs, 2, key=KEY, sample_weight=weight, n_init=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jg.FitWarning)  # k-hat
+        tree = jg.posterior(blobs, fit, method="vb", key=KEY, n_draws=50, n_chains=2, sample_weight=weight)
+    vb = jg.fit_vb(blobs, init=fit, prior=fit.prior, sample_weight=weight, key=KEY)
+    assert tree["sample_stats"].attrs["elbo"] == pytest.approx(vb.elbo, rel=1e-9)
+
+
 def test_starts_from_a_mixture(blobs):
     fit = jg.fit(blobs, 4, key=KEY, family="diag")
     vb = jg.fit_vb(blobs, init=fit, key=KEY)

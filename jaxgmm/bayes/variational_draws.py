@@ -30,6 +30,8 @@ from jaxgmm.validation import check_count
 def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float = 1e-8, max_steps: int = 1000) -> Draws:
     """Draws from q(weights, means, covariances) of variational Bayes, by coordinate ascent from the start.
 
+    Weights are Dirichlet, as in the prior that the tree describes; for sticks, another model, see `fit_vb`.
+
     Args:
         problem: rows, prior and start.
         key: a PRNG key.
