@@ -23,10 +23,15 @@ _HOME = {
     "FitError": "status",
     "FitWarning": "status",
     "load": "io",
+    "merge_components": "merging",
+    "Merging": "merging",
+    "merged_counts": "bayes.merged_counts",
     "numpyro_model": "bayes.model",
     "RichardsonGreen": "bayes.priors",
     "posterior": "bayes.posterior",
     "fit_map": "bayes.map",
+    "fit_vb": "bayes.variational_bayes",
+    "VariationalFit": "bayes.variational_fit",
     "relabel": "bayes.relabel",
     "Diagnostics": "bayes.diagnostics",
     "intervals": "bayes.summaries",
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
     from jaxgmm.bayes.gibbs import GibbsKernel
     from jaxgmm.bayes.map import fit_map
+    from jaxgmm.bayes.merged_counts import merged_counts
     from jaxgmm.bayes.model import numpyro_model
     from jaxgmm.bayes.partitions import similarity, typical_partition
     from jaxgmm.bayes.posterior import posterior
@@ -65,10 +71,13 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.storage import load_posterior, save_posterior
     from jaxgmm.bayes.summaries import coclustering, intervals, membership
     from jaxgmm.bayes.unconstrained import constrain, unconstrain
+    from jaxgmm.bayes.variational_bayes import fit_vb
+    from jaxgmm.bayes.variational_fit import VariationalFit
     from jaxgmm.em import fit
     from jaxgmm.fitted import Fit, Progress, Restarts
     from jaxgmm.initialisation import initialise
     from jaxgmm.io import load
+    from jaxgmm.merging import Merging, merge_components
     from jaxgmm.mixture import GMM
     from jaxgmm.prior import Prior
     from jaxgmm.statistics import Statistics, e_step, m_step

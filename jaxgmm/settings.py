@@ -26,6 +26,8 @@ METHODS_WITH = {
     "n_steps": ("svi",),
     "learning_rate": ("svi",),
     "batch_size": ("svi",),
+    "rtol": ("vb",),
+    "max_steps": ("vb",),
 }
 
 
@@ -152,7 +154,7 @@ class PosteriorTable(_Table):
     """`[posterior]`: the stage that draws from the posterior, from the fit on. Keys are the arguments of `jaxgmm.posterior`.
 
     Attributes:
-        method: "nuts", "gibbs", "svi" or "laplace".
+        method: "nuts", "gibbs", "svi", "laplace" or "vb".
         n_draws: of each chain.
         n_chains: at least 2 for "nuts" and "gibbs".
         n_warmup: steps of each chain thrown away before; the method's default if left out. For "nuts" and "gibbs".
@@ -161,10 +163,11 @@ class PosteriorTable(_Table):
         groups: to add to posterior.nc: "log_likelihood", "log_prior", "prior", "posterior_predictive".
         target_accept, max_tree_depth, dense_mass: of "nuts".
         guide, n_steps, learning_rate, batch_size: of "svi".
+        rtol, max_steps: of "vb".
         thresholds: of the diagnostics.
     """
 
-    method: Literal["nuts", "gibbs", "svi", "laplace"]
+    method: Literal["nuts", "gibbs", "svi", "laplace", "vb"]
     n_draws: Annotated[int, Field(ge=4)] = 1000
     n_chains: Annotated[int, Field(ge=1)] = 4
     n_warmup: Annotated[int, Field(ge=0)] | None = None
@@ -178,6 +181,8 @@ class PosteriorTable(_Table):
     n_steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Positive | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    max_steps: Annotated[int, Field(ge=1)] | None = None
     thresholds: ThresholdsTable = ThresholdsTable()
 
     @property

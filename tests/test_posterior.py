@@ -1,4 +1,4 @@
-"""`posterior`: four methods, one density, one tree; and what it refuses."""
+"""`posterior`: five methods, one density, one tree; and what it refuses."""
 
 import arviz as az
 import jax
@@ -8,7 +8,7 @@ import pytest
 import jaxgmm as jg
 
 KEY = jax.random.key(0)
-METHODS = ("nuts", "gibbs", "svi", "laplace")
+METHODS = ("nuts", "gibbs", "svi", "laplace", "vb")
 
 
 def three_clusters(distance=1.0):
@@ -27,7 +27,7 @@ def fitted():
 def trees(fitted):
     """One tree of each method, relabelled; long enough for Monte-Carlo errors to be small."""
     x, fit = fitted
-    lengths = {"nuts": 500, "gibbs": 2000, "svi": 1000, "laplace": 1000}
+    lengths = {"nuts": 500, "gibbs": 2000, "svi": 1000, "laplace": 1000, "vb": 1000}
     with jax.enable_x64(True):
         return {
             method: jg.relabel(jg.posterior(x, fit, method=method, key=jax.random.key(1), n_draws=n), fit.gmm)
@@ -49,7 +49,7 @@ def test_nuts_and_gibbs_agree(trees):
             assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(float(az.mcse(a)), float(az.mcse(b)))
 
 
-@pytest.mark.parametrize("method", ["svi", "laplace"])
+@pytest.mark.parametrize("method", ["svi", "laplace", "vb"])
 def test_approximations_are_near_where_k_hat_says_so(trees, method):
     """A Gaussian in the unconstrained space, with 100 rows a component: means within a fifth of a posterior sd."""
     assert trees[method]["sample_stats"].attrs["pareto_k"] < 0.7

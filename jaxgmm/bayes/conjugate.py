@@ -1,7 +1,7 @@
 """Draws of a mixture's parameters given the statistics of allocated rows: the conjugate half of a Gibbs sweep."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,28 +43,59 @@ def draw_parameters(
 
 @draw_parameters.register
 def _conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
-    """Sigma_k with the mean integrated out, then mu_k given Sigma_k: one exact draw of both.
+    return *draw_conjugate(key, posterior_given(prior, statistics, gmm.family), gmm.family), {}
+
+
+class Conjugate(NamedTuple):
+    """What a `Prior` becomes given allocated rows, whole or in fractions: the same distributions, with each component's own
+    parameters. Sigma_k ~ InverseWishart(nu_k, Psi_k), mu_k | Sigma_k ~ Normal(m_k, Sigma_k / kappa_k), weights ~ Dirichlet(a).
+
+    Attributes:
+        concentration: a, (K,).
+        mean: m, (K, D).
+        mean_precision: kappa, (K,).
+        degrees_of_freedom: nu, (K,), () for "tied".
+        scale: Psi, in the shape of the family's covariances.
+    """
+
+    concentration: Float[Array, " K"]
+    mean: Float[Array, "K D"]
+    mean_precision: Float[Array, " K"]
+    degrees_of_freedom: Float[Array, "*K"]
+    scale: Float[Array, "..."]
+
+
+def posterior_given(prior: Prior, statistics: Statistics, family: str) -> Conjugate:
+    """The posterior of a mixture's parameters given the statistics of allocated rows, about any centres.
 
     Psi_k = Psi0 + sum (x - m_k)(x - m_k)' + kappa0 (m_k - m0)(m_k - m0)' about the posterior mean m_k, so nothing cancels.
     """
-    family, counts = get_family(gmm.family), statistics.counts
+    kind, counts = get_family(family), statistics.counts
     strength = counts + prior.mean_precision
     shift = (statistics.sums + prior.mean_precision * (prior.mean - statistics.centre)) / strength[:, None]
     mean = statistics.centre + shift
-    scatter = _recentre(family.structure, statistics.scatter, statistics.sums, counts, shift)
+    scatter = _recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     away = mean - prior.mean
-    scale = prior.scale + scatter + family.structure.outer(jnp.full_like(strength, prior.mean_precision), away, away)
+    scale = prior.scale + scatter + kind.structure.outer(jnp.full_like(strength, prior.mean_precision), away, away)
+    rows = counts if kind.per_component else counts.sum()
+    rows = mean.shape[1] * rows if isinstance(kind.structure, Isotropic) else rows
+    return Conjugate(prior.concentration + counts, mean, strength, prior.degrees_of_freedom + rows, scale)
 
+
+def draw_conjugate(key: Array, posterior: Conjugate, family: str) -> tuple[GMM, Factor]:
+    """Sigma_k with the mean integrated out, then mu_k given Sigma_k: one exact draw of both; and weights."""
+    kind, mean = get_family(family), posterior.mean
     key_gamma, key_normal, key_below = jax.random.split(key, 3)
-    half_degrees = _half_degrees_of_freedom(family, prior.degrees_of_freedom, counts, gmm.n_features)
-    weights, log_gamma = _log_gammas(key_gamma, prior.concentration + counts, half_degrees)
-    if isinstance(family.structure, Dense):
+    half_degrees = half_degrees_of_freedom(kind, posterior.degrees_of_freedom, mean.shape)
+    weights, log_gamma = _log_gammas(key_gamma, posterior.concentration, half_degrees)
+    scale = posterior.scale
+    if isinstance(kind.structure, Dense):
         factor = _inverse_wishart(scale, log_gamma, jax.random.normal(key_below, scale.shape, scale.dtype))
     else:
-        factor = family.factor(scale / (2 * _exp(log_gamma)), gmm.n_features)
-    noise = jax.random.normal(key_normal, mean.shape, mean.dtype) / jnp.sqrt(strength)[:, None]
-    means = mean + _colour(family, factor, noise)
-    return GMM.unchecked(_normalise(weights), means, _multiply(family, factor), gmm.family), factor, {}
+        factor = kind.factor(scale / (2 * _exp(log_gamma)), mean.shape[1])
+    noise = jax.random.normal(key_normal, mean.shape, mean.dtype) / jnp.sqrt(posterior.mean_precision)[:, None]
+    means = mean + _colour(kind, factor, noise)
+    return GMM.unchecked(_normalise(weights), means, _multiply(kind, factor), family), factor
 
 
 @draw_parameters.register
@@ -90,17 +121,16 @@ def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, 
     return new, family.factor(covariances, 1), {"rate": rate}
 
 
-def _half_degrees_of_freedom(family: Family, degrees_of_freedom: Array, counts: Float[Array, " K"], n_features: int) -> Array:
-    """Shapes of the gammas that the covariances' posterior is made of.
+def half_degrees_of_freedom(family: Family, degrees_of_freedom: Array, shape: tuple[int, ...]) -> Array:
+    """Shapes of the gammas that the covariances' posterior is made of, for K x D means.
 
     Chi-squares of Bartlett's decomposition, (K, D) or (D,) where components share them; or one for each variance.
     """
     if isinstance(family.structure, Dense):
-        rows = counts if family.per_component else counts.sum()
-        return (degrees_of_freedom + rows[..., None] - np.arange(n_features)) / 2
+        return (degrees_of_freedom[..., None] - np.arange(shape[1])) / 2
     if isinstance(family.structure, Isotropic):
-        return (degrees_of_freedom + n_features * counts) / 2
-    return jnp.broadcast_to((degrees_of_freedom + counts[:, None]) / 2, (counts.size, n_features))
+        return degrees_of_freedom / 2
+    return jnp.broadcast_to(degrees_of_freedom[:, None] / 2, shape)
 
 
 def _inverse_wishart(

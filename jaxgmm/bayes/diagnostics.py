@@ -15,7 +15,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.covariance.structure import Dense
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
-_APPROXIMATIONS = ("laplace", "svi")
+_APPROXIMATIONS = ("laplace", "svi", "vb")
 _PROBABILITY = 0.9
 _MOST_CORRELATIONS = 300
 _LEAST_CHAINS, _LEAST_DRAWS = 2, 4

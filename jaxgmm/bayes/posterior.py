@@ -1,4 +1,4 @@
-"""`posterior`: from a fit to draws from the posterior of the same parameters, by any of four methods."""
+"""`posterior`: from a fit to draws from the posterior of the same parameters, by any of five methods."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +23,7 @@ from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import GROUPS, check_feature_names
 from jaxgmm.bayes.unconstrained import layout_of
 from jaxgmm.bayes.variational import laplace, svi
+from jaxgmm.bayes.variational_draws import vb
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.fitted import Fit
 from jaxgmm.mixture import GMM
@@ -30,7 +31,7 @@ from jaxgmm.prior import Prior
 from jaxgmm.validation import check_count, check_key, check_single, in_jit, is_traced, key_data, unknown
 
 CHAINS = {"nuts": nuts, "gibbs": gibbs}
-APPROXIMATIONS = {"svi": svi, "laplace": laplace}
+APPROXIMATIONS = {"svi": svi, "laplace": laplace, "vb": vb}
 METHODS = (*CHAINS, *APPROXIMATIONS)
 _WARMUP = {"nuts": 500, "gibbs": 500}
 _LEAST_DRAWS = 4
@@ -62,14 +63,16 @@ def posterior(
     - "gibbs": conjugate blocked Gibbs sampling; the fastest exact method here.
     - "svi": a Gaussian (or other guide) fitted by maximising the evidence bound; minibatches for large N.
     - "laplace": the Gaussian at the mode of the unconstrained parameters; the quickest.
+    - "vb": variational Bayes by coordinate ascent from the fit, see `fit_vb`; allocations are independent of parameters in
+      it, so its intervals are too narrow where components overlap. Its `elbo` is exact.
 
-    The last two are approximations: they carry Pareto k-hat, and warn where it says that they are not to be trusted. Labels
-    may switch in all of them but "laplace" and "svi": see `relabel`.
+    The last three are approximations: they carry Pareto k-hat, and warn where it says that they are not to be trusted. Labels
+    may switch in all of them but "laplace", "svi" and "vb": see `relabel`.
 
     Args:
         x: (N, D), the rows of the fit.
         fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM.
-        method: "nuts", "gibbs", "svi" or "laplace".
+        method: "nuts", "gibbs", "svi", "laplace" or "vb".
         key: a PRNG key.
         n_draws: draws of each chain.
         n_chains: chains, at least 2 for "nuts" and "gibbs".
@@ -83,7 +86,7 @@ def posterior(
         checkpoint: directory where "nuts" and "gibbs" keep an unfinished run.
         resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
         **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `guide`, `n_steps`,
-            `learning_rate`, `batch_size` for "svi".
+            `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
 
     Returns:
         DataTree with the groups posterior, sample_stats, observed_data, constant_data, and those asked for.

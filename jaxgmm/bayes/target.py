@@ -31,6 +31,7 @@ from jaxgmm.status import FitError, FitWarning
 
 NUMBERS_AT_ONCE = 1 << 21  # entries of the whitened rows that exist together
 _MISLEADING = 0.7  # Pareto k-hat above which importance weights have no usable variance (Vehtari et al. 2024)
+_ALIKE = 0.1  # nats: draws that all weigh the same, to a tenth; the shape of what is left means nothing
 _LEAST_FOR_K = 25  # draws with which a tail of five can be fitted
 
 
@@ -165,23 +166,43 @@ def draws_from(q: Any, target: Target, layout: Layout, key: Array, shape: tuple[
     """
     n_chains, n_draws = shape
     gmm, extra, stats = jax.tree.map(np.asarray, _draw(q, target, key, layout, n_chains * n_draws))
+    attrs = attrs | {"elbo": float((stats["log_p"] - stats["log_q"]).astype(float).mean())}
+    return judged(Draws(gmm, extra, stats, attrs), shape, "the Gaussian", stacklevel=5)
+
+
+def judged(draws: Draws, shape: tuple[int, int], name: str, stacklevel: int = 4) -> Draws:
+    """Independent draws with one leading axis as (chains, draws), and with their Pareto k-hat.
+
+    Args:
+        draws: with `log_p`, `log_q` (with respect to the same parameters) and `pivot` in their stats.
+        shape: (chains, draws).
+        name: what they are draws from.
+        stacklevel: frames from here to the caller of `posterior`.
+
+    Raises:
+        FitError: draws that aren't mixtures.
+
+    Warns:
+        FitWarning: k-hat above 0.7.
+    """
+    gmm, extra, stats, attrs = draws
     bad = ~np.isfinite(stats["log_p"]) | ~(stats.pop("pivot") > 0)
     if bad.any():
         raise FitError(
             f"{attrs['guide']}: {int(bad.sum())} of {bad.size} draws have no finite log density, or a covariance that isn't "
-            "positive definite: the Gaussian doesn't fit the posterior. Take fewer components, or method='gibbs'."
+            f"positive definite: {name} doesn't fit the posterior. Take fewer components, or method='gibbs'."
         )
     log_ratio = stats["log_p"].astype(float) - stats["log_q"]
     k_hat = pareto_k(log_ratio)
     if k_hat is not None and not k_hat <= _MISLEADING:
         warnings.warn(
-            f"{attrs['guide']}: Pareto k-hat is {k_hat:.2f}, above {_MISLEADING}: the Gaussian misses parts of the posterior, "
+            f"{attrs['guide']}: Pareto k-hat is {k_hat:.2f}, above {_MISLEADING}: {name} misses parts of the posterior, "
             "as where components overlap or own few rows. Take its intervals as rough; method='nuts' and 'gibbs' are exact.",
             FitWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     gmm, extra, stats = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (gmm, extra, stats))
-    return Draws(gmm, extra, stats, attrs | {"elbo": float(log_ratio.mean()), "pareto_k": k_hat})
+    return Draws(gmm, extra, stats, attrs | {"pareto_k": k_hat})
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
@@ -208,6 +229,6 @@ def pareto_k(log_ratio: np.ndarray) -> float | None:
     """Shape of the tail of importance weights (Vehtari et al. 2024), by ArviZ; None for too few draws to tell."""
     if log_ratio.size < _LEAST_FOR_K:
         return None
-    if np.ptp(log_ratio) < 1e-9:  # exact
+    if np.ptp(log_ratio) < _ALIKE:
         return 0.0
     return float(array_stats.psislw(-log_ratio.reshape(-1))[1])  # it negates: it was made for log-likelihoods

@@ -1,0 +1,195 @@
+"""`fit_vb`: variational Bayes by coordinate ascent, from many starts; and draws from it for `posterior`."""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm import precision
+from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, statistics_under
+from jaxgmm.bayes.variational_fit import VariationalFit
+from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.em import _TOGETHER, _as_dtype, _resolve_init
+from jaxgmm.fitted import Restarts, best_start
+from jaxgmm.initialisation import _template, column_scales, is_dense, seed_uniforms, seeded_starts
+from jaxgmm.mixture import GMM
+from jaxgmm.prior import Prior
+from jaxgmm.statistics import Statistics, assigned_statistics, column_moments
+from jaxgmm.status import RUNNING, FitWarning, Status
+from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, unknown
+
+
+def fit_vb(
+    x: Float[ArrayLike, "N D"],
+    n_components: int | None = None,
+    *,
+    key: Array,
+    family: str = "full",
+    prior: Prior | str = "default",
+    weights: str = "dirichlet",
+    init: Any = "k-means++",
+    n_init: int = 10,
+    rtol: float = 1e-8,
+    max_steps: int = 1000,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+) -> VariationalFit:
+    """Variational Bayes for a Gaussian mixture: the factorised q nearest to the posterior, and a bound of the evidence.
+
+    Coordinate ascent (Bishop 2006, section 10.2) of ELBO = E_q[log p(x, z, weights, means, covariances) - log q], where
+    q = q(z) q(weights, means, covariances). Right after the update of q(z), which is what an E-step does,
+    ELBO = sum_n w_n log sum_k exp E[log pi_k + log Normal(x_n | mu_k, Sigma_k)] - KL(q(weights, means, covariances) || prior).
+    Every constant is in it, so it can be compared across K, families and priors; scikit-learn's `lower_bound_` leaves out
+    those that depend on N, K and the prior (#8823), and its `tied` counts each row as 1/K of one. With K = 1 q is the
+    posterior, and the bound is the evidence.
+
+    A concentration below 1 empties components that aren't needed: with K too large and 1e-3, say, `counts` tells how many
+    are left (Rousseau & Mengersen 2011).
+
+    Args:
+        x: (N, D), finite, N >= 2; any float dtype, numpy or JAX.
+        n_components: K; may be left out where `init` holds it.
+        key: a PRNG key.
+        family: "full", "tied", "diag", "spherical", or mclust's names.
+        prior: "default" (`Prior.default`) or a `Prior`; its concentration may be below 1.
+        weights: "dirichlet", Dirichlet(concentration); or "stick-breaking", a Dirichlet process of that concentration, of
+            which q uses the first K components.
+        init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or Fit.
+        n_init: number of starts for the named inits; the others are one start.
+        rtol: stop when an update raises the bound by less than `rtol` times the total weight. 0 never stops before
+            `max_steps`.
+        max_steps: the most updates of a start.
+        sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+
+    Returns:
+        VariationalFit. Parameters have the dtype of `x`; on a CPU all computation is in float64.
+
+    Raises:
+        TypeError: x, labels or counts that aren't numbers of the right kind; traced x.
+        ValueError: any other argument that can't be used; the message names it and the way out.
+        FitError: no start gave finite, consistent sums.
+
+    Warns:
+        FitWarning: the best start did not converge.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fits = [jg.fit_vb(x, k, key=jax.random.key(0), n_init=2) for k in (1, 2, 3)]
+        >>> [round(fit.elbo) for fit in fits]
+        [-1309, -1169, -1173]
+    """
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("fit_vb runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+    check_key(key)
+    if weights not in WEIGHT_PRIORS:
+        raise unknown("weights", weights, WEIGHT_PRIORS)
+    source = as_source(x, sample_weight, min_rows=2)
+    given, n_components, family = _resolve_init(init, n_components, family, source)
+    n_starts = check_count(n_init, "n_init") if given is None else 1
+    max_steps = check_count(max_steps, "max_steps")
+    check_rtol(rtol)
+    _check_prior(prior, weights, n_components, source.n_features, family)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    model = Model(family, weights)
+
+    with precision.scope(dtype):
+        data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))
+        moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+        if isinstance(prior, str):
+            prior = Prior.from_moments(*moments, n_components, family)
+        rules = Rules(*_as_dtype((prior, moments[1], moments[0], rtol), dtype))
+        at_once = n_starts if source.n_samples * n_components * n_starts <= _TOGETHER else 1
+        if given is None:
+            scales = column_scales(*moments, family).astype(dtype)
+            uniforms = seed_uniforms(key, n_starts, n_components, n_components).astype(dtype)
+        ascents = []
+        for first in range(0, n_starts, at_once):
+            if given is None:
+                gmms = seeded_starts(
+                    data.x, data.weight, uniforms[first : first + at_once], rules.centre, scales, n_components, init, family,
+                    rules.prior,
+                )  # fmt: skip
+                start = statistics_under(gmms, data, family, rules.centre)
+            else:
+                start = _given_start(given, data, rules, n_components, family)
+            ascents.append(jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model)))
+        restarts, n_batch, index = account(ascents, rtol * moments[0])
+        made_of, counts = (
+            jax.tree.map(lambda leaf: leaf[index], tree)
+            for tree in (ascents[n_batch].made_of, ascents[n_batch].statistics.counts)
+        )
+        q = jax.tree.map(np.asarray, jax.jit(posterior_of, static_argnums=2)(rules.prior, made_of, model))
+    status = restarts.status[restarts.best]
+    if status is not Status.converged:
+        warnings.warn(f"fit_vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=2)
+    leaves = {name: precision.as_parameter(leaf, out) for name, leaf in (q._asdict() | {"counts": counts}).items()}
+    return VariationalFit(
+        **leaves,
+        elbo=float(restarts.objective[restarts.best]),
+        status=status,
+        n_steps=int(restarts.n_steps[restarts.best]),
+        trace=restarts.trace[restarts.best],
+        restarts=restarts,
+        prior=prior,
+        weights=weights,
+        family=family,
+        fingerprint=fingerprint(source),
+    )
+
+
+def check_rtol(rtol: Any) -> None:
+    """Raises ValueError where `rtol` isn't a number of at least 0."""
+    if not is_finite_number(rtol) or rtol < 0:
+        raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
+
+
+def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, family: str) -> None:
+    if isinstance(prior, str):
+        if prior != "default":
+            raise unknown("prior", prior, ["default"])
+        return
+    if not isinstance(prior, Prior):
+        reason = "a bound of the evidence needs a proper, conjugate prior"
+        raise TypeError(f"prior must be 'default' or a Prior, got {type(prior).__name__}: {reason}.")
+    prior.check_fits(GMM.unchecked(np.empty(n_components), np.empty((n_components, n_features)), np.empty(()), family))
+    WEIGHT_PRIORS[weights].check(prior.concentration)
+
+
+def _given_start(given: Any, data: ArraySource, rules: Rules, n_components: int, family: str) -> Statistics:
+    """The statistics of a GMM's E-step, or of given responsibilities or labels, with a leading axis of one start."""
+    dtype = rules.centre.dtype
+    if isinstance(given, GMM):
+        gmm = jax.tree.map(lambda leaf: leaf[None], _as_dtype(given, dtype))
+        return statistics_under(gmm, data, family, rules.centre)
+    template = _template(n_components, rules.centre, family)
+    statistics = jax.jit(assigned_statistics)(template, data.x, data.weight.astype(dtype), given)
+    return jax.tree.map(lambda leaf: leaf[None], statistics)
+
+
+def account(ascents: list[Ascent], resolution: float) -> tuple[Restarts, int, int]:
+    """How every start ended, and where the best is: its batch and its place there.
+
+    Raises:
+        FitError: every start broke down.
+    """
+
+    def gather(name: str) -> np.ndarray:
+        return np.concatenate([getattr(ascent, name) for ascent in ascents])
+
+    n_steps, elbo = gather("n_steps"), gather("elbo").astype(float)
+    status = tuple(Status(code) if code != RUNNING else Status.max_steps for code in gather("status").tolist())
+    best = best_start(elbo, status)
+    restarts = Restarts(
+        objective=elbo,
+        log_likelihood=np.full_like(elbo, np.nan),
+        status=status,
+        n_steps=n_steps,
+        trace=tuple(row[: n + 1] for row, n in zip(gather("trace"), n_steps, strict=True)),
+        best=best,
+        tolerance=min(1e3 * resolution, 0.1) + 1e-6,  # as in `fit`
+    )
+    return restarts, *divmod(best, len(ascents[0].status))
