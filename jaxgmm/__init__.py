@@ -45,6 +45,7 @@ _HOME = {
     "count_clusters": "bayes.counts",
     "cluster_count": "bayes.counted",
     "ClusterCount": "bayes.counted",
+    "components_given": "bayes.counted_components",
     "similarity": "bayes.partitions",
     "typical_partition": "bayes.partitions",
     "unconstrain": "bayes.unconstrained",
@@ -57,6 +58,7 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
     from jaxgmm.bayes.counted import ClusterCount, cluster_count
+    from jaxgmm.bayes.counted_components import components_given
     from jaxgmm.bayes.counts import count_clusters
     from jaxgmm.bayes.datatree import draws_of
     from jaxgmm.bayes.diagnostics import Diagnostics, diagnose

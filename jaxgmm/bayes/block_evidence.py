@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgmm.bayes.conjugate import posterior_given
 from jaxgmm.bayes.partition_prior import log_gamma
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.structure import Dense, Isotropic
 from jaxgmm.prior import Prior
-from jaxgmm.statistics import _recentre
+from jaxgmm.statistics import Statistics
 
 FAMILIES = ("full", "diag", "spherical")  # whose components have parameters of their own: blocks are independent
 
@@ -37,26 +38,10 @@ class Blocks(NamedTuple):
     scatter: Float[Array, "K ..."]
 
 
-class Posterior(NamedTuple):
-    """Normal-inverse-Wishart parameters of each block, with the means: strength, mean, degrees_of_freedom, scale."""
-
-    strength: Float[Array, " K"]
-    mean: Float[Array, "K D"]
-    degrees_of_freedom: Float[Array, " K"]
-    scale: Float[Array, "K ..."]
-
-
-def posterior_of(prior: Prior, blocks: Blocks) -> Posterior:
-    """Of a conjugate prior."""
-    structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
-    counts = blocks.counts
-    strength = counts + prior.mean_precision
-    mean = (blocks.sums + prior.mean_precision * prior.mean) / strength[:, None]
-    within = _recentre(structure, blocks.scatter, blocks.sums, counts, mean)
-    away = mean - prior.mean
-    scale = prior.scale + within + structure.outer(jnp.full_like(strength, prior.mean_precision), away, away)
-    rows = n_features * counts if isinstance(structure, Isotropic) else counts
-    return Posterior(strength, mean, prior.degrees_of_freedom + rows, scale)
+def statistics_of(blocks: Blocks) -> Statistics:
+    """The same sums as EM and the Gibbs sampler have them."""
+    nothing = jnp.zeros((), blocks.sums.dtype)
+    return Statistics(*blocks, jnp.zeros_like(blocks.sums), nothing, nothing)
 
 
 @functools.singledispatch
@@ -75,10 +60,10 @@ def log_evidence(prior: Any, blocks: Blocks, variance: Array, extra: dict[str, A
 @log_evidence.register
 def _closed(prior: Prior, blocks: Blocks, variance: Array, extra: dict[str, Array]) -> Float[Array, " K"]:
     structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
-    posterior = posterior_of(prior, blocks)
+    posterior = posterior_given(prior, statistics_of(blocks), prior.family)
     nu0, nu = prior.degrees_of_freedom, posterior.degrees_of_freedom
     constant = -blocks.counts * n_features / 2 * math.log(math.pi)
-    constant += n_features / 2 * jnp.log(prior.mean_precision / posterior.strength)
+    constant += n_features / 2 * jnp.log(prior.mean_precision / posterior.mean_precision)
     if isinstance(structure, Dense):
         half = jnp.arange(n_features) / 2
         gammas = (log_gamma(nu[:, None] / 2 - half) - log_gamma(nu0 / 2 - half)).sum(-1)
@@ -140,10 +125,10 @@ def predictive(prior: Any, blocks: Blocks, extra: dict[str, Array]) -> tuple[Arr
 
 @predictive.register
 def _conjugate_predictive(prior: Prior, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
-    posterior = posterior_of(prior, blocks)
+    posterior = posterior_given(prior, statistics_of(blocks), prior.family)
     structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
     degrees = posterior.degrees_of_freedom - (n_features - 1 if isinstance(structure, Dense) else 0)
-    widened = (1 + 1 / posterior.strength) / degrees
+    widened = (1 + 1 / posterior.mean_precision) / degrees
     return posterior.mean, posterior.scale * widened.reshape(-1, *(1,) * (posterior.scale.ndim - 1))
 
 

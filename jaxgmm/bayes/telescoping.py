@@ -13,7 +13,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.block_evidence import predictive
+from jaxgmm.bayes.block_evidence import predictive, statistics_of
 from jaxgmm.bayes.conjugate import draw_parameters
 from jaxgmm.bayes.gibbs import draw_labels
 from jaxgmm.bayes.partition_prior import PartitionPrior, draw_n_components
@@ -21,7 +21,6 @@ from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.split_merge import Data, Partition, blocks_of, log_densities, split_or_merge
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
-from jaxgmm.statistics import Statistics
 
 _ALPHA_STEPS = (0.5, 1.5)  # of the log-normal random walks of alpha
 
@@ -191,14 +190,12 @@ def _draw_mixture(
         concentration = jnp.where(first_empty, alpha, jnp.where(filled, 0, 1))
     else:
         concentration = jnp.broadcast_to(prior.concentration(alpha)[n_components - 1], (prior.most,))
-    zero = jnp.zeros((), data.rows.dtype)
-    statistics = Statistics(blocks.counts, blocks.sums, blocks.scatter, jnp.zeros_like(blocks.sums), zero, zero)
     key_gmm, key_sticks = jax.random.split(key)
     old = chain.gmm
     if isinstance(data.prior, RichardsonGreen):
         old = GMM.unchecked(old.weights, old.means, partition.variance.reshape(old.covariances.shape), old.family)
     own = dataclasses.replace(data.prior, concentration=concentration)
-    gmm, _, extra = draw_parameters(own, key_gmm, statistics, old, chain.extra)
+    gmm, _, extra = draw_parameters(own, key_gmm, statistics_of(blocks), old, chain.extra)
     weights = gmm.weights
     if prior.weights == "dirichlet-process":
         weights = _break_stick(key_sticks, weights, filled, alpha)
