@@ -22,6 +22,8 @@ _HOME = {
     "Status": "status",
     "FitError": "status",
     "FitWarning": "status",
+    "compare": "selection",
+    "Comparison": "comparison",
     "load": "io",
     "numpyro_model": "bayes.model",
     "RichardsonGreen": "bayes.priors",
@@ -57,12 +59,14 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.storage import load_posterior, save_posterior
     from jaxgmm.bayes.summaries import coclustering, intervals, membership
     from jaxgmm.bayes.unconstrained import constrain, unconstrain
+    from jaxgmm.comparison import Comparison
     from jaxgmm.em import fit
     from jaxgmm.fitted import Fit, Progress, Restarts
     from jaxgmm.initialisation import initialise
     from jaxgmm.io import load
     from jaxgmm.mixture import GMM
     from jaxgmm.prior import Prior
+    from jaxgmm.selection import compare
     from jaxgmm.statistics import Statistics, e_step, m_step
     from jaxgmm.status import FitError, FitWarning, Status
 

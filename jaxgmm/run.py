@@ -21,7 +21,8 @@ import jaxgmm
 from jaxgmm import output, plots
 from jaxgmm.config import to_toml
 from jaxgmm.datasets import LOADERS
-from jaxgmm.em import Fit, Progress, fit
+from jaxgmm.em import fit
+from jaxgmm.fitted import Fit, Progress
 from jaxgmm.io import load
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior

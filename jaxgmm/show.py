@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxgmm.em import Progress as FitProgress
+from jaxgmm.fitted import Progress as FitProgress
 from jaxgmm.plots import replication
 from jaxgmm.run import Run, Watch
 
