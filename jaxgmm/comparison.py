@@ -146,12 +146,20 @@ class Comparison:
             ValueError: an unknown criterion, or one that wasn't computed.
             FitError: no model could be fitted.
         """
-        check_criterion(self, criterion)
+        self.check_criterion(criterion)
         for choice in self.choices:
             if choice.criterion == criterion:
                 row = self.rows[choice.best]
                 return self.fit(row.family, row.n_components)
         raise FitError(f"no model has a {criterion}: {self.rows[0].name} ended as {self.rows[0].status.name}.")
+
+    def check_criterion(self, name: str) -> None:
+        """Raises ValueError where a criterion isn't known, or wasn't computed."""
+        if name not in CRITERIA:
+            raise unknown("criterion", name, CRITERIA)
+        if name not in self.criteria:
+            how = {"held_out": "compare(..., held_out_folds=5)", "loo": "comparison.with_loo(x, key=key)"}[name]
+            raise ValueError(f"criterion {name!r} wasn't computed: {how}.")
 
     def with_loo(
         self,
@@ -213,7 +221,7 @@ class Comparison:
             raise ValueError("the draws have no log_likelihood: posterior(..., groups=['log_likelihood']).")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # high Pareto k: counted in the table
-            elpd = az.loo(tree, pointwise=True)
+            elpd = az.loo(_rows_that_count(tree), pointwise=True)
         k = facts_of(tree).get("pareto_k")
         loo = LeaveOneOut(elpd, np.nan if k is None else float(k))
         rows = [
@@ -239,13 +247,15 @@ class Comparison:
         return self.table.join(table.add_prefix("az_"))
 
 
-def check_criterion(comparison: Comparison, name: str) -> None:
-    """Raises ValueError where a criterion isn't known, or wasn't computed."""
-    if name not in CRITERIA:
-        raise unknown("criterion", name, CRITERIA)
-    if name not in comparison.criteria:
-        how = {"held_out": "compare(..., held_out_folds=5)", "loo": "comparison.with_loo(x, key=key)"}[name]
-        raise ValueError(f"criterion {name!r} wasn't computed: {how}.")
+def _rows_that_count(tree: "xarray.DataTree") -> "xarray.DataTree":
+    """The log-likelihood of rows of positive weight: leaving out another changes nothing, which PSIS can't take."""
+    from xarray import DataTree
+
+    densities = tree["log_likelihood"].to_dataset()
+    present = (densities["x"] != 0).any(("chain", "draw")).values
+    return DataTree.from_dict(
+        {"posterior": tree["posterior"].to_dataset(), "log_likelihood": densities.isel(obs_id=present)}
+    )
 
 
 def _n_bad(loo: LeaveOneOut | None) -> Any:
