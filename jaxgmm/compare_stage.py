@@ -48,13 +48,13 @@ class Compared:
         figure.savefig(directory / "comparison.png", dpi=130)
 
 
-def run_comparison(settings: CompareTable, rows: "Rows", prior: Callable[[int, str], Prior] | None) -> Compared:
+def run_comparison(settings: CompareTable, rows: "Rows", prior: Callable[[Prior], Prior] | None) -> Compared:
     """Fit the models of a `[compare]` table.
 
     Args:
         settings: the table.
         rows: the data.
-        prior: of (K, family); None for maximum likelihood.
+        prior: of each model, from its default one; None for maximum likelihood.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the statuses are in everything that a run shows and writes

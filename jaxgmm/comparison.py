@@ -253,9 +253,7 @@ def _rows_that_count(tree: "xarray.DataTree") -> "xarray.DataTree":
 
     densities = tree["log_likelihood"].to_dataset()
     present = (densities["x"] != 0).any(("chain", "draw")).values
-    return DataTree.from_dict(
-        {"posterior": tree["posterior"].to_dataset(), "log_likelihood": densities.isel(obs_id=present)}
-    )
+    return DataTree.from_dict({"posterior": tree["posterior"].to_dataset(), "log_likelihood": densities.isel(obs_id=present)})
 
 
 def _n_bad(loo: LeaveOneOut | None) -> Any:

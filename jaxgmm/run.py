@@ -205,17 +205,12 @@ def _usable(table: Table, names: tuple[str, ...]) -> np.ndarray:
         raise ValueError(f"{table.source}, rows counted from 0: {error}") from None
 
 
-def _prior(config: Config, rows: Rows) -> Callable[[int, str], Prior] | None:
-    """`[prior]`, for any K and family; None for maximum likelihood."""
+def _prior(config: Config) -> Callable[[Prior], Prior] | None:
+    """`[prior]`, from the default one of a model; None for maximum likelihood."""
     if config.prior.kind == "none":
         return None
     overrides: dict[str, Any] = {name: np.float64(value) for name, value in config.prior.overrides.items()}
-
-    def prior(n_components: int, family: str) -> Prior:
-        default = Prior.default(rows.x, n_components, family, sample_weight=rows.sample_weight)
-        return dataclasses.replace(default, **overrides)
-
-    return prior
+    return lambda default: dataclasses.replace(default, **overrides)
 
 
 def _compare(config: Config, rows: Rows) -> "Compared | None":
@@ -223,13 +218,15 @@ def _compare(config: Config, rows: Rows) -> "Compared | None":
         return None
     from jaxgmm.compare_stage import run_comparison  # only here: pandas takes a while to import
 
-    return run_comparison(config.compare, rows, _prior(config, rows))
+    return run_comparison(config.compare, rows, _prior(config))
 
 
 def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None) -> Fit:
     settings = config.fit
     assert settings is not None  # the config has been checked
-    prior = _prior(config, rows)
+    change, prior = _prior(config), None
+    if change is not None:
+        prior = change(Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
         return fit(
@@ -237,7 +234,7 @@ def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None
             settings.n_components,
             key=jax.random.key(settings.seed),
             family=settings.family,
-            prior=None if prior is None else prior(settings.n_components, settings.family),
+            prior=prior,
             init=settings.init,
             n_init=settings.n_init,
             rtol=settings.rtol,

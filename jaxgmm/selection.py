@@ -30,7 +30,7 @@ from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.validation import check_count, check_key, in_jit, is_traced, key_data, unknown
 
-PriorOf = Callable[[int, str], Prior]
+Change = Callable[[Prior], Prior]
 
 
 def compare(
@@ -40,7 +40,7 @@ def compare(
     n_components: Iterable[int],
     key: Array,
     n_init: int = 10,
-    prior: str | PriorOf | None = "default",
+    prior: str | Change | None = "default",
     init: str = "k-means++",
     rtol: float = 1e-8,
     max_steps: int = 500,
@@ -60,7 +60,8 @@ def compare(
         n_components: the K to fit, increasing: `range(1, 10)`.
         key: a PRNG key.
         n_init: starts of each model.
-        prior: "default" (`Prior.default` of each model), None for maximum likelihood, or a function of (K, family).
+        prior: "default" (`Prior.default` of each model), None for maximum likelihood, or a function that makes a model's prior
+            of its default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
         init: "k-means++" or "random".
         rtol: as for `fit`.
         max_steps: as for `fit`.
@@ -137,7 +138,7 @@ class _Sweep:
     """The models of one family, for rows that are fitted with several weights: all of them, or all but a fold."""
 
     def __init__(
-        self, x: Array, counts: Sequence[int], prior: str | PriorOf | None, settings: Settings, dtype: Any, out: Any
+        self, x: Array, counts: Sequence[int], prior: str | Change | None, settings: Settings, dtype: Any, out: Any
     ) -> None:
         self.x, self.counts, self.prior, self.settings, self.dtype, self.out = x, counts, prior, settings, dtype, out
 
@@ -152,8 +153,10 @@ class _Sweep:
         models = {}
         for i in reversed(possible):  # those that take longest first
             k = self.counts[i]
-            own = self.prior(k, family) if callable(self.prior) else self.prior
-            models[i] = Model(k, _resolve_prior(own, moments, k, family, source), keys[i])
+            own = _resolve_prior("default" if callable(self.prior) else self.prior, moments, k, family, source)
+            if callable(self.prior) and own is not None:
+                own = _resolve_prior(self.prior(own), moments, k, family, source)
+            models[i] = Model(k, own, keys[i])
         fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):
@@ -239,13 +242,13 @@ def _check_counts(n_components: Iterable[int]) -> list[int]:
 def _check_prior(prior: Any, loo: bool) -> None:
     if isinstance(prior, Prior):
         raise TypeError(
-            "prior is one Prior, but its scale depends on family and K: pass 'default', None, or a function of (K, family)."
+            "prior is one Prior, but each model has its own: pass 'default', None, or a function that changes the default one."
         )
     if isinstance(prior, str):
         if prior != "default":
             raise unknown("prior", prior, ["default"])
     elif prior is not None and not callable(prior):
-        raise TypeError(f"prior must be 'default', None or a function of (K, family), got {type(prior).__name__}.")
+        raise TypeError(f"prior must be 'default', None or a function of the default prior, got {type(prior).__name__}.")
     if loo and prior is None:
         raise ValueError("loo=True needs a posterior, hence a prior, but prior=None: use held_out_folds, or prior='default'.")
 

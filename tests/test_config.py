@@ -195,7 +195,7 @@ def test_richardson_green_needs_a_variance_for_each_component_but_no_conjugate_p
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "[data] is missing; "),
+        ("", "[data] is missing"),
         ('[data]\ndataset = "iris"\n', "[fit] is missing"),
         ("[data]\n[fit]\nn_components = 3\n", "[data]: give exactly one of path (a file) and dataset (a name)"),
         (SMALL + "[prior]\nkind = 'none'\nconcentration = 2.0\n", "concentration given, but kind = 'none'"),
