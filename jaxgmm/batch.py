@@ -6,6 +6,7 @@ doesn't have are padding of weight zero.
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -47,6 +48,12 @@ class Settings(NamedTuple):
     rtol: float
     max_steps: int
     method: Method = Method()
+
+
+def model_key(key: Array, family: str, n_components: int) -> Array:
+    """The key of one model among many: it does not depend on which the others are."""
+    name = np.uint32(zlib.crc32(get_family(family).name.encode()))
+    return jax.random.fold_in(jax.random.fold_in(key, name), n_components)
 
 
 def climb_models(

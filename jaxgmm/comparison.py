@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxgmm.batch import model_key
 from jaxgmm.covariance import get_family
 from jaxgmm.criteria import CRITERIA, Choice, Scores, agreement, choices, ranks
 from jaxgmm.fitted import Fit
@@ -184,19 +184,30 @@ class Comparison:
 
         Raises:
             ValueError: models without a prior, other data, a model that wasn't compared.
+
+        Warns:
+            FitWarning: once, where models have no Laplace approximation; their leave-one-out is NaN.
         """
         from jaxgmm.bayes.posterior import posterior  # only here: NumPyro and ArviZ take seconds to import
 
         usable = [(row.family, row.n_components) for row in self.rows if np.isfinite(row.scores.log_likelihood)]
-        result = self
-        for i, (family, k) in enumerate(usable if models is None else models):
+        result, without = self, []
+        for family, k in usable if models is None else models:
+            fit = self.fit(family, k)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FitWarning)  # k-hat is in the table
-                tree = posterior(
-                    x, self.fit(family, k), method="laplace", key=jax.random.fold_in(key, i), n_draws=n_draws,
-                    sample_weight=sample_weight, groups=["log_likelihood"],
-                )  # fmt: skip
+                try:
+                    tree = posterior(
+                        x, fit, method="laplace", key=model_key(key, family, k), n_draws=n_draws,
+                        sample_weight=sample_weight, groups=["log_likelihood"],
+                    )  # fmt: skip
+                except FitError as error:
+                    without.append(f"{family} {k}: {error}")
+                    continue
             result = result.with_posterior(family, k, tree)
+        if without:
+            message = f"no leave-one-out of {len(without)} models, which have no Laplace approximation; {without[0]}"
+            warnings.warn(message, FitWarning, stacklevel=2)
         return result
 
     def with_posterior(self, family: str, n_components: int, tree: "xarray.DataTree") -> "Comparison":

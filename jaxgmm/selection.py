@@ -3,7 +3,6 @@
 import functools
 import itertools
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
-from jaxgmm.batch import Model, Moments, Settings, account, climb_models, pad
+from jaxgmm.batch import Model, Moments, Settings, account, climb_models, model_key, pad
 from jaxgmm.comparison import Comparison, Row
 from jaxgmm.covariance import get_family
 from jaxgmm.criteria import Scores
@@ -51,8 +50,8 @@ def compare(
     """Fit every family with every number of components, and rank them by BIC, AIC, ICL and, if asked for, prediction.
 
     All numbers of components and all starts of a family climb in one compiled batch. Each model is what
-    `fit(x, k, family=family, key=model_key(key, family, k), ...)` gives, whatever else is compared. Criteria don't count the
-    prior: they are those of the mixture's likelihood at the fit, and with `prior=None` those of mclust with the sign changed.
+    `fit(x, k, family=family, key=batch.model_key(key, family, k), ...)` gives, whatever else is compared. Criteria don't count
+    the prior: they are those of the likelihood at the fit, and with `prior=None` those of mclust with the sign changed.
 
     Args:
         x: (N, D), finite, N >= 2.
@@ -87,8 +86,8 @@ def compare(
         >>> comparison = jg.compare(x, families=["tied"], n_components=range(1, 5), key=jax.random.key(0))
         >>> comparison.select("bic").gmm.n_components
         3
-        >>> comparison.table.loc["tied 3", ["status", "rank_bic"]].tolist()
-        ['converged', 1]
+        >>> print(comparison.table.loc["tied 3", "rank_bic"], comparison.table.loc["tied 3", "status"])
+        1 converged
     """
     if is_traced(x, sample_weight, key) or in_jit():
         raise TypeError("compare runs its own compiled loops on the host: call it outside jit, vmap and grad.")
@@ -126,12 +125,6 @@ def compare(
     if loo:
         comparison = comparison.with_loo(source.x, key=key, sample_weight=sample_weight)
     return comparison
-
-
-def model_key(key: Array, family: str, n_components: int) -> Array:
-    """The key that `compare` fits one model with: it does not depend on which others are compared."""
-    name = np.uint32(zlib.crc32(get_family(family).name.encode()))
-    return jax.random.fold_in(jax.random.fold_in(key, name), n_components)
 
 
 class _Sweep:

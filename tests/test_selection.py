@@ -15,9 +15,9 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import jaxgmm as jg
+from jaxgmm.batch import model_key
 from jaxgmm.covariance import FAMILIES as ALL_FAMILIES
 from jaxgmm.criteria import CRITERIA, Choice, agreement, choices, ranks
-from jaxgmm.selection import model_key
 
 X = np.random.default_rng(5).normal(size=(60, 2)) * [1, 10] + 4 * np.random.default_rng(6).integers(0, 2, (60, 1))
 WEIGHT = np.random.default_rng(7).integers(0, 3, 60).astype(float)
@@ -283,3 +283,24 @@ def test_a_prior_of_ones_own():
     assert comparison.fit("diag", 2).objective == pytest.approx(alone.objective, rel=1e-10)
     np.testing.assert_allclose(comparison.fit("diag", 5).prior.concentration, 2)
     assert len({tuple(prior.mean) for prior in seen}) == 4  # of all rows, and of those without each fold
+
+
+def test_a_model_without_a_laplace_approximation_has_no_loo(monkeypatch):
+    def no_peak(*arguments, **options):
+        raise jg.FitError("laplace: no peak.")
+
+    monkeypatch.setattr("jaxgmm.bayes.posterior.posterior", no_peak)
+    with pytest.warns(jg.FitWarning, match=r"no leave-one-out of 2 models.* tied 1: laplace: no peak"):
+        comparison = compared().with_loo(X, key=KEY, models=[("tied", 1), ("tied", 2)], sample_weight=WEIGHT)
+    assert "loo" not in comparison.table
+
+
+@pytest.mark.default_precision
+def test_float32_rows_in_the_default_configuration():
+    comparison = jg.compare(
+        X.astype(np.float32), families=["diag"], n_components=[1, 2, 5], key=KEY, held_out_folds=3, **OPTIONS
+    )
+    assert comparison.fit("diag", 2).gmm.means.dtype == np.float32
+    names = ["diag 1", "diag 2", "diag 5"]
+    np.testing.assert_allclose(comparison.table["held_out"], compared().table.loc[names, "held_out"], rtol=1e-3)
+    np.testing.assert_allclose(comparison.table["bic"], compared().table.loc[names, "bic"], rtol=1e-4)
