@@ -19,7 +19,7 @@ from jaxgmm.status import RUNNING, Status
 
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
 _FLOPS_BETWEEN_REPORTS = 2e10
-_PLACES = 32  # starts that are stepped together
+_PLACES = 16  # starts that are stepped together: with more, those that stop early leave more idle
 _STRIDE = 32  # steps between looks at which of them have stopped, while others wait
 _REACH = 4.0  # SQUAREM: first limit of the step length, and the factor by which it grows where it binds
 _PLAIN_STEPS = 2  # SQUAREM: plain EM steps between extrapolations; the first settles, both make the differences

@@ -1,9 +1,11 @@
 """`compare`: families x numbers of components, fitted side by side and ranked by every criterion."""
 
+import dataclasses
 import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -28,6 +30,8 @@ from jaxgmm.search import Method
 from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.validation import check_count, check_key, in_jit, is_traced, key_data, unknown
+
+_THREADS = 2  # families that are fitted side by side
 
 Change = Callable[[Prior], Prior]
 
@@ -104,22 +108,20 @@ def compare(
     _check_prior(prior, loo)
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
-    data_id, rows = fingerprint(source), []
-    with precision.scope(dtype):
-        on_device = jax.device_put(source.x)
-        for family in names:
+    data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
+
+    def models_of(family: str) -> list[Row]:
+        with precision.scope(dtype):  # a thread's own, as all of JAX's contexts are
             settings = Settings(family, init, n_init, float(rtol), max_steps)
-            keys = [model_key(key, family, k) for k in counts]
-            sweep = _Sweep(on_device, counts, prior, settings, dtype, out)
-            fits, moments = sweep.fit(source.weight, keys, data_id)
-            sums = sweep.score(fits, source.weight)
-            held_out = None if folds is None else sweep.held_out(source.weight, folds, keys)
-            for i, k in enumerate(counts):
-                n_parameters = get_family(family).n_parameters(k, source.n_features)
-                predictive = None if held_out is None else float(held_out[i])
-                scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, moments[0], predictive)
-                fit = fits[i]
-                rows.append(Row(family, k, fit if isinstance(fit, Fit) else None, _status(fit), scores))
+            sweep = _Sweep(jax.device_put(source.x), counts, prior, settings, dtype, out)
+            return sweep.rows(source.weight, keys[family], folds, data_id)
+
+    if precision.platform(source.x) == "cpu":
+        with ThreadPoolExecutor(_THREADS) as pool:  # compiled or compiling, small batches keep one core busy and no more
+            rows = [row for own in pool.map(models_of, names) for row in own]
+    else:
+        rows = [row for family in names for row in models_of(family)]
+    rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
     if loo:
@@ -134,6 +136,19 @@ class _Sweep:
         self, x: Array, counts: Sequence[int], prior: str | Change | None, settings: Settings, dtype: Any, out: Any
     ) -> None:
         self.x, self.counts, self.prior, self.settings, self.dtype, self.out = x, counts, prior, settings, dtype, out
+
+    def rows(self, weight: Any, keys: Sequence[Array], folds: np.ndarray | None, data_id: str) -> list[Row]:
+        """The models and what the criteria are made of."""
+        fits, moments = self.fit(weight, keys, data_id)
+        sums = self.score(fits, weight)
+        held_out = None if folds is None else self.held_out(weight, folds, keys)
+        family, rows = get_family(self.settings.family), []
+        for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
+            predictive = None if held_out is None else float(held_out[i])
+            n_parameters = family.n_parameters(k, self.x.shape[1])
+            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, moments[0], predictive)
+            rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores))
+        return rows
 
     def fit(self, weight: Any, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
         """A fit for each K; the status instead where there is none."""
@@ -183,6 +198,11 @@ class _Sweep:
 @functools.partial(jax.jit, static_argnums=3)
 def _sums(gmms: GMM, x: Array, weight: Array, dtype: Any) -> Float[Array, "M 2"]:
     return lax.map(lambda gmm: weight @ log_prob_and_complete(gmm, x, dtype), jax.tree.map(jnp.asarray, gmms))
+
+
+def _as_configured(fit: Fit, out: Any) -> Fit:
+    """The fit with parameters as the caller's configuration of JAX has them."""
+    return dataclasses.replace(fit, gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), fit.gmm))
 
 
 def _status(fit: Fit | Status) -> Status:
