@@ -22,6 +22,8 @@ _HOME = {
     "Status": "status",
     "FitError": "status",
     "FitWarning": "status",
+    "compare": "selection",
+    "Comparison": "comparison",
     "load": "io",
     "merge_components": "merging",
     "Merging": "merging",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.unconstrained import constrain, unconstrain
     from jaxgmm.bayes.variational_bayes import fit_vb
     from jaxgmm.bayes.variational_fit import VariationalFit
+    from jaxgmm.comparison import Comparison
     from jaxgmm.em import fit
     from jaxgmm.fitted import Fit, Progress, Restarts
     from jaxgmm.initialisation import initialise
@@ -82,6 +85,7 @@ if TYPE_CHECKING:
     from jaxgmm.merging import Merging, merge_components
     from jaxgmm.mixture import GMM
     from jaxgmm.prior import Prior
+    from jaxgmm.selection import compare
     from jaxgmm.statistics import Statistics, e_step, m_step
     from jaxgmm.status import FitError, FitWarning, Status
 

@@ -11,6 +11,11 @@
     n_components = 3
     family = "full"
 
+    [compare]                       # instead of [fit]: several models, of which a criterion chooses one
+    families = ["full", "tied"]
+    n_components = [1, 9]           # from 1 to 9
+    criterion = "bic"
+
     [posterior]                     # a stage too, if its table is there: draws that start from the fit
     method = "gibbs"
 
@@ -28,7 +33,7 @@ from pydantic import ValidationError
 from jaxgmm.settings import TABLES, Config
 from jaxgmm.validation import unknown
 
-_LATER_STAGES = ("compare", "count", "report")
+_LATER_STAGES = ("count", "report")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -129,7 +134,7 @@ def _one_line(error: Mapping[str, Any]) -> str:
 def _unknown_key(tables: list[str], key: str) -> str:
     known = {name: model.model_fields for name, model in TABLES.items()}
     if key == "model" and not tables:
-        return "unknown table [model]: the model (family, n_components) belongs to the stage that fits it, [fit]"
+        return "unknown table [model]: the model (family, n_components) belongs to the stage that fits it, [fit] or [compare]"
     if not tables:
         return str(unknown("table", key, [name for name in known if "." not in name]))
     table = ".".join(tables)

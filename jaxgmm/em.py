@@ -1,35 +1,29 @@
 """`fit`: expectation-maximisation from many starts, for maximum a posteriori or maximum likelihood."""
 
-import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
-from jaxgmm.covariance import Family, get_family
+from jaxgmm.batch import Model, Moments, Settings, account, climb_models
+from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.fitted import Fit, Progress, Restarts, best_start
-from jaxgmm.initialisation import METHODS, assigned_start, check_assigned, column_scales, is_dense, seed_uniforms, seeded_starts
+from jaxgmm.fitted import Fit, Progress
+from jaxgmm.initialisation import METHODS, check_assigned, is_dense
 from jaxgmm.mixture import GMM
-from jaxgmm.prior import Prior, log_normaliser
-from jaxgmm.search import Method, Rules, Search, climb
+from jaxgmm.prior import Prior
+from jaxgmm.search import Method
 from jaxgmm.statistics import PARAMETERS, check_fixed, column_moments
-from jaxgmm.status import RUNNING, FitWarning, Status
+from jaxgmm.status import FitWarning
 from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
-_TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
-_PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
-
-Moments = tuple[float, np.ndarray, np.ndarray]
 
 
 def fit(
@@ -105,42 +99,16 @@ def fit(
     _check_settings(rtol, method, given)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
+    settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, method)
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
         moments = column_moments(data.x, data.weight, is_dense(family), dtype)
-        prior = _resolve_prior(prior, moments, n_components, family, source)
-        capacity = _capacity(n_components, source.n_samples)
-        active = np.arange(capacity) < n_components
-        if isinstance(given, GMM):
-            active[:n_components] &= np.asarray(given.weights) > 0
-        rules = _rules(prior, moments, active, n_components, family, rtol, dtype)
-        if "covariances" in method.fixed:  # what is held can't collapse
-            rules = rules._replace(floor=jnp.zeros_like(rules.floor))
-        if given is None:
-            scales = column_scales(*moments, family).astype(dtype)
-            uniforms = seed_uniforms(key, n_starts, n_components, capacity).astype(dtype)
-        at_once = n_starts if source.n_samples * capacity * n_starts <= _TOGETHER else 1
-        searches = []
-        for first in range(0, n_starts, at_once):
-            if given is None:
-                starts = seeded_starts(
-                    data.x, data.weight, uniforms[first : first + at_once], rules.centre, scales, n_components, init, family,
-                    rules.prior,
-                )  # fmt: skip
-            else:
-                starts = _given_start(given, data, rules, prior, n_components, capacity, family, dtype)
-            last = min(first + at_once, n_starts)
-            report = None if callback is None else _reporter(callback, last, n_starts, max_steps)
-            searches.append(jax.tree.map(np.asarray, climb(starts, data, rules, max_steps, method, report)))
-    return _account(searches, n_components, prior, out, rtol * moments[0], fingerprint(source))
-
-
-def _reporter(callback: Callable[[Progress], None], start: int, n_starts: int, max_steps: int) -> Callable[[Search], None]:
-    def report(search: Search) -> None:
-        steps, best = int(np.asarray(search.n_steps).max()), float(np.asarray(search.objective).max())
-        callback(Progress(start, n_starts, steps, max_steps, best))
-
-    return report
+        model = Model(n_components, _resolve_prior(prior, moments, n_components, family, source), key)
+        (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
+    fitted = account(search, model, settings, moments[0], out, fingerprint(source))
+    if not fitted.converged:
+        warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=2)
+    return fitted
 
 
 def _resolve_init(init: Any, n_components: int | None, family: str, source: ArraySource) -> tuple[Any, int, str]:
@@ -216,115 +184,3 @@ def check_mode_exists(concentration: Any) -> None:
             f"prior.concentration is {np.asarray(concentration).tolist()}, but below 1 the Dirichlet density is "
             "infinite at weight 0, so no mode exists: use 1 or more for a fit, or a sampler, which needs no mode."
         )
-
-
-def _capacity(n_components: int, n_samples: int) -> int:
-    padded = -(-n_components // 4) * 4
-    return padded if n_samples * padded <= _PADDED else n_components
-
-
-def _given_start(
-    given: Any,
-    data: ArraySource,
-    rules: Rules,
-    prior: Prior | None,
-    n_components: int,
-    capacity: int,
-    family: str,
-    dtype: Any,
-) -> GMM:
-    """A GMM, or the M-step of responsibilities or labels, padded to `capacity`, with a leading axis of one start."""
-    if not isinstance(given, GMM):
-        own = None if prior is None else _as_dtype(prior, dtype)
-        given = assigned_start(data.x, data.weight, given, rules.centre, n_components, family, own)
-    given = _as_dtype(given, dtype)
-
-    def pad(leaf: np.ndarray) -> np.ndarray:
-        return np.concatenate([leaf, np.repeat(leaf[:1], capacity - n_components, axis=0)])
-
-    weights = np.concatenate([given.weights, np.zeros(capacity - n_components, dtype)])
-    covariances = pad(given.covariances) if get_family(family).per_component else given.covariances
-    return GMM.unchecked(weights[None], pad(given.means)[None], covariances[None], family)
-
-
-def _as_dtype(tree: Any, dtype: Any) -> Any:
-    """Leaves as NumPy arrays of one dtype: unlike `jnp.asarray`, this compiles nothing."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
-
-
-def _rules(
-    prior: Prior | None, moments: Moments, active: np.ndarray, n_components: int, family: str, rtol: float, dtype: Any
-) -> Rules:
-    total_weight, mean, _ = moments
-    constant = 0.0
-    if prior is not None:
-        alpha = np.ones(active.size)
-        alpha[:n_components] = prior.concentration
-        prior = dataclasses.replace(_as_dtype(prior, np.float64), concentration=alpha)
-        constant = log_normaliser(prior, active, np, np.vectorize(math.lgamma))
-        prior = _as_dtype(prior, dtype)
-    floor = _pivot_floor(moments, get_family(family), dtype)
-    numbers = _as_dtype((constant, mean, floor, total_weight, rtol), dtype)
-    fields: tuple[Any, ...] = (prior, numbers[0], active, *numbers[1:])
-    return Rules(*fields)
-
-
-def _pivot_floor(moments: Moments, kind: Family, dtype: Any) -> np.ndarray:
-    """Variances (pivots, for matrices) that are rounding of the data's own; inf where the data have none to begin with."""
-    total_weight, mean, scatter = moments
-    n_features = mean.shape[0]
-    rounding = 10 * n_features * float(jnp.finfo(dtype).eps)
-    constant = 100 * np.finfo(float).eps * np.abs(mean)  # sd of a column that doesn't vary
-    if scatter.ndim == 2:
-        covariance = scatter / total_weight
-        scale = np.diagonal(covariance)
-        try:
-            pivots = np.diagonal(np.linalg.cholesky(covariance)) ** 2
-        except np.linalg.LinAlgError:
-            pivots = np.zeros(n_features)
-        return np.where((pivots > rounding * scale) & (np.sqrt(scale) > constant), rounding * pivots, np.inf)
-    variance = scatter / total_weight
-    if kind.scale_shape(n_features) == ():
-        variance, constant = variance.mean(keepdims=True), constant.max(keepdims=True)
-    return np.where(np.sqrt(variance) > constant, rounding * variance, np.inf)
-
-
-def _account(searches: list[Search], n_components: int, prior: Prior | None, out: Any, resolution: float, data: str) -> Fit:
-    """Choose the best start, trim the padding, and turn codes into statuses; warns once."""
-
-    def gather(get: Callable[[Search], Any]) -> np.ndarray:
-        return np.concatenate([get(search) for search in searches])
-
-    n_steps = gather(lambda search: search.n_steps)
-    status = tuple(Status(code) if code != RUNNING else Status.max_steps for code in gather(lambda s: s.status).tolist())
-    objective = gather(lambda search: search.objective).astype(float)
-    best = best_start(objective, status)
-    restarts = Restarts(
-        objective=objective,
-        log_likelihood=gather(lambda search: search.statistics.log_likelihood).astype(float),
-        status=status,
-        n_steps=n_steps,
-        trace=tuple(row[: n + 1] for row, n in zip(gather(lambda search: search.trace), n_steps, strict=True)),
-        best=best,
-        # What is left when steps gain `resolution` at a rate of 0.999; never so much that optima that differ look alike.
-        tolerance=min(1e3 * resolution, 0.1) + 1e-6,
-    )
-    if status[best] is not Status.converged:
-        warnings.warn(f"fit ended as {status[best].name!r}. {status[best].meaning}", FitWarning, stacklevel=3)
-    batch, index = divmod(best, len(searches[0].status))
-    chosen = searches[batch].gmm
-    covariances = chosen.covariances[index]
-    if get_family(chosen.family).per_component:
-        covariances = covariances[:n_components]
-    leaves = chosen.weights[index, :n_components], chosen.means[index, :n_components], covariances
-    return Fit(
-        gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), GMM.unchecked(*leaves, family=chosen.family)),
-        status=status[best],
-        objective=float(objective[best]),
-        log_likelihood=float(restarts.log_likelihood[best]),
-        n_steps=int(n_steps[best]),
-        trace=restarts.trace[best],
-        restarts=restarts,
-        prior=prior,
-        fingerprint=data,
-    )

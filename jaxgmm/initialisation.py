@@ -75,7 +75,9 @@ def initialise(
         moments = column_moments(source.x, source.weight, False, dtype)
         scales = column_scales(*moments, family)
         uniforms = seed_uniforms(key, 1, n_components, n_components).astype(dtype)
-        gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, n_components, init, family, prior)
+        each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
+        counts = np.array([n_components])
+        gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, counts, init, family, each)
     return jax.tree.map(lambda leaf: precision.as_parameter(np.asarray(leaf[0]), out), gmms)
 
 
@@ -108,12 +110,15 @@ def seeded_starts(
     uniforms: Float[Array, "R K"],
     centre: Float[Array, " D"],
     scales: Float[Array, " D"],
-    n_components: Any,
+    n_components: Int[Array, " R"],
     init: str,
     family: str,
     prior: Prior | None,
 ) -> GMM:
-    """R starts at once, one uniform variate a seed; components from `n_components` on are inactive padding."""
+    """R starts at once, one uniform variate a seed; those of each start's components from its `n_components` on are padding.
+
+    Every leaf of `prior` has a leading axis of starts.
+    """
     weight = weight.astype(centre.dtype)
 
     def squared_distance(row: Array) -> Float[Array, " N"]:
@@ -123,11 +128,11 @@ def seeded_starts(
             lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, _NUMBERS_AT_ONCE // x.shape[1]
         )
 
-    def start(u: Float[Array, " K"]) -> GMM:
-        seeds, labels = _seeds(u, squared_distance, weight, n_components, init)
-        return grouped_start(x, weight, labels, x[seeds].astype(centre.dtype), centre, n_components, family, prior)
+    def start(u: Float[Array, " K"], n: Array, own: Prior | None) -> GMM:
+        seeds, labels = _seeds(u, squared_distance, weight, n, init)
+        return grouped_start(x, weight, labels, x[seeds].astype(centre.dtype), centre, n, family, own)
 
-    return jax.vmap(start)(uniforms)
+    return jax.vmap(start)(uniforms, n_components, prior)
 
 
 def _seeds(

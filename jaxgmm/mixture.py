@@ -261,7 +261,7 @@ class GMM:
         weight = check_weights(sample_weight, x.shape[0])
         dtype = precision.compute_dtype(x, self, weight)
         with precision.scope(dtype):
-            log_prob, complete = _log_prob_and_complete(self, jnp.asarray(x), dtype).T
+            log_prob, complete = log_prob_and_complete(self, jnp.asarray(x), dtype).T
             weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
             value = total(weight, log_prob, complete)
         return value if is_traced(value) else float(value)
@@ -293,7 +293,7 @@ def _by_rows(question: Callable, gmm: GMM, x: Array, dtype: Any) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _log_prob_and_complete(gmm, x, dtype):
+def log_prob_and_complete(gmm: GMM, x: Float[Array, "N D"], dtype: Any) -> Float[Array, "N 2"]:
     """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk."""
     return _by_rows(lambda joint: jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1), gmm, x, dtype)
 

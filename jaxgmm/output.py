@@ -20,7 +20,7 @@ _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 # What a run may have written and the next one, with another config, may not.
 _OPTIONAL = (
     "assignments.csv", "assignments.parquet", "posterior.nc", "posterior.json", "posterior_chains.png", "posterior_draws.png",
-    "posterior_intervals.png",
+    "posterior_intervals.png", "comparison.csv", "comparison.png",
 )  # fmt: skip
 _UNFINISHED = "unfinished"
 _MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as if nothing had happened

@@ -74,8 +74,11 @@ class PosteriorStage:
         """
         assert config.posterior is not None
         check_feature_names(rows.feature_names, rows.x.shape[1])
-        own = config.posterior.prior == "richardson-green"
-        return cls(config.posterior, rows, RichardsonGreen.default(rows.x, config.fit.family) if own else None)
+        prior = None
+        if config.posterior.prior == "richardson-green":
+            assert config.fit is not None  # the config has been checked
+            prior = RichardsonGreen.default(rows.x, config.fit.family)
+        return cls(config.posterior, rows, prior)
 
     @property
     def can_resume(self) -> bool:

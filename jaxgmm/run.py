@@ -21,7 +21,8 @@ import jaxgmm
 from jaxgmm import output, plots
 from jaxgmm.config import to_toml
 from jaxgmm.datasets import LOADERS
-from jaxgmm.em import Fit, Progress, fit
+from jaxgmm.em import fit
+from jaxgmm.fitted import Fit, Progress
 from jaxgmm.io import load
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
@@ -31,6 +32,7 @@ from jaxgmm.tables import Table, read_table, write_table
 from jaxgmm.validation import check_rows
 
 if TYPE_CHECKING:
+    from jaxgmm.compare_stage import Compared
     from jaxgmm.posterior_stage import Drawn, PosteriorStage
 
 
@@ -46,12 +48,13 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: its directory, its fit, the content of its fit.json, and its posterior, if that was a stage."""
+    """A finished run: its directory, its fit, the content of its fit.json, and what its other stages made, if it had them."""
 
     directory: Path
     fit: Fit
     summary: dict[str, Any]
     posterior: "Drawn | None"
+    compared: "Compared | None" = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Watch:
     """Whom a run tells how far it is.
 
     Attributes:
-        stage: told the name of the stage that begins: "fit", "posterior" or "write".
+        stage: told the name of the stage that begins: "fit" or "compare", "posterior", "write".
         fit: told of the progress of a long fit; None: nobody.
         draws: told (steps done, steps in all) of the posterior's chains. What is done is kept.
     """
@@ -100,11 +103,13 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
         stage = _posterior_stage(config, rows)
         if stage is not None:
             clock.append(("prepare", time.perf_counter()))
-        watch.stage("fit")
-        fitted = _fit(config, rows, watch.fit)
+        first = "fit" if config.compare is None else "compare"
+        watch.stage(first)
+        compared = _compare(config, rows)
+        fitted = _fit(config, rows, watch.fit) if compared is None else compared.fit
         if fitted.status is Status.collapsed:
             raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
-        clock.append(("fit", time.perf_counter()))
+        clock.append((first, time.perf_counter()))
         drawn = None
         if stage is not None:
             watch.stage("posterior")
@@ -122,13 +127,15 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
             write_table(partial / f"assignments.{config.output.assignments}", assignments(fitted.gmm, rows.x))
             for name, figure in _figures(fitted, rows):
                 figure.savefig(partial / name, dpi=130)
+            if compared is not None:
+                compared.write(partial)
             if drawn is not None:
                 drawn.write(partial, rows)
             clock.append(("write", time.perf_counter()))
             seconds = {name: round(end - start, 3) for (_, start), (name, end) in itertools.pairwise(clock)}
-            summary = _summary(fitted, rows, seconds)
+            summary = _summary(fitted, rows, seconds) | ({} if compared is None else compared.summary)
             (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return Run(directory, fitted, summary, drawn)
+    return Run(directory, fitted, summary, drawn, compared)
 
 
 def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
@@ -198,13 +205,28 @@ def _usable(table: Table, names: tuple[str, ...]) -> np.ndarray:
         raise ValueError(f"{table.source}, rows counted from 0: {error}") from None
 
 
+def _prior(config: Config) -> Callable[[Prior], Prior] | None:
+    """`[prior]`, from the default one of a model; None for maximum likelihood."""
+    if config.prior.kind == "none":
+        return None
+    overrides: dict[str, Any] = {name: np.float64(value) for name, value in config.prior.overrides.items()}
+    return lambda default: dataclasses.replace(default, **overrides)
+
+
+def _compare(config: Config, rows: Rows) -> "Compared | None":
+    if config.compare is None:
+        return None
+    from jaxgmm.compare_stage import run_comparison  # only here: pandas takes a while to import
+
+    return run_comparison(config.compare, rows, _prior(config))
+
+
 def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None) -> Fit:
     settings = config.fit
-    prior = None
-    if config.prior.kind == "default":
-        prior = Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight)
-        overrides: dict[str, Any] = {name: np.float64(value) for name, value in config.prior.overrides.items()}
-        prior = dataclasses.replace(prior, **overrides)
+    assert settings is not None  # the config has been checked
+    change, prior = _prior(config), None
+    if change is not None:
+        prior = change(Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
         return fit(

@@ -19,17 +19,20 @@ from jaxgmm.status import RUNNING, Status
 
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
 _FLOPS_BETWEEN_REPORTS = 2e10
+_PLACES = 16  # starts that are stepped together: with more, those that stop early leave more idle
+_STRIDE = 32  # steps between looks at which of them have stopped, while others wait
 _REACH = 4.0  # SQUAREM: first limit of the step length, and the factor by which it grows where it binds
 _PLAIN_STEPS = 2  # SQUAREM: plain EM steps between extrapolations; the first settles, both make the differences
 
 
 class Rules(NamedTuple):
-    """Traced settings: changing them compiles nothing.
+    """Traced settings: changing them compiles nothing. What depends on the model that is fitted has a leading axis of starts,
+    so starts of one batch may have different numbers of components.
 
     Attributes:
-        prior: None for maximum likelihood.
-        constant: (), the prior's normaliser, in nats.
-        active: (K,), False for components that are padding.
+        prior: of each start, every leaf (R, ...), concentration (R, K); None for maximum likelihood.
+        constant: (R,), the prior's normaliser, in nats.
+        active: (R, K), False for components that are padding.
         centre: (D,), what rows are shifted by: the mean of the data.
         floor: smallest pivots that aren't rounding, by structure; used without a prior.
         total_weight: ().
@@ -37,8 +40,8 @@ class Rules(NamedTuple):
     """
 
     prior: Prior | None
-    constant: Float[Array, ""]
-    active: Bool[Array, " K"]
+    constant: Float[Array, " R"]
+    active: Bool[Array, "R K"]
     centre: Float[Array, " D"]
     floor: Float[Array, "..."]
     total_weight: Float[Array, ""]
@@ -54,7 +57,10 @@ class Method(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What the loop carries: R starts, each at its last accepted mixture, with that mixture's statistics."""
+    """What the loop carries: R starts, each at its last accepted mixture, with that mixture's statistics.
+
+    `n_steps` is -1 before the first pass, which only evaluates the start.
+    """
 
     gmm: GMM
     statistics: Statistics
@@ -63,7 +69,6 @@ class Search(NamedTuple):
     n_steps: Int[Array, " R"]
     trace: Float[Array, "R T"]
     last_gain: Float[Array, " R"]
-    iteration: Int[Array, ""]
     phase: Int[Array, " R"]  # SQUAREM: plain steps since the last extrapolation
     anchor: GMM | None  # SQUAREM: the mixture before the last plain step
     reach: Float[Array, " R"]  # SQUAREM: the longest step allowed; shrinks where an extrapolation fails
@@ -77,18 +82,49 @@ def climb(
     method: Method,
     report: Callable[[Search], None] | None = None,
 ) -> Search:
-    """Run a batch of starts to the end: in one call, or in several where there is someone to report to."""
-    search = _begin(starts, max(_TRACE, 1 << max_steps.bit_length()), method)
+    """Run a batch of starts to the end, and return them as NumPy arrays.
+
+    A few starts are stepped at a time; the place of one that has stopped goes to the next, so that the slowest don't keep all
+    of them waiting. It pays to put those first that may take longest. One call does it all where there are no more starts than
+    places, unless there is someone to report to.
+    """
+    whole = _begin(jax.tree.map(np.asarray, starts), max(_TRACE, 1 << max_steps.bit_length()), method)
     n_starts, n_components, n_features = starts.means.shape
-    flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * n_starts
-    stride = max_steps if report is None else max(1, int(_FLOPS_BETWEEN_REPORTS / flops))
-    limit = 0
-    while limit < max_steps and (limit == 0 or (np.asarray(search.status) == RUNNING).any()):
-        limit = min(limit + stride, max_steps)
-        search = _advance(search, data, rules, np.int32(limit), method)
+    flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * min(n_starts, _PLACES)
+    longest = max_steps + 1 if report is None else max(1, int(_FLOPS_BETWEEN_REPORTS / flops))
+    unfinished = np.arange(n_starts)
+    while unfinished.size:
+        stopped = np.setdiff1d(np.arange(n_starts), unfinished)  # they fill up the last batches
+        rows = np.concatenate([unfinished, stopped])[:_PLACES]
+        stride = min(longest, _STRIDE) if unfinished.size > _PLACES else longest
+        own = _of_starts(rules, rows)
+        part = _advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), method)
+        whole = jax.tree.map(functools.partial(_put, rows), whole, part)
+        unfinished = unfinished[_running(whole, max_steps)[unfinished]]
         if report is not None:
-            report(search)
-    return search
+            report(whole)
+    return whole
+
+
+def _rows(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _put(rows: np.ndarray, whole: np.ndarray, part: Array) -> np.ndarray:
+    if len(rows) == len(whole):
+        return np.asarray(part)
+    whole = whole.copy()
+    whole[rows] = part
+    return whole
+
+
+def _of_starts(rules: Rules, rows: np.ndarray) -> Rules:
+    prior, constant, active = _rows((rules.prior, rules.constant, rules.active), rows)
+    return rules._replace(prior=prior, constant=constant, active=active)
+
+
+def _running(search: Search, max_steps: Any) -> Any:
+    return (search.status == RUNNING) & (search.n_steps < max_steps)
 
 
 def _begin(starts: GMM, length: int, method: Method) -> Search:
@@ -104,10 +140,9 @@ def _begin(starts: GMM, length: int, method: Method) -> Search:
         "statistics": Statistics(*nothing),
         "objective": zeros - np.inf,
         "status": np.full(n_starts, RUNNING, np.int32),
-        "n_steps": np.zeros(n_starts, np.int32),
+        "n_steps": np.full(n_starts, -1, np.int32),
         "trace": np.zeros((n_starts, length), dtype),
         "last_gain": zeros + np.inf,
-        "iteration": np.int32(0),
         "phase": np.zeros(n_starts, np.int32),
         "anchor": starts if method.acceleration else None,
         "reach": np.full(n_starts, _REACH, dtype),
@@ -115,34 +150,39 @@ def _begin(starts: GMM, length: int, method: Method) -> Search:
     return Search(**fields)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _advance(search: Search, data: ArraySource, rules: Rules, limit: Array, method: Method) -> Search:
-    """Step every running start until it stops or has taken `limit` steps. The very first pass only evaluates the starts."""
+@functools.partial(jax.jit, static_argnums=5)
+def _advance(search: Search, data: ArraySource, rules: Rules, max_steps: Array, stride: Array, method: Method) -> Search:
+    """Up to `stride` passes, in each of which every start that still runs takes a step."""
     kind = get_family(search.gmm.family)
     expanded = expand_whole(search.gmm, data.x, rules.centre)
 
-    def unfinished(search: Search) -> Bool[Array, ""]:
-        return (search.status == RUNNING).any() & (search.iteration <= limit)
+    def unfinished(carry: tuple[Search, Array]) -> Bool[Array, ""]:
+        search, n_passes = carry
+        return _running(search, max_steps).any() & (n_passes < stride)
 
-    def step(search: Search) -> Search:
-        proposal = jax.vmap(lambda s, g: maximise(s, g, rules.prior, rules.active, method.fixed))(search.statistics, search.gmm)
+    def step(carry: tuple[Search, Array]) -> tuple[Search, Array]:
+        search, n_passes = carry
+        refit = jax.vmap(lambda s, g, prior, active: maximise(s, g, prior, active, method.fixed))
+        proposal = refit(search.statistics, search.gmm, rules.prior, rules.active)
         extrapolated, length = jnp.zeros_like(search.status, bool), jnp.ones_like(search.reach)
         if search.anchor is not None:
             extrapolated = search.phase == _PLAIN_STEPS
             far, length = _extrapolate(search.anchor, search.gmm, proposal, search.reach)
             proposal = _choose(extrapolated, far, proposal)
-        proposal = jax.tree.map(lambda new, old: jnp.where(search.iteration == 0, old, new), proposal, search.gmm)
+        proposal = _choose(search.n_steps < 0, search.gmm, proposal)
         factor = jax.vmap(lambda covariances: kind.factor(covariances, data.n_features))(proposal.covariances)
         singular = _singular(proposal, factor, rules, kind)
-        running = (search.status == RUNNING) & ~singular
-        statistics = data.reduce(lambda x, w: batched_e_step(proposal, factor, x, w, rules.centre, running, expanded))
+        running = _running(search, max_steps)
+        statistics = data.reduce(
+            lambda x, w: batched_e_step(proposal, factor, x, w, rules.centre, running & ~singular, expanded)
+        )
         objective = statistics.log_likelihood
-        if (prior := rules.prior) is not None:
-            kernel = jax.vmap(lambda gmm, f: log_kernel(prior, gmm, f, rules.active))
-            objective = objective + kernel(proposal, factor) + rules.constant
-        return _decide(search, proposal, statistics, objective, singular, extrapolated, length, rules, method)
+        if rules.prior is not None:
+            objective = objective + jax.vmap(log_kernel)(rules.prior, proposal, factor, rules.active) + rules.constant
+        search = _decide(search, running, proposal, statistics, objective, singular, extrapolated, length, rules, method)
+        return search, n_passes + 1
 
-    return lax.while_loop(unfinished, step, search)
+    return lax.while_loop(unfinished, step, (search, jnp.zeros_like(stride)))[0]
 
 
 def _singular(gmm: GMM, factor: Factor, rules: Rules, kind: Family) -> Bool[Array, " R"]:
@@ -150,12 +190,13 @@ def _singular(gmm: GMM, factor: Factor, rules: Rules, kind: Family) -> Bool[Arra
     pivots = jax.vmap(kind.structure.pivots)(factor)
     flat = ~(pivots > (rules.floor if rules.prior is None else 0))
     per_component = flat.reshape(flat.shape[0], -1, flat.shape[-1])  # one axis of length one where components share
-    singular = (per_component & rules.active[:, None]).any((1, 2))
+    singular = (per_component & rules.active[:, :, None]).any((1, 2))
     return singular | (gmm.weights < 0).any(1) | ~jnp.isfinite(gmm.means).all((1, 2))
 
 
 def _decide(
     search: Search,
+    running: Bool[Array, " R"],
     proposal: GMM,
     statistics: Statistics,
     objective: Float[Array, " R"],
@@ -167,8 +208,8 @@ def _decide(
 ) -> Search:
     """Accept the proposals or not, and say which starts have stopped and why."""
     eps = jnp.finfo(objective.dtype).eps
-    first = search.iteration == 0
-    running = search.status == RUNNING
+    first = search.n_steps < 0
+    n_steps = jnp.where(running, search.n_steps + 1, search.n_steps)
     weight = rules.total_weight
     gain = objective - search.objective
     finite = jnp.isfinite(objective)
@@ -208,10 +249,9 @@ def _decide(
         statistics=_choose(accepted, statistics, search.statistics),
         objective=objective,
         status=jnp.where(running, status, search.status).astype(jnp.int32),
-        n_steps=jnp.where(running, search.iteration, search.n_steps),
-        trace=search.trace.at[:, search.iteration].set(objective),
+        n_steps=n_steps,
+        trace=search.trace.at[jnp.arange(n_steps.size), n_steps].set(objective),
         last_gain=jnp.where(running, gain, search.last_gain),
-        iteration=search.iteration + 1,
         phase=jnp.where(extrapolated | first, 0, search.phase + 1) if method.acceleration else search.phase,
         anchor=_choose(running & ~extrapolated, search.gmm, search.anchor) if method.acceleration else None,
         reach=reach,

@@ -134,6 +134,54 @@ class FitTable(_Table):
         return get_family(name).name
 
 
+class CompareTable(_Table):
+    """`[compare]`: the stage that fits several models, instead of `[fit]`; the criterion's choice is the run's fit.
+
+    Attributes:
+        families: of the covariances, scikit-learn's names or mclust's.
+        n_components: two numbers are the first K and the last; one, or more than two, are the K themselves.
+        criterion: that chooses: "bic", "aic", "icl" or "held_out".
+        held_out_folds: also fit to all rows but a fold, and score that; left out: don't.
+        seed: of the random starts and the folds.
+        init: how a start is drawn.
+        n_init: number of starts of each model.
+        rtol: stop once an EM step gains less than this, in nats per unit of weight.
+        max_steps: of EM, for every start.
+    """
+
+    families: Names = ("full", "tied", "diag", "spherical")
+    n_components: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] = (1, 9)
+    criterion: Literal["bic", "aic", "icl", "held_out"] = "bic"
+    held_out_folds: Annotated[int, Field(ge=2)] | None = None
+    seed: Seed = 0
+    init: Literal["k-means++", "random"] = "k-means++"
+    n_init: Annotated[int, Field(ge=1)] = 10
+    rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
+    max_steps: Annotated[int, Field(ge=1)] = 500
+
+    @property
+    def counts(self) -> list[int]:
+        """Every K."""
+        given = self.n_components
+        return list(range(given[0], given[1] + 1)) if len(given) == 2 else list(given)
+
+    @field_validator("families")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(get_family(name).name for name in names)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"name each family once, and at least one; got {', '.join(names) or 'none'}")
+        return names
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if list(self.n_components) != sorted(set(self.n_components)):
+            raise ValueError(f"compare.n_components must increase, got {list(self.n_components)}")
+        if self.criterion == "held_out" and self.held_out_folds is None:
+            raise ValueError("compare.criterion = 'held_out' needs compare.held_out_folds, such as 5")
+        return self
+
+
 class ThresholdsTable(_Table):
     """`[posterior.thresholds]`: beyond which `jaxgmm.diagnose` says that a number isn't to be trusted.
 
@@ -224,20 +272,26 @@ class Config(_Table):
     """A whole run: its data, prior, stages and output.
 
     Attributes:
-        data, prior, fit, output: the tables.
+        data, prior, output: the tables.
+        fit, compare: the stage that gives the run its fit; one of them, the other is None.
         posterior: the table of that stage; None if it doesn't run.
         versions: what wrote this config, if a run did; recorded, not used.
     """
 
     data: DataTable
     prior: PriorTable = PriorTable()
-    fit: FitTable
+    fit: FitTable | None = None
+    compare: CompareTable | None = None
     posterior: PosteriorTable | None = None
     output: OutputTable
     versions: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.fit is None and self.compare is None:
+            raise ValueError("[fit] is missing: name there the model to fit, or several in [compare]")
+        if self.fit is not None and self.compare is not None:
+            raise ValueError("[fit] and [compare] are both there, but the run's fit is that of one of them: remove the other")
         if self.posterior is None:
             return self
         if self.posterior.prior == "fit" and self.prior.kind == "none":
@@ -245,7 +299,9 @@ class Config(_Table):
                 "[posterior] needs a prior, but prior.kind = 'none', maximum likelihood: set prior.kind = 'default', or remove "
                 "[posterior]"
             )
-        if self.posterior.prior == "richardson-green" and not get_family(self.fit.family).per_component:
+        if self.posterior.prior == "richardson-green" and self.fit is None:
+            raise ValueError("posterior.prior = 'richardson-green' is for one family: name it in [fit], instead of [compare]")
+        if self.posterior.prior == "richardson-green" and self.fit and not get_family(self.fit.family).per_component:
             raise ValueError(
                 f"posterior.prior = 'richardson-green' gives each component its own variance, but fit.family = "
                 f"{self.fit.family!r}: set fit.family = 'spherical'"
@@ -257,6 +313,7 @@ TABLES: dict[str, type[_Table]] = {
     "data": DataTable,
     "prior": PriorTable,
     "fit": FitTable,
+    "compare": CompareTable,
     "posterior": PosteriorTable,
     "posterior.thresholds": ThresholdsTable,
     "output": OutputTable,

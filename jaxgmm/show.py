@@ -13,15 +13,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxgmm.em import Progress as FitProgress
+from jaxgmm.fitted import Progress as FitProgress
 from jaxgmm.plots import replication
 from jaxgmm.run import Run, Watch
 
 if TYPE_CHECKING:
+    from jaxgmm.compare_stage import Compared
     from jaxgmm.posterior_stage import Drawn
     from jaxgmm.settings import ThresholdsTable
 
 _CELL = 20  # characters for a mean ± sd
+_MOST_MODELS = 12  # of a comparison, in a table
 _MOST_QUANTITIES = 24  # of components, in a table
 _SHORT = {"standard_deviations": "sd", "correlations": "correlation"}
 _MEANINGS = {
@@ -55,13 +57,40 @@ def watched(name: str) -> Iterator[Watch]:
 
 
 def show(finished: Run) -> None:
-    """The fit, and the posterior if there is one, on stdout."""
+    """The comparison if there is one, the fit, and the posterior if there is one, on stdout."""
     console = Console(highlight=False)
+    if finished.compared is not None:
+        _show_comparison(console, finished.compared)
     with jax.enable_x64(True):
         _show_fit(console, finished)
     if finished.posterior is not None:
         _show_posterior(console, finished.posterior)
     console.print(f"written to {finished.directory}", soft_wrap=True)
+
+
+def _show_comparison(console: Console, compared: "Compared") -> None:
+    comparison, by = compared.comparison, compared.criterion
+    rows = comparison.table.sort_values(f"rank_{by}", kind="stable", na_position="last")
+    title = f"{len(rows)} models, the best by {by.replace('_', '-')} first"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
+    table.add_column("model", no_wrap=True)
+    shown = ("log_likelihood", *comparison.criteria)
+    for name in shown:
+        table.add_column("log-lik" if name == "log_likelihood" else name.replace("_", "-"), justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    winner = compared.fit.gmm
+    for model, row in rows[:_MOST_MODELS].iterrows():
+        numbers = [
+            _number(row[name], ".4f" if name == "held_out" else ".2f") for name in ("log_likelihood", *comparison.criteria)
+        ]
+        style = "green" if model == f"{winner.family} {winner.n_components}" else None
+        style = style if row["status"] == "converged" else "yellow"
+        table.add_row(model, *numbers, row["status"], style=style)
+    console.print(table)
+    if len(rows) > _MOST_MODELS:
+        console.print(f"and {len(rows) - _MOST_MODELS} more, in comparison.csv")
+    console.print(f"[bold]agreement[/]  {comparison.agreement}")
+    console.print(f"selected by {by.replace('_', '-')}: {winner.family} with {winner.n_components}")
 
 
 def _show_fit(console: Console, finished: Run) -> None:
@@ -79,7 +108,8 @@ def _show_fit(console: Console, finished: Run) -> None:
     facts.add_row("data", f"{summary['n_samples']} rows x {len(summary['feature_names'])} features")
     for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
         facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
-    facts.add_row("steps", f"{fit.n_steps} of EM; {summary['n_starts']} starts in {summary['seconds']['fit']:.2f} s")
+    took = f" in {summary['seconds']['fit']:.2f} s" if "fit" in summary["seconds"] else ""
+    facts.add_row("steps", f"{fit.n_steps} of EM; {summary['n_starts']} starts{took}")
     facts.add_row("replication", replication(fit))
     console.print(facts)
 

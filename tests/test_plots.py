@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 import jaxgmm as jg
 from jaxgmm import plots
-from jaxgmm.em import Restarts
+from jaxgmm.fitted import Restarts
 
 
 def rows(n_samples, n_features):

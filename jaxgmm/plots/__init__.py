@@ -9,8 +9,9 @@ from jaxgmm.plots.fitting import replication, trace
 from jaxgmm.plots.mixing import chains
 from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
 from jaxgmm.plots.posterior import draws, intervals
+from jaxgmm.plots.selection import criterion
 
 __all__ = [
-    "PALETTE", "chains", "components", "density", "draws", "intervals", "pairs", "replication", "responsibilities", "scatter",
-    "trace",
+    "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "pairs", "replication", "responsibilities",
+    "scatter", "trace",
 ]  # fmt: skip
