@@ -1,5 +1,6 @@
 """`fit_vb`: variational Bayes by coordinate ascent, from many starts; and draws from it for `posterior`."""
 
+import functools
 import warnings
 from typing import Any
 
@@ -9,11 +10,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
+from jaxgmm.batch import _TOGETHER, _as_dtype
 from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, statistics_under
 from jaxgmm.bayes.variational_fit import VariationalFit
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.em import _TOGETHER, _as_dtype, _resolve_init
+from jaxgmm.em import _resolve_init
 from jaxgmm.fitted import Restarts, best_start
 from jaxgmm.initialisation import _template, column_scales, is_dense, seed_uniforms, seeded_starts
 from jaxgmm.mixture import GMM
@@ -109,10 +111,10 @@ def fit_vb(
         ascents = []
         for first in range(0, n_starts, at_once):
             if given is None:
-                gmms = seeded_starts(
-                    data.x, data.weight, uniforms[first : first + at_once], rules.centre, scales, n_components, init, family,
-                    rules.prior,
-                )  # fmt: skip
+                own = uniforms[first : first + at_once]
+                counts = np.full(len(own), n_components)
+                each = jax.tree.map(functools.partial(_repeat, n=len(own)), rules.prior)
+                gmms = seeded_starts(data.x, data.weight, own, rules.centre, scales, counts, init, family, each)
                 start = statistics_under(gmms, data, family, rules.centre)
             else:
                 start = _given_start(given, data, rules, n_components, family)
@@ -139,6 +141,10 @@ def fit_vb(
         family=family,
         fingerprint=fingerprint(source),
     )
+
+
+def _repeat(leaf: Any, n: int) -> np.ndarray:
+    return np.repeat(leaf[None], n, axis=0)
 
 
 def check_rtol(rtol: Any) -> None:
