@@ -46,6 +46,7 @@ _HOME = {
     "diagnose": "bayes.diagnostics",
     "count_clusters": "bayes.counts",
     "cluster_count": "bayes.counted",
+    "count_sensitivity": "bayes.count_sensitivity",
     "ClusterCount": "bayes.counted",
     "components_given": "bayes.counted_components",
     "similarity": "bayes.partitions",
@@ -59,6 +60,7 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
+    from jaxgmm.bayes.count_sensitivity import count_sensitivity
     from jaxgmm.bayes.counted import ClusterCount, cluster_count
     from jaxgmm.bayes.counted_components import components_given
     from jaxgmm.bayes.counts import count_clusters

@@ -1,5 +1,7 @@
 """The number of clusters: exact enumeration, exact priors, Geweke's test, calibration, published tables, hard data."""
 
+from pathlib import Path
+
 import arviz as az
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from scipy.special import gammaln, logsumexp
 import jaxgmm as jg
 from jaxgmm.bayes.chains import Schedule, run_chains
 from jaxgmm.bayes.partition_prior import PartitionPrior, draw_n_components, log_gamma, log_p_components
+from jaxgmm.bayes.partitions import variation_of_information
 from jaxgmm.bayes.split_merge import Data, expand
 from jaxgmm.bayes.telescoping import Telescoping, start, sweep
 from jaxgmm.covariance import get_family
@@ -94,7 +97,7 @@ def test_exact_enumeration(kind, d):
     data = make_data(x, prior, partition)
     labels = jnp.stack([jnp.arange(N) * (k + 1) // N % most for k in range(64)])
     states = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(KEY, 64), labels, data)
-    clusters = run_chains(Telescoping(2), states, data, Schedule(100, 1500))["n_clusters"]
+    clusters = run_chains(Telescoping(2), states, data, Schedule(100, 500))["n_clusters"]
     for t in range(1, 5):
         happened = (clusters == t).astype(float)
         ess = float(az.ess(happened, method="mean"))
@@ -229,3 +232,191 @@ def draw_rows_given(rng, state):
     labels, means, covariances = state
     scale = np.linalg.cholesky(covariances)
     return means[labels] + (scale[labels] @ rng.normal(size=(N, means.shape[-1], 1)))[..., 0]
+
+
+def simulated(seed=0):
+    """Two clusters four standard deviations apart, 500 rows."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(500, 2)) + np.repeat([[0.0, 0.0], [4.0, 0.0]], 250, axis=0)
+
+
+@pytest.fixture(scope="module")
+def two():
+    with jax.enable_x64(True):
+        return jg.count_clusters(simulated(), key=KEY, family="diag", n_draws=1000, n_warmup=200, feature_names=["a", "b"])
+
+
+def test_two_clusters_are_two(two):
+    found = jg.cluster_count(two)
+    assert found.mode == 2
+    assert found.table["posterior"][2] > 0.9
+    assert found.r_hat <= 1.05
+    assert found.ok == (min(found.ess_bulk, found.ess_tail) >= 200)
+    np.testing.assert_allclose(found.table[["posterior", "prior", "n_components"]].sum(), 1, atol=1e-6)
+    assert found.table["bayes_factor"][2] == 1
+
+
+def test_one_gaussian_is_one():
+    x = np.random.default_rng(1).normal(size=(500, 2))
+    tree = jg.count_clusters(x, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+    assert jg.cluster_count(tree).table["posterior"][1] > 0.8
+
+
+def test_tree_and_units(two):
+    """Other units and another origin change nothing but the log-likelihood."""
+    assert list(two.children) == ["posterior", "allocations", "cluster_count", "sample_stats", "observed_data", "constant_data"]
+    posterior, labels = two["posterior"], two["allocations"]["label"]
+    assert labels.dims == ("chain", "draw", "obs_id")
+    used = np.array([np.unique(draw).size for draw in labels.values.reshape(-1, 500)])
+    np.testing.assert_array_equal(used, posterior["n_clusters"].values.ravel())
+    assert (posterior["n_components"] >= posterior["n_clusters"]).all()
+    np.testing.assert_allclose(posterior["sorted_weights"].sum("rank"), 1, rtol=1e-12)
+    assert two["cluster_count"].attrs["verdict"] == jg.cluster_count(two).verdict
+    scale = np.array([1e-3, 1e4])
+    other = jg.count_clusters(simulated() * scale - 1e5, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+    change = other["posterior"]["log_likelihood"].values[:, 0] - posterior["log_likelihood"].values[:, 0]
+    np.testing.assert_allclose(change, -500 * np.log(scale).sum(), atol=1e-3)
+    np.testing.assert_array_equal(other["posterior"]["n_clusters"].values[:, :50], posterior["n_clusters"].values[:, :50])
+
+
+def test_typical_partition_and_components(two):
+    partition = jg.typical_partition(two)
+    truth = np.repeat([0, 1], 250)
+    assert (partition["label"].values == truth).mean() > 0.95
+    assert partition.attrs["radius"] > 0
+    shared = jg.similarity(two, rows=[0, 1, 499])
+    assert shared[0, 0] == 1
+    assert shared[0, 1] > 0.9 > 0.1 > shared[0, 2]
+    components = jg.relabel(jg.components_given(two, key=KEY))
+    assert components["posterior"].sizes["component_id"] == 2
+    means = np.sort(jg.intervals(components)["means"].sel(statistic="mean", feature="a"))
+    np.testing.assert_allclose(means, [0, 4], atol=0.3)
+    with pytest.raises(ValueError, match="no draw has 9 clusters"):
+        jg.components_given(two, 9, key=KEY)
+
+
+def test_variation_of_information_by_hand():
+    """Halving one of two equal blocks: H(a | b) = 0 and H(b | a) = log 2 / 2."""
+    a, b = np.array([0, 0, 1, 1]), np.array([[0, 0, 1, 2], [1, 1, 0, 0], [0, 1, 0, 1]])
+    np.testing.assert_allclose(variation_of_information(a, b), [np.log(2) / 2, 0, 2 * np.log(2)], atol=1e-12)
+
+
+def test_galaxies_as_published():
+    """Richardson & Green's priors and data: p(K+) of their own sampler, run for 3 x 1.5 million sweeps."""
+    x = np.loadtxt(Path(__file__).parent / "reference" / "galaxies_rg.csv", skiprows=1)[:, None]
+    tree = jg.count_clusters(x, key=KEY, prior="richardson-green", n_draws=1500, n_warmup=200, n_chains=8)
+    found = jg.cluster_count(tree)
+    assert min(found.ess_bulk, found.ess_tail) > 500
+    assert found.r_hat < 1.05
+    clusters = [0, 0, 0.0690, 0.1618, 0.2282, 0.2271, 0.1588, 0.0870, 0.0408, 0.0170, 0.0066]
+    components = [0, 0, 0.0594, 0.1348, 0.1878, 0.1953, 0.1578, 0.1083, 0.0677, 0.0395, 0.0226]
+    for name, published in (("posterior", clusters), ("n_components", components)):
+        assert abs(found.table[name].to_numpy()[:11] - published).sum() / 2 < 0.05
+
+
+@pytest.mark.parametrize("model", ["sparse", "dirichlet-process"])
+def test_other_models(model):
+    tree = jg.count_clusters(
+        simulated()[::5], key=KEY, family="spherical", model=model, n_draws=200, n_warmup=100, max_components=10
+    )
+    assert tree["posterior"]["n_clusters"].median() == 2
+    assert (tree["posterior"]["n_components"] == 10).all()
+
+
+def test_sensitivity():
+    options = {"family": "spherical", "n_draws": 200, "n_warmup": 100, "max_components": 10}
+    table = jg.count_sensitivity(simulated()[::5], key=KEY, **options)
+    assert table.index.tolist() == ["as given", "alpha x 0.5", "scale x 0.5", "alpha x 2", "scale x 2"]
+    assert (table["mode"] == 2).all()
+    assert table.loc["alpha x 2", "mean"] > table.loc["alpha x 0.5", "mean"]  # more clusters with a larger alpha
+
+
+def test_verdict_is_withheld_where_components_run_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 1)) + np.repeat([[0.0], [50.0], [100.0]], 20, axis=0)
+    tree = jg.count_clusters(x, key=KEY, n_draws=50, n_warmup=20, max_components=2, family="spherical")
+    found = jg.cluster_count(tree)
+    assert not found.ok
+    assert "2 components, the most allowed, have probability 1 " in found.verdict
+    assert found.verdict.startswith("not converged: ")
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.array([[0.0], [1.0]]),
+        np.array([[0.0], [1.0], [5.0]]),
+        np.repeat([[3.0, 1.0]], 12, axis=0),
+        np.c_[np.arange(12.0), np.full(12, 7.0)],
+        np.random.default_rng(0).normal(size=(6, 9)),
+    ],
+    ids=["two rows", "three rows", "one repeated row", "constant column", "more columns than rows"],
+)
+def test_odd_data_stay_finite(x):
+    tree = jg.count_clusters(x, key=KEY, family="spherical", n_draws=20, n_warmup=10, n_chains=2)
+    assert np.isfinite(tree["posterior"]["log_likelihood"]).all()
+    assert (tree["posterior"]["n_clusters"] <= len(x)).all()
+
+
+def test_resumed_run_is_the_uninterrupted_one(tmp_path):
+    x = simulated()[::25]
+    options = {"key": KEY, "family": "spherical", "n_draws": 30, "n_warmup": 10, "n_chains": 2}
+    whole = jg.count_clusters(x, **options)
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(done, total):
+        if done >= 20:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        jg.count_clusters(x, **options, checkpoint=tmp_path / "run", progress=stop)
+    again = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True)
+    np.testing.assert_array_equal(again["allocations"]["label"], whole["allocations"]["label"])
+    with pytest.raises(ValueError, match="belongs to another run: alpha was"):
+        jg.count_clusters(x, **options, alpha=2.0, checkpoint=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"family": "tied"}, ValueError, "family 'tied' ties components together"),
+        ({"family": "round"}, ValueError, "unknown family 'round'"),
+        ({"prior": "flat"}, ValueError, "unknown prior 'flat'"),
+        ({"prior": 3}, TypeError, "prior must be a name, a Prior or a RichardsonGreen, got int"),
+        ({"prior": "richardson-green"}, ValueError, "x has 2 columns, but RichardsonGreen is a prior for one"),
+        ({"prior": component_prior(d=1)}, ValueError, "prior is for 1 features, but x has 2"),
+        ({"prior": component_prior(), "family": "diag"}, ValueError, "prior is for family 'full', but family is 'diag'"),
+        ({"model": "dp"}, ValueError, "unknown model 'dp'"),
+        ({"model": "sparse", "n_components": "uniform"}, ValueError, "n_components is for model 'mixture'"),
+        ({"n_components": "negative-binomial"}, ValueError, "unknown n_components 'negative-binomial'"),
+        ({"n_components": [0.5, 0.5]}, ValueError, "30 non-negative probabilities"),
+        ({"weights": "fixed"}, ValueError, "unknown weights 'fixed'"),
+        ({"alpha": -1.0}, ValueError, "alpha must be a positive number, 'f' or 'gamma', got -1.0"),
+        ({"alpha": "beta"}, ValueError, "unknown alpha 'beta'"),
+        ({"n_chains": 1}, ValueError, "r-hat needs at least 2 chains"),
+        ({"max_components": 0}, ValueError, "max_components"),
+        ({"thin": 0}, ValueError, "thin"),
+        ({"resume": True}, ValueError, "resume=True needs checkpoint"),
+        ({"feature_names": ["a"]}, ValueError, "feature_names has 1 names"),
+    ],
+)
+def test_bad_settings(options, error, message):
+    with pytest.raises(error, match=message):
+        jg.count_clusters(simulated()[:20], key=KEY, **options)
+
+
+def test_bad_data_and_trees(two):
+    with pytest.raises(ValueError, match="x has 1 row"):
+        jg.count_clusters([[1.0, 2.0]], key=KEY)
+    with pytest.raises(TypeError, match="key must be one PRNG key"):
+        jg.count_clusters(simulated(), key=0)
+    with pytest.raises(ValueError, match="cluster_count needs"):
+        jg.cluster_count(two.drop_nodes("cluster_count"))
+    with pytest.raises(ValueError, match="r_hat must be at least 1"):
+        jg.cluster_count(two, r_hat=0.5)
+    with pytest.raises(ValueError, match=r"rows must be row indices in 0\.\.499"):
+        jg.similarity(two, rows=[500])
+    with pytest.raises(ValueError, match="probability must lie between 0 and 1"):
+        jg.typical_partition(two, 1.0)

@@ -18,7 +18,7 @@ from jaxgmm.bayes.draws import Draws
 from jaxgmm.bayes.partition_prior import PartitionPrior
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import facts_of, group_of, require
-from jaxgmm.bayes.split_merge import Data, blocks_of, expand
+from jaxgmm.bayes.split_merge import Data, blocks_of_labels, expand
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
@@ -112,7 +112,7 @@ def _draw_all(
 ) -> tuple[GMM, dict[str, Array]]:
     def one(draw: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[GMM, dict[str, Array]]:
         key, own, concentration, extra = draw
-        blocks = blocks_of((own == jnp.arange(n_clusters)[:, None]).astype(data.rows.dtype), data)
+        blocks = blocks_of_labels(own, n_clusters, data)
         means, covariances = predictive(data.prior, blocks, extra)
         gmm = GMM.unchecked(jnp.full(n_clusters, 1 / n_clusters), means, covariances, data.prior.family)
         prior, statistics = replace(data.prior, concentration=concentration), statistics_of(blocks)

@@ -52,7 +52,7 @@ def count_clusters(
     n_chains: int = 4,
     n_warmup: int = 500,
     thin: int = 1,
-    n_moves: int = 4,
+    n_moves: int = 2,
     feature_names: Sequence[str] | None = None,
     progress: bool | Callable[[int, int], None] = False,
     checkpoint: str | Path | None = None,
@@ -61,9 +61,10 @@ def count_clusters(
     """Draws from the posterior over partitions of the rows, and so over the number of clusters: no K has to be chosen.
 
     A *component* is a Gaussian of the model, a *cluster* one that owns at least one row. K components have a prior, and
-    weights, means and covariances theirs; the telescoping sampler (Fruehwirth-Schnatter, Malsiner-Walli & Gruen 2021) with
-    split-merge moves (`split_merge`) draws all of them. How many clusters there are depends on the priors more than other
-    questions do, so the tree has the prior that they imply beside the posterior; see `cluster_count` for the verdict.
+    weights, means and covariances theirs; the telescoping sampler (Fruehwirth-Schnatter, Malsiner-Walli & Gruen 2021), with
+    moves of whole clusters (`split_merge`, `birth_death`), draws all of them. How many clusters there are depends on the
+    priors more than other questions do, so the tree has the prior that they imply beside the posterior; see `cluster_count`
+    for the verdict, and `count_sensitivity`.
 
     Args:
         x: (N, D), finite, N >= 2.
@@ -85,7 +86,7 @@ def count_clusters(
         n_chains: chains, at least 2; they start from fits of 1 to 10 components.
         n_warmup: steps thrown away.
         thin: sweeps a step.
-        n_moves: split-merge proposals a sweep.
+        n_moves: rounds of proposals a sweep to split or merge clusters, and to bear or bury one.
         feature_names: names of the columns; default x0, x1, ...
         progress: show a progress bar, or call this with (steps done, steps in all).
         checkpoint: directory that keeps an unfinished run.

@@ -58,19 +58,8 @@ class PartitionPrior:
             return jnp.full(self.most, 1.0, self.log_components.dtype) * alpha
         return alpha / jnp.arange(1, self.most + 1)
 
-    def log_terms(self, alpha: Float[Array, ""], counts: Float[Array, " J"]) -> Float[Array, " M"]:
-        """Log p(K, partition) for K = 1..J; or, for a Dirichlet process, log p(partition) alone, M = 1.
-
-        Args:
-            alpha: ().
-            counts: (J,), rows in each component, whole numbers.
-        """
-        filled = counts > 0
-        each = jnp.where(filled[:, None], self.log_block(alpha, jnp.where(filled, counts, 1)[:, None]), 0)
-        return self.log_head(alpha, filled.sum(), counts.sum()) + each.sum(0)
-
     def log_head(self, alpha: Float[Array, ""], n_clusters: Int[Array, ""], n_samples: Any) -> Float[Array, " M"]:
-        """The factors of `log_terms` that belong to no single block."""
+        """Log p(K, partition), K = 1..J, without the blocks' factors; for a Dirichlet process log p(partition) alone, M = 1."""
         if self.weights == "dirichlet-process":
             return (n_clusters * jnp.log(alpha) + log_gamma(alpha) - log_gamma(alpha + n_samples))[None]
         k = jnp.arange(1, self.most + 1)

@@ -77,22 +77,24 @@ def blocks_of(selector: Float[Array, "K N"], data: Data) -> Blocks:
     ))  # fmt: skip
 
 
+def blocks_of_labels(labels: Int[Array, " N"], most: int, data: Data) -> Blocks:
+    """Sums over the rows of each label 0..J-1."""
+    return blocks_of((labels == jnp.arange(most)[:, None]).astype(data.rows.dtype), data)
+
+
+def log_blocks_of(counts: Float[Array, " J"], alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
+    """The blocks' factors of the partition's prior, multiplied."""
+    filled = counts > 0
+    each = prior.log_block(alpha, jnp.where(filled, counts, 1)[:, None])
+    return jnp.where(filled[:, None], each, 0).sum(0)
+
+
 def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "N K"]:
     """Log N(x | component) up to -D/2 log 2 pi, by one product of matrices."""
     structure = get_family(data.prior.family).structure
     linear, quadratic, norm = structure.coefficients(means, factor)
     coefficients = jnp.concatenate([linear, quadratic], axis=1)
     return data.rows @ coefficients.T - factor.half_log_det - norm / 2
-
-
-def split_or_merge(
-    key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data
-) -> tuple[Partition, Array]:
-    """One proposal, and whether it was accepted."""
-    key_accept, key = jax.random.split(key)
-    proposed, log_ratio = propose(key, partition, alpha, extra, data)
-    accepted = jnp.log(jax.random.uniform(key_accept, (), data.rows.dtype)) < log_ratio
-    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposed, partition), accepted
 
 
 def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
@@ -111,7 +113,10 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
 
     member = (partition.labels == a) | (partition.labels == b)
     whole = blocks_of(member.astype(data.rows.dtype)[None], data)
-    first, log_q = _deal_out(keys[1], one, two, member, split, partition.labels == a, whole, extra, data)
+    rows = jnp.arange(n_samples)
+    free = member & (rows != one) & (rows != two)
+    side = jnp.where(split, rows == one, partition.labels == a)
+    first, log_q = deal_out(keys[1], one, free, member, split, side, whole, extra, data)
 
     sides = jnp.stack([member & first, member & ~first]).astype(data.rows.dtype)
     parts = blocks_of(sides, data)
@@ -142,25 +147,40 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
 def _draw_other(key: Array, one: Array, data: Data) -> Int[Array, ""]:
     """The row to pair with row `one`: any, or one nearby."""
     z = data.rows[:, : data.n_features]
-    distance = (((z - z[one]) / z.std(0)) ** 2).mean(1)
+    sd = z.std(0)
+    distance = (((z - z[one]) / jnp.where(sd > 0, sd, 1)) ** 2).mean(1)
     u = jax.random.uniform(key, (2,), z.dtype)
     weight = jnp.where(u[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2))).at[one].set(0)
     cumulative = jnp.cumsum(weight)
     return jnp.minimum((cumulative <= u[1] * cumulative[-1]).sum(), weight.size - 1)
 
 
-def _deal_out(
+def deal_out(
     key: Array,
-    one: Array,
-    two: Array,
+    seed: Array,
+    free: Bool[Array, " N"],
     member: Bool[Array, " N"],
-    split: Array,
-    current: Bool[Array, " N"],
+    draw: Array,
+    side: Bool[Array, " N"],
     whole: Blocks,
     extra: dict[str, Array],
     data: Data,
+    rival: Float[Array, " N"] | None = None,
 ) -> tuple[Bool[Array, " N"], Float[Array, ""]]:
-    """Which rows go to the side of row `one`, and the log probability of just that: drawn, or, to merge, as they are."""
+    """Which rows go to the first side, that of row `seed`, and the log probability of just that.
+
+    Args:
+        key: a PRNG key.
+        seed: (), a row of the first side.
+        free: (N,), rows that are dealt out; the others of `member` stay on their `side`.
+        member: (N,), rows that take part.
+        draw: (), True to draw, False to take `side` as the outcome.
+        side: (N,), True on the first side: of the rows that aren't free or, where nothing is drawn, of all.
+        whole: one block, whose predictive covariance is the metric that the search for a first guess has.
+        extra: the prior's further parameters.
+        data: shared.
+        rival: (N,), log density, with weight, of each row on the other side; None where that is a block that grows too.
+    """
     family, d, dtype = get_family(data.prior.family), data.n_features, data.rows.dtype
     weight = member.astype(dtype)
     _, covariances = predictive(data.prior, whole, extra)
@@ -169,29 +189,26 @@ def _deal_out(
     y = family.structure.whiten(z, jnp.zeros((1, d), z.dtype), factor)[0]
     key_batch, key_side, key_near = jax.random.split(key, 3)
     # The first side begins as the rows around its own: all sizes are tried, in equal shares on a logarithmic scale.
-    distance = ((y - y[one]) ** 2).sum(1)
+    distance = ((y - y[seed]) ** 2).sum(1)
     u = jax.random.uniform(key_near, (weight.size + 2,), dtype)
     chosen = member & (jnp.log(u[2:]) < u[0] * -jnp.log(weight.sum()))
     radius = jnp.where(chosen, distance, jnp.inf).min()
     odds = jnp.clip((jnp.minimum(radius, distance.max()) - distance) / 2, -_MOST, _MOST)
     skipped = jnp.floor(u[1] * (_EM_STEPS + 1)).astype(jnp.int32)
-    rows = jnp.arange(weight.size)
-    batch = _EM_STEPS + jax.random.randint(key_batch, weight.shape, 0, _BATCHES)
-    batch = jnp.where((rows == one) | (rows == two), -1, batch)
+    batch = jnp.where(free, _EM_STEPS + jax.random.randint(key_batch, weight.shape, 0, _BATCHES), -1)
     logit_u = jax.random.logistic(key_side, weight.shape, dtype)
-    side = jnp.where(split, rows == one, current)
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         odds, side, log_q = carry
         p = jnp.where(batch < i, side, jax.nn.sigmoid(odds))
-        parts = blocks_of(jnp.stack([weight * p, weight * (1 - p)]), data)
+        sides = weight * p if rival is not None else jnp.stack([weight * p, weight * (1 - p)])
+        parts = blocks_of(jnp.atleast_2d(sides), data)
         means, covariances = predictive(data.prior, parts, extra)
-        density = log_densities(means, family.structure.factor(covariances, d), data)
-        share = jnp.log(parts.counts + 0.5)
-        new = jnp.clip(density[:, 0] + share[0] - density[:, 1] - share[1], -_MOST, _MOST)
+        density = log_densities(means, family.structure.factor(covariances, d), data) + jnp.log(parts.counts + 0.5)
+        new = jnp.clip(density[:, 0] - (density[:, 1] if rival is None else rival), -_MOST, _MOST)
         odds = jnp.where(i < skipped, odds, new)
-        now = member & (batch == i)
-        side = jnp.where(now & split, logit_u < odds, side)
+        now = free & (batch == i)
+        side = jnp.where(now & draw, logit_u < odds, side)
         log_q += jnp.where(now, -jax.nn.softplus(jnp.where(side, -odds, odds)), 0).sum()
         return odds, side, log_q
 

@@ -1,7 +1,7 @@
-"""The telescoping sampler: partition, number of components and parameters in turn, with split-merge moves in between.
+"""The telescoping sampler: partition, number of components and parameters in turn, with moves of whole clusters in between.
 
 Fruehwirth-Schnatter, Malsiner-Walli & Gruen (2021), algorithm 1, with K padded to J components so that one compiled program
-serves all K; and, while weights and parameters are integrated out anyway, the moves of `split_merge`.
+serves all K; and, while weights and parameters are integrated out anyway, the moves of `split_merge` and `birth_death`.
 """
 
 import dataclasses
@@ -13,16 +13,18 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
+from jaxgmm.bayes import birth_death, split_merge
 from jaxgmm.bayes.block_evidence import predictive, statistics_of
 from jaxgmm.bayes.conjugate import draw_parameters
 from jaxgmm.bayes.gibbs import draw_labels
 from jaxgmm.bayes.partition_prior import PartitionPrior, draw_n_components
 from jaxgmm.bayes.priors import RichardsonGreen
-from jaxgmm.bayes.split_merge import Data, Partition, blocks_of, log_densities, split_or_merge
+from jaxgmm.bayes.split_merge import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
 
 _ALPHA_STEPS = (0.5, 1.5)  # of the log-normal random walks of alpha
+MOVES = (split_merge.propose, birth_death.propose)
 
 
 class Chain(NamedTuple):
@@ -38,7 +40,7 @@ class Chain(NamedTuple):
         extra: the prior's own further parameters.
         log_likelihood: (), allocations summed out, of the mixture before, by which rows were allocated; nats.
         entropy: (), mean over the rows of the entropy of those allocations; nats.
-        accepted: (), share of the split-merge proposals that were.
+        accepted: (), share of the proposals that were.
     """
 
     rng_key: Array
@@ -58,7 +60,7 @@ class Telescoping:
     """What `run_chains` asks for: a step of `thin` sweeps, and what is kept of the last.
 
     Attributes:
-        n_moves: split-merge proposals a sweep.
+        n_moves: rounds of proposals a sweep, one of each kind in `MOVES`.
         thin: sweeps a step.
     """
 
@@ -79,7 +81,7 @@ class Telescoping:
 def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
     """A chain that starts from a partition, labels 0..J-1."""
     most = data.partition_prior.most
-    blocks = blocks_of((labels == jnp.arange(most)[:, None]).astype(data.rows.dtype), data)
+    blocks = blocks_of_labels(labels, most, data)
     extra = {}
     if isinstance(data.prior, RichardsonGreen):
         extra = {"rate": data.prior.shape * jnp.var(data.rows[:, 0]) / (blocks.counts > 0).sum() ** 2}
@@ -112,8 +114,13 @@ def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: 
     def move(i: Array, carry: tuple[Partition, Array]) -> tuple[Partition, Array]:
         partition, accepted = carry
         own = jax.random.fold_in(key_moves, i)
-        partition, done = split_or_merge(own, partition, chain.alpha, chain.extra, data)
-        return partition, accepted + done
+        for number, propose in enumerate(MOVES):
+            key_propose, key_accept = jax.random.split(jax.random.fold_in(own, number))
+            proposed, log_ratio = propose(key_propose, partition, chain.alpha, chain.extra, data)
+            done = jnp.log(jax.random.uniform(key_accept, (), log_ratio.dtype)) < log_ratio
+            partition = jax.tree.map(lambda new, old, done=done: jnp.where(done, new, old), proposed, partition)
+            accepted += done
+        return partition, accepted
 
     accepted = jnp.zeros((), data.rows.dtype)
     if n_moves:
@@ -123,7 +130,7 @@ def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: 
     if prior.weights == "dirichlet-process":
         n_components = jnp.asarray(prior.most)
     else:
-        log_terms = prior.log_terms(alpha, partition.blocks.counts)
+        log_terms = _log_terms(partition.blocks.counts, alpha, prior)
         n_components = draw_n_components(jax.random.uniform(key_k, (), data.rows.dtype), log_terms)
     gmm, extra = _draw_mixture(key_mixture, partition, n_components, alpha, chain, data)
     return chain._replace(
@@ -133,7 +140,7 @@ def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: 
         n_clusters=(partition.blocks.counts > 0).sum(),
         alpha=alpha,
         extra=extra,
-        accepted=accepted / max(n_moves, 1),
+        accepted=accepted / max(len(MOVES) * n_moves, 1),
     )
 
 
@@ -146,12 +153,10 @@ def _log_joint(chain: Chain, data: Data) -> Float[Array, "N J"]:
 
 
 def _partition_of(labels: Array, chain: Chain, data: Data) -> Partition:
-    most, prior = chain.gmm.n_components, data.partition_prior
-    blocks = blocks_of((labels == jnp.arange(most)[:, None]).astype(data.rows.dtype), data)
-    filled = blocks.counts > 0
-    each = prior.log_block(chain.alpha, jnp.where(filled, blocks.counts, 1)[:, None])
+    most = chain.gmm.n_components
+    blocks = blocks_of_labels(labels, most, data)
     variance = chain.gmm.covariances.reshape(most, -1)[:, 0]
-    return Partition(labels, blocks, variance, jnp.where(filled[:, None], each, 0).sum(0))
+    return Partition(labels, blocks, variance, log_blocks_of(blocks.counts, chain.alpha, data.partition_prior))
 
 
 def _filled_first(partition: Partition) -> Partition:
@@ -160,12 +165,17 @@ def _filled_first(partition: Partition) -> Partition:
     return Partition(jnp.argsort(order)[partition.labels], blocks, partition.variance[order], partition.log_blocks)
 
 
+def _log_terms(counts: Array, alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
+    """Log p(K, partition) for each K."""
+    return prior.log_head(alpha, (counts > 0).sum(), counts.sum()) + log_blocks_of(counts, alpha, prior)
+
+
 def _draw_alpha(key: Array, alpha: Array, partition: Partition, prior: PartitionPrior) -> Array:
     """Random walks of log alpha, K summed out."""
     counts = partition.blocks.counts
 
     def log_target(alpha: Array) -> Array:
-        return logsumexp(prior.log_terms(alpha, counts)) + prior.log_alpha_density(alpha) + jnp.log(alpha)
+        return logsumexp(_log_terms(counts, alpha, prior)) + prior.log_alpha_density(alpha) + jnp.log(alpha)
 
     def walk(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         alpha, current = carry
