@@ -88,7 +88,7 @@ def run_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run whose Markov chains were interrupted.")] = False,
 ) -> None:
-    """Run the stages of CONFIG, [fit] or [compare], and [posterior], and write results and figures into a directory."""
+    """Run the stages of CONFIG, [fit] or [compare], [posterior] and [count], and write results and figures into a directory."""
     directory = None
     try:
         from jaxgmm.config import load_config

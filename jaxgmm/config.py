@@ -19,6 +19,9 @@
     [posterior]                     # a stage too, if its table is there: draws that start from the fit
     method = "gibbs"
 
+    [count]                         # another: draws from the posterior over the number of clusters
+    prior = "default"
+
 `load_config` gives the keys their types and defaults; a wrong one is an error that names it with its full path.
 """
 
@@ -33,7 +36,7 @@ from pydantic import ValidationError
 from jaxgmm.settings import TABLES, Config
 from jaxgmm.validation import unknown
 
-_LATER_STAGES = ("count", "report")
+_LATER_STAGES = ("report",)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -1,7 +1,7 @@
 """A run's directory: written whole or not at all, and what an interrupted run keeps in it.
 
-While Markov chains are running their directory holds `unfinished/`: the config, where the chains started, and the draws so
-far. A finished run takes its place. Inside the directory and not next to it, which may be the top of another file system.
+While Markov chains are running their directory holds `unfinished/`: the config, the fit, and the draws so far of each stage.
+A finished run takes its place. Inside the directory and not next to it, which may be the top of another file system.
 """
 
 import os
@@ -20,9 +20,11 @@ _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 # What a run may have written and the next one, with another config, may not.
 _OPTIONAL = (
     "assignments.csv", "assignments.parquet", "posterior.nc", "posterior.json", "posterior_chains.png", "posterior_draws.png",
-    "posterior_intervals.png", "comparison.csv", "comparison.png",
+    "posterior_intervals.png", "comparison.csv", "comparison.png", "counts.nc", "cluster_count.csv", "cluster_count.png",
+    "similarity.png",
 )  # fmt: skip
 _UNFINISHED = "unfinished"
+_CHAIN_STAGES = ("posterior", "count")
 _MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as if nothing had happened
 
 
@@ -33,12 +35,12 @@ def holds_run(directory: Path) -> bool:
 
 def holds_draws(directory: Path) -> bool:
     """Is there an unfinished run with something to continue from?"""
-    return (draws_folder(directory) / "state.npz").is_file()
+    return any((draws_folder(directory, stage) / "state.npz").is_file() for stage in _CHAIN_STAGES)
 
 
-def draws_folder(directory: Path) -> Path:
-    """Where Markov chains keep what is done."""
-    return directory / _UNFINISHED / "draws"
+def draws_folder(directory: Path, stage: str) -> Path:
+    """Where the Markov chains of a stage keep what is done."""
+    return directory / _UNFINISHED / stage
 
 
 def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import h5netcdf  # noqa: F401 (posterior.nc needs both: said before the draws, not after)
 import h5py  # noqa: F401
@@ -61,6 +61,7 @@ class Drawn:
 class PosteriorStage:
     """A checked `[posterior]` table, the data, and a prior if it isn't that of the fit."""
 
+    name: ClassVar = "posterior"
     settings: PosteriorTable
     rows: "Rows"
     prior: RichardsonGreen | None

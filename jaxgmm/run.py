@@ -33,6 +33,7 @@ from jaxgmm.validation import check_rows
 
 if TYPE_CHECKING:
     from jaxgmm.compare_stage import Compared
+    from jaxgmm.count_stage import Counted, CountStage
     from jaxgmm.posterior_stage import Drawn, PosteriorStage
 
 
@@ -55,6 +56,7 @@ class Run:
     summary: dict[str, Any]
     posterior: "Drawn | None"
     compared: "Compared | None" = None
+    counted: "Counted | None" = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Watch:
     """Whom a run tells how far it is.
 
     Attributes:
-        stage: told the name of the stage that begins: "fit" or "compare", "posterior", "write".
+        stage: told the name of the stage that begins: "fit" or "compare", "posterior", "count", "write".
         fit: told of the progress of a long fit; None: nobody.
-        draws: told (steps done, steps in all) of the posterior's chains. What is done is kept.
+        draws: told (steps done, steps in all) of a stage's chains. What is done is kept.
     """
 
     stage: Callable[[str], None] = lambda name: None
@@ -100,8 +102,8 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
     rows = read_rows(config.data)
     clock.append(("read", time.perf_counter()))
     with jax.enable_x64(True):
-        stage = _posterior_stage(config, rows)
-        if stage is not None:
+        stages = _drawing_stages(config, rows)
+        if stages:
             clock.append(("prepare", time.perf_counter()))
         first = "fit" if config.compare is None else "compare"
         watch.stage(first)
@@ -110,16 +112,18 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
         if fitted.status is Status.collapsed:
             raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
         clock.append((first, time.perf_counter()))
-        drawn = None
-        if stage is not None:
-            watch.stage("posterior")
-            keeping = output.unfinished_run(directory, effective, resume=resume) if stage.can_resume else nullcontext()
-            with keeping as folder:
-                if folder is not None:
-                    gmm, prior = output.same_start(folder, (fitted.gmm, fitted.prior))
-                    fitted = dataclasses.replace(fitted, gmm=gmm, prior=prior)
-                drawn = stage.draw(fitted, watch.draws, checkpoint=folder and output.draws_folder(directory), resume=resume)
-            clock.append(("posterior", time.perf_counter()))
+        made: dict[str, Any] = {}
+        can_resume = any(stage.can_resume for stage in stages)
+        keeping = output.unfinished_run(directory, effective, resume=resume) if can_resume else nullcontext()
+        with keeping as folder:
+            if folder is not None:
+                gmm, prior = output.same_start(folder, (fitted.gmm, fitted.prior))
+                fitted = dataclasses.replace(fitted, gmm=gmm, prior=prior)
+            for stage in stages:
+                watch.stage(stage.name)
+                checkpoint = folder and output.draws_folder(directory, stage.name)
+                made[stage.name] = stage.draw(fitted, watch.draws, checkpoint=checkpoint, resume=resume)
+                clock.append((stage.name, time.perf_counter()))
         watch.stage("write")
         with output.new_directory(directory) as partial:
             (partial / "config.toml").write_text(effective, encoding="utf-8")
@@ -129,13 +133,14 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
                 figure.savefig(partial / name, dpi=130)
             if compared is not None:
                 compared.write(partial)
-            if drawn is not None:
-                drawn.write(partial, rows)
+            for result in made.values():
+                result.write(partial, rows)
             clock.append(("write", time.perf_counter()))
             seconds = {name: round(end - start, 3) for (_, start), (name, end) in itertools.pairwise(clock)}
             summary = _summary(fitted, rows, seconds) | ({} if compared is None else compared.summary)
+            summary |= {"count": made["count"].summary} if "count" in made else {}
             (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return Run(directory, fitted, summary, drawn, compared)
+    return Run(directory, fitted, summary, made.get("posterior"), compared, made.get("count"))
 
 
 def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
@@ -246,13 +251,18 @@ def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None
         )
 
 
-def _posterior_stage(config: Config, rows: Rows) -> "PosteriorStage | None":
-    """`[posterior]`, checked before the fit, so that what can't work is said at once."""
-    if config.posterior is None:
-        return None
-    from jaxgmm.posterior_stage import PosteriorStage  # only here: NumPyro and ArviZ take seconds to import
+def _drawing_stages(config: Config, rows: Rows) -> "list[PosteriorStage | CountStage]":
+    """`[posterior]` and `[count]`, checked before the fit, so that what can't work is said at once."""
+    stages: "list[PosteriorStage | CountStage]" = []
+    if config.posterior is not None:
+        from jaxgmm.posterior_stage import PosteriorStage  # only here: NumPyro and ArviZ take seconds to import
 
-    return PosteriorStage.prepare(config, rows)
+        stages.append(PosteriorStage.prepare(config, rows))
+    if config.count is not None:
+        from jaxgmm.count_stage import CountStage
+
+        stages.append(CountStage.prepare(config, rows, _prior(config)))
+    return stages
 
 
 def _figures(fitted: Fit, rows: Rows) -> Iterator[tuple[str, Any]]:
@@ -285,6 +295,6 @@ def _summary(fitted: Fit, rows: Rows, seconds: dict[str, float]) -> dict[str, An
 
 
 def _versions(config: Config) -> dict[str, str]:
-    libraries = ("jax", "jaxlib", "numpy") + (() if config.posterior is None else ("numpyro", "arviz"))
+    libraries = ("jax", "jaxlib", "numpy") + (() if config.posterior is config.count is None else ("numpyro", "arviz"))
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return {"jaxgmm": jaxgmm.__version__, **versions, "python": platform.python_version()}

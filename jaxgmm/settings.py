@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from jaxgmm.count_settings import COUNTED_FAMILIES, CountTable, CountThresholdsTable
 from jaxgmm.covariance import get_family
 from jaxgmm.datasets import LOADERS
+from jaxgmm.strict import Names, Positive, Seed, StrictTable
 from jaxgmm.validation import unknown
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]  # TOML gives a list where a tuple is meant
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Guide = Literal["multivariate_normal", "normal", "low_rank"]
 Group = Literal["log_likelihood", "log_prior", "prior", "posterior_predictive"]
 
@@ -31,12 +30,7 @@ METHODS_WITH = {
 }
 
 
-class _Table(BaseModel):
-    # strict: "3" is not 3 and 1 is not true. frozen: a config is a value.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class DataTable(_Table):
+class DataTable(StrictTable):
     """`[data]`: the rows to fit.
 
     Attributes:
@@ -76,7 +70,7 @@ class DataTable(_Table):
         return self
 
 
-class PriorTable(_Table):
+class PriorTable(StrictTable):
     """`[prior]`: of the mixture's parameters.
 
     Attributes:
@@ -103,7 +97,7 @@ class PriorTable(_Table):
         return self
 
 
-class FitTable(_Table):
+class FitTable(StrictTable):
     """`[fit]`: the stage that fits one mixture. Keys are the arguments of `jaxgmm.fit`, with its defaults.
 
     Attributes:
@@ -134,7 +128,7 @@ class FitTable(_Table):
         return get_family(name).name
 
 
-class CompareTable(_Table):
+class CompareTable(StrictTable):
     """`[compare]`: the stage that fits several models, instead of `[fit]`; the criterion's choice is the run's fit.
 
     Attributes:
@@ -182,7 +176,7 @@ class CompareTable(_Table):
         return self
 
 
-class ThresholdsTable(_Table):
+class ThresholdsTable(StrictTable):
     """`[posterior.thresholds]`: beyond which `jaxgmm.diagnose` says that a number isn't to be trusted.
 
     Attributes:
@@ -198,7 +192,7 @@ class ThresholdsTable(_Table):
     non_permutation: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class PosteriorTable(_Table):
+class PosteriorTable(StrictTable):
     """`[posterior]`: the stage that draws from the posterior, from the fit on. Keys are the arguments of `jaxgmm.posterior`.
 
     Attributes:
@@ -251,7 +245,7 @@ class PosteriorTable(_Table):
         return self
 
 
-class OutputTable(_Table):
+class OutputTable(StrictTable):
     """`[output]`: where the results go.
 
     Attributes:
@@ -268,13 +262,13 @@ class OutputTable(_Table):
         return Path(self.directory).expanduser().absolute()
 
 
-class Config(_Table):
+class Config(StrictTable):
     """A whole run: its data, prior, stages and output.
 
     Attributes:
         data, prior, output: the tables.
         fit, compare: the stage that gives the run its fit; one of them, the other is None.
-        posterior: the table of that stage; None if it doesn't run.
+        posterior, count: the tables of these stages; None if they don't run.
         versions: what wrote this config, if a run did; recorded, not used.
     """
 
@@ -283,8 +277,9 @@ class Config(_Table):
     fit: FitTable | None = None
     compare: CompareTable | None = None
     posterior: PosteriorTable | None = None
+    count: CountTable | None = None
     output: OutputTable
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -292,13 +287,16 @@ class Config(_Table):
             raise ValueError("[fit] is missing: name there the model to fit, or several in [compare]")
         if self.fit is not None and self.compare is not None:
             raise ValueError("[fit] and [compare] are both there, but the run's fit is that of one of them: remove the other")
+        for name, own in (("posterior", self.posterior), ("count", self.count)):
+            if own is not None and own.prior != "richardson-green" and self.prior.kind == "none":
+                raise ValueError(
+                    f"[{name}] needs a prior, but prior.kind = 'none', maximum likelihood: set prior.kind = 'default', or "
+                    f"remove [{name}]"
+                )
+        if self.count is not None:
+            self._check_count()
         if self.posterior is None:
             return self
-        if self.posterior.prior == "fit" and self.prior.kind == "none":
-            raise ValueError(
-                "[posterior] needs a prior, but prior.kind = 'none', maximum likelihood: set prior.kind = 'default', or remove "
-                "[posterior]"
-            )
         if self.posterior.prior == "richardson-green" and self.fit is None:
             raise ValueError("posterior.prior = 'richardson-green' is for one family: name it in [fit], instead of [compare]")
         if self.posterior.prior == "richardson-green" and self.fit and not get_family(self.fit.family).per_component:
@@ -308,13 +306,28 @@ class Config(_Table):
             )
         return self
 
+    def _check_count(self) -> None:
+        if self.data.sample_weight is not None:
+            raise ValueError("[count] has no weights of rows: remove data.sample_weight, or [count]")
+        key, families = "compare.families", () if self.compare is None else self.compare.families
+        if self.fit is not None:
+            key, families = "fit.family", (self.fit.family,)
+        for family in families:
+            if family not in COUNTED_FAMILIES:
+                raise ValueError(
+                    f"[count] is for components that don't share parameters, {', '.join(COUNTED_FAMILIES)}, but {key} has "
+                    f"{family!r}: choose among these, or remove [count]"
+                )
 
-TABLES: dict[str, type[_Table]] = {
+
+TABLES: dict[str, type[StrictTable]] = {
     "data": DataTable,
     "prior": PriorTable,
     "fit": FitTable,
     "compare": CompareTable,
     "posterior": PosteriorTable,
     "posterior.thresholds": ThresholdsTable,
+    "count": CountTable,
+    "count.thresholds": CountThresholdsTable,
     "output": OutputTable,
 }

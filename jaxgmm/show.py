@@ -19,11 +19,13 @@ from jaxgmm.run import Run, Watch
 
 if TYPE_CHECKING:
     from jaxgmm.compare_stage import Compared
+    from jaxgmm.count_stage import Counted
     from jaxgmm.posterior_stage import Drawn
     from jaxgmm.settings import ThresholdsTable
 
 _CELL = 20  # characters for a mean ± sd
 _MOST_MODELS = 12  # of a comparison, in a table
+_LEAST_PROBABILITY = 0.0005  # of a number of clusters, in a table
 _MOST_QUANTITIES = 24  # of components, in a table
 _SHORT = {"standard_deviations": "sd", "correlations": "correlation"}
 _MEANINGS = {
@@ -57,7 +59,7 @@ def watched(name: str) -> Iterator[Watch]:
 
 
 def show(finished: Run) -> None:
-    """The comparison if there is one, the fit, and the posterior if there is one, on stdout."""
+    """On stdout: the fit, and before or after it what other stages there are."""
     console = Console(highlight=False)
     if finished.compared is not None:
         _show_comparison(console, finished.compared)
@@ -65,6 +67,8 @@ def show(finished: Run) -> None:
         _show_fit(console, finished)
     if finished.posterior is not None:
         _show_posterior(console, finished.posterior)
+    if finished.counted is not None:
+        _show_count(console, finished.counted)
     console.print(f"written to {finished.directory}", soft_wrap=True)
 
 
@@ -158,6 +162,21 @@ def _show_posterior(console: Console, drawn: "Drawn") -> None:
         console.print(f"[yellow]problem:[/] {escape(sentence)}")
     for sentence in drawn.diagnostics.notes:
         console.print(f"note: {escape(sentence)}")
+
+
+def _show_count(console: Console, counted: "Counted") -> None:
+    count = counted.count
+    table = Table(box=box.SIMPLE_HEAD, title="number of clusters", title_justify="left", collapse_padding=True)
+    for heading in ("", "posterior", "± error", "prior", "Bayes factor", "components"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = count.table[(count.table[["posterior", "n_components"]] >= _LEAST_PROBABILITY).any(axis=1)]
+    for number, row in shown.iterrows():
+        cells = [_number(row[name], ".3f") for name in ("posterior", "mcse", "prior")]
+        cells += [_number(row["bayes_factor"], ".3g"), _number(row["n_components"], ".3f")]
+        table.add_row(str(number), *cells, style="green" if count.ok and number == count.mode else None)
+    console.print(table)
+    console.print(f"less probable ones, with {1 - shown['prior'].sum():.2f} of the prior, in cluster_count.csv")
+    console.print(f"[bold]clusters[/]  [{'green' if count.ok else 'yellow'}]{escape(count.verdict)}[/]", soft_wrap=True)
 
 
 def _quantities(rows: Any, title: str, thresholds: "ThresholdsTable | None") -> Table:

@@ -294,7 +294,7 @@ def assert_one_line(result, words):
         ("fit.n_components=two", "fit.n_components should be a valid integer"),
         ("fit.n_components=0", "fit.n_components should be greater than or equal to 1"),
         ("fit.family=fulll", "unknown family 'fulll'; did you mean 'full'?"),
-        ("count.seed=1", "[count] is not available yet"),
+        ("report.title=x", "[report] is not available yet"),
         ("posterior.n_draws=9", "posterior.method is missing"),
         ('data.columns=["eruptions", "wait"]', "unknown column 'wait'; did you mean 'waiting'?"),
         ("data.sample_weight=eruptions", "sample_weight = 'eruptions' is also one of the columns"),

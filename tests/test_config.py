@@ -7,9 +7,13 @@ from typing import get_args
 import pytest
 
 import jaxgmm as jg
+from jaxgmm.bayes import partition_prior
+from jaxgmm.bayes.block_evidence import FAMILIES
+from jaxgmm.bayes.counts import MODELS
 from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
 from jaxgmm.bayes.variational import GUIDES
 from jaxgmm.config import load_config, to_toml
+from jaxgmm.count_settings import ALPHA, COUNTED_FAMILIES, N_COMPONENTS, CountTable, CountThresholdsTable
 from jaxgmm.settings import MARKOV_CHAINS, METHODS_WITH, Config, FitTable, Group, Guide, PosteriorTable, ThresholdsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -119,7 +123,6 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ("compare.criterion=loo", "compare.criterion should be 'bic', 'aic', 'icl' or 'held_out', got 'loo'"),
         ("compare.criterion=held_out", "compare.criterion = 'held_out' needs compare.held_out_folds"),
         ("report.title=x", "[report] is not available yet in this version"),
-        ("count.seed=1", "[count] is not available yet in this version"),
         ("fit=3", "--set fit=3: write table.key=value"),
         ("fit.n_init", "--set fit.n_init: write table.key=value"),
         ("fit.n_init.x=3", "fit.n_init should be a valid integer, got {'x': 3}"),
@@ -166,6 +169,70 @@ def test_a_wrong_value_of_the_posterior_is_one_line_that_names_it(posterior_file
     with pytest.raises(ValueError, match=re.escape(words)) as raised:
         load_config(posterior_file, [override])
     assert "\n" not in str(raised.value)
+
+
+def test_count_knows_what_count_clusters_knows():
+    """The config names families and priors without importing NumPyro; they are those of the library."""
+    assert COUNTED_FAMILIES == FAMILIES
+    assert tuple(N_COMPONENTS) == tuple(partition_prior.N_COMPONENTS)
+    assert tuple(ALPHA) == tuple(partition_prior.ALPHA)
+    assert get_args(CountTable.model_fields["model"].annotation) == MODELS
+    for table, function in ((CountTable, jg.count_clusters), (CountThresholdsTable, jg.cluster_count)):
+        python = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+        for name in table.model_fields.keys() - {"seed", "thresholds"}:
+            assert table.model_fields[name].default == python[name], name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=dpm"], "count.model should be 'mixture', 'sparse' or 'dirichlet-process', got 'dpm'"),
+        (["n_chains=1"], "count.n_chains should be greater than or equal to 2, got 1"),
+        (["family=full"], "unknown key 'count.family'; did you mean 'fit.family'?"),
+        (["alpha=0"], "count.alpha: give a positive number, 'f' or 'gamma', not 0"),
+        (["alpha=true"], "count.alpha: give a positive number, 'f' or 'gamma', not True"),
+        (["n_components=binomial"], "count.n_components: give 'beta-negative-binomial', 'geometric', 'poisson', 'uniform', or"),
+        (["n_components=[0, -1]"], "probabilities of 1, 2, ... components, not [0, -1]"),
+        (["n_components=[0.5, 0.5]"], "n_components has 2 probabilities, but max_components = 30"),
+        (["model=sparse", "weights=static"], "weights is for model 'mixture', but model = 'sparse': remove it"),
+        (["thresholds.r_hat=1"], "count.thresholds.r_hat should be greater than 1, got 1"),
+    ],
+)
+def test_a_wrong_value_of_the_count_is_one_line_that_names_it(config_file, overrides, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        load_config(config_file, [f"count.{override}" for override in overrides])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["fit.family=tied"],
+            "[count] is for components that don't share parameters, full, diag, spherical, but fit.family has",
+        ),
+        (["data.sample_weight=w"], "[count] has no weights of rows: remove data.sample_weight, or [count]"),
+        (["prior.kind=none"], "[count] needs a prior, but prior.kind = 'none'"),
+    ],
+)
+def test_what_cannot_be_counted_is_one_line_that_names_it(config_file, overrides, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load_config(config_file, ["count.seed=1", *overrides])
+    assert load_config(config_file, ["count.prior=richardson-green", "prior.kind=none"]).count.seed == 0
+
+
+def test_compared_families_are_those_that_can_be_counted(config_file):
+    config_file.write_text(SMALL.partition("[fit]")[0] + "[compare]\n[count]\n")
+    with pytest.raises(ValueError, match=re.escape("compare.families has 'tied': choose among these")):
+        load_config(config_file)
+    assert load_config(config_file, ['compare.families=["VII"]']).compare.families == ("spherical",)
+
+
+def test_a_count_that_is_written_reads_back_the_same(config_file):
+    overrides = ["max_components=2", "n_components=[0.25, 3]", "alpha=2", "thresholds.ess=100"]
+    config = load_config(config_file, [f"count.{override}" for override in overrides])
+    assert Config.model_validate(tomllib.loads(to_toml(config, {}))) == config
+    assert (config.count.n_components, config.count.alpha, config.count.thresholds.ess) == ((0.25, 3.0), 2.0, 100)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import io
 
+import jax
 import numpy as np
 import pytest
+import xarray
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from scipy.stats import norm
@@ -159,6 +161,63 @@ def test_a_single_start_reads_well():
     fit = starts([[-2.0, -1.0]], (jg.Status.converged,), best=0)
     assert plots.replication(fit) == "1 of 1 start reached the best optimum"
     assert len(plots.trace(fit).lines) == 1
+
+
+@pytest.fixture(scope="module")
+def count_tree():
+    """Two clusters of rows, far apart, in mixed order."""
+    x = np.random.default_rng(0).normal(size=(24, 1)) + 20 * (np.arange(24)[:, None] % 2)
+    options = {"family": "spherical", "max_components": 6, "n_draws": 50, "n_warmup": 20, "n_chains": 2, "n_moves": 1}
+    return jg.count_clusters(x, key=jax.random.key(0), **options)
+
+
+def test_the_number_of_clusters_is_drawn_beside_its_prior(count_tree):
+    count = jg.cluster_count(count_tree, r_hat=9, ess=1, cut_off=1)
+    ax = plots.n_clusters(count)
+    posterior, prior = (container for container in ax.containers if hasattr(container, "patches"))
+    for bars, name in ((posterior, "posterior"), (prior, "prior")):
+        heights = [bar.get_height() for bar in bars]
+        np.testing.assert_allclose(heights, count.table[name][: len(heights)])
+    assert [bar.get_x() + bar.get_width() for bar in posterior] == pytest.approx(range(1, len(posterior) + 1))
+    whiskers = posterior.errorbar.lines[2][0].get_segments()
+    lengths = [segment[1][1] - segment[0][1] for segment in whiskers if len(segment)]
+    wanted = 2 * count.table["mcse"][: len(posterior)]
+    np.testing.assert_allclose([length for length in lengths if length > 0], wanted[wanted > 0])
+    assert ax.get_title(loc="left").startswith(
+        f"{count.mode} clusters with probability {count.table['posterior'].max():.2f} (r-hat "
+    )
+
+
+def test_a_verdict_that_is_withheld_is_not_in_the_title(count_tree):
+    assert plots.n_clusters(jg.cluster_count(count_tree, ess=1e6)).get_title(loc="left").startswith("not converged (r-hat ")
+    ax = Figure().subplots()
+    assert plots.n_clusters(count_tree, ax=ax) is ax
+
+
+def test_similarity_shows_blocks(count_tree):
+    ax = plots.similarity(count_tree)
+    shown = ax.images[0].get_array()
+    label = jg.typical_partition(count_tree)["label"].values
+    assert label.tolist() == [0, 1] * 12
+    order = np.argsort(label, kind="stable")
+    shared = jg.similarity(count_tree).values
+    assert shown[:12, 12:].max() < 0.1 < 0.5 < shown[:12, :12].mean()
+    for rows in (order[:12], order[12:]):
+        means = shared.mean(axis=1)[rows]
+        block = shared[np.ix_(rows[np.argsort(means, kind="stable")], rows[np.argsort(means, kind="stable")])]
+        start = 0 if rows[0] == 0 else 12
+        np.testing.assert_allclose(shown[start : start + 12, start : start + 12], block)
+    assert ax.lines[0].get_ydata()[0] == 11.5
+    assert ax.get_title(loc="left") == "2 clusters in the typical partition"
+
+
+def test_similarity_of_many_rows_is_an_even_sample():
+    label = np.repeat([0, 1, 2], 700)[None, None].repeat(4, axis=1)
+    tree = xarray.DataTree.from_dict({"allocations": xarray.Dataset({"label": (("chain", "draw", "obs_id"), label)})})
+    ax = plots.similarity(tree)
+    assert ax.images[0].get_array().shape == (1000, 1000)
+    assert ax.images[0].get_array().mean() == pytest.approx(1 / 3, abs=1e-3)
+    assert ax.get_title(loc="left") == "3 clusters in the typical partition (1000 of 2100 rows)"
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 3])

@@ -387,7 +387,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 main({arguments})
 """
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    draws = tmp_path / "run" / "unfinished" / "draws"
+    draws = tmp_path / "run" / "unfinished" / "posterior"
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             while not list(draws.glob("draws_*.npz")):
@@ -445,7 +445,7 @@ def test_damaged_checkpoints_are_named(tmp_path, jaxgmm):
     directory = tmp_path / "run"
     interrupted(directory)
     arguments = ("run", CONFIG, "--output", directory, "--resume")
-    state = directory / "unfinished" / "draws" / "state.npz"
+    state = directory / "unfinished" / "posterior" / "state.npz"
     whole_state = state.read_bytes()
     state.write_bytes(whole_state[:100])
     assert_one_line(jaxgmm(*arguments, settings=SHORT), "state.npz can't be read")

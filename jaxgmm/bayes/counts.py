@@ -35,6 +35,7 @@ _LEAST_DRAWS = 4
 _SPARSE_ALPHA = 0.01
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
 _START_RTOL = 1e-5
+_start_all = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))  # here, so that another call compiles nothing
 
 
 def count_clusters(
@@ -139,7 +140,7 @@ def count_clusters(
         )
         key_fit, key_start = jax.random.split(key)
         labels = _starting_labels(rows, own, max_components, n_chains, key_fit)
-        states = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))(jax.random.split(key_start, n_chains), labels, data)
+        states = _start_all(jax.random.split(key_start, n_chains), labels, data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
         path = None if checkpoint is None else Path(checkpoint)

@@ -14,14 +14,16 @@ _ENGINE: Literal["h5netcdf"] = "h5netcdf"
 def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
     """Write a posterior to a netCDF file, whole or not at all; ".nc" is added where it's missing. Returns the path.
 
+    A tree of `count_clusters` is one, too: its draws are partitions.
+
     What `load_posterior` can make again isn't written: with log_likelihood and posterior_predictive in the tree, the file
     is smaller than that of `tree.to_netcdf`. `az.from_netcdf` reads both (but `az.plot_loo_pit` needs `load_posterior`).
 
     Raises:
-        TypeError, ValueError: not a tree that `posterior` returned.
+        TypeError, ValueError: not a tree that `posterior` or `count_clusters` returned.
         ImportError: the package h5netcdf or h5py is missing.
     """
-    require(tree, "save_posterior", posterior=PARAMETERS)
+    _check(tree, "save_posterior")
     path = Path(path)
     if path.suffix != ".nc":
         path = path.with_name(path.name + ".nc")
@@ -67,8 +69,16 @@ def load_posterior(path: str | Path) -> xarray.DataTree:
         raise ValueError(f"{path} does not hold a posterior of jaxgmm: it has no attribute creation_library = 'jaxgmm'.")
     for group in tree.subtree:
         group.attrs = encode_facts(group.attrs)  # plain numbers again, as they were
-    require(tree, f"load_posterior({str(path)!r})", posterior=PARAMETERS)
+    _check(tree, f"load_posterior({str(path)!r})")
     return with_feature_aliases(tree)
+
+
+def _check(tree: xarray.DataTree, user: str) -> None:
+    require(tree, user)
+    if "cluster_count" in tree.children:
+        require(tree, user, posterior=("n_clusters", "n_components"), allocations=("label",))
+    else:
+        require(tree, user, posterior=PARAMETERS)
 
 
 def _missing(error: ImportError) -> ImportError:

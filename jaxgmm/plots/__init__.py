@@ -1,10 +1,11 @@
-"""Matplotlib figures of a mixture, its data, how it was fitted, and its posterior.
+"""Matplotlib figures of a mixture, its data, how it was fitted, its posterior, and how many clusters.
 
 Functions that draw one panel take `ax=` and return it; those that need several return a `Figure`. Nothing touches
 pyplot's global state, so they work headless, in threads and in notebooks alike: `ax.figure.savefig("name.png")`.
 """
 
 from jaxgmm.plots.canvas import PALETTE
+from jaxgmm.plots.counting import n_clusters, similarity
 from jaxgmm.plots.fitting import replication, trace
 from jaxgmm.plots.mixing import chains
 from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
@@ -12,6 +13,6 @@ from jaxgmm.plots.posterior import draws, intervals
 from jaxgmm.plots.selection import criterion
 
 __all__ = [
-    "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "pairs", "replication", "responsibilities",
-    "scatter", "trace",
+    "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "n_clusters", "pairs", "replication",
+    "responsibilities", "scatter", "similarity", "trace",
 ]  # fmt: skip

@@ -44,9 +44,9 @@ def title(text: str, *notes: str) -> str:
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
-def new_axes() -> Axes:
-    """One panel, in a figure of its own."""
-    return Figure(figsize=(7.6, 4.6), layout="constrained").subplots()
+def new_axes(width: float = 7.6) -> Axes:
+    """One panel, in a figure of its own; `width` in inches."""
+    return Figure(figsize=(width, 4.6), layout="constrained").subplots()
 
 
 def checked(
