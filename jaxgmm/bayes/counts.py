@@ -1,6 +1,5 @@
 """`count_clusters`: a posterior over the number of clusters."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
+from jaxgmm.batch import Model, Settings, climb_models, model_key
 from jaxgmm.bayes.block_evidence import FAMILIES
 from jaxgmm.bayes.chains import Schedule, run_chains
 from jaxgmm.bayes.counted import count_tree
@@ -24,17 +24,18 @@ from jaxgmm.bayes.schema import check_feature_names
 from jaxgmm.bayes.split_merge import Data, expand
 from jaxgmm.bayes.telescoping import Telescoping, start
 from jaxgmm.covariance import get_family
-from jaxgmm.data import as_source, fingerprint
-from jaxgmm.em import fit
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.initialisation import is_dense
 from jaxgmm.prior import Prior
-from jaxgmm.status import FitError, FitWarning
+from jaxgmm.statistics import column_moments
+from jaxgmm.status import FitError
 from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, key_data, unknown
 
 MODELS = ("mixture", "sparse", "dirichlet-process")
 _LEAST_DRAWS = 4
 _SPARSE_ALPHA = 0.01
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
-_START_RTOL = 1e-5
+_START_RTOL, _START_STEPS = 1e-5, 100
 _start_all = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))  # here, so that another call compiles nothing
 
 
@@ -139,7 +140,7 @@ def count_clusters(
             precision.cast(partition_prior, dtype),
         )
         key_fit, key_start = jax.random.split(key)
-        labels = _starting_labels(rows, own, max_components, n_chains, key_fit)
+        labels = _starting_labels(source, own.family, max_components, n_chains, key_fit, dtype)
         states = _start_all(jax.random.split(key_start, n_chains), labels, data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
@@ -232,15 +233,16 @@ def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
     return log_p_components(p, most)
 
 
-def _starting_labels(x: np.ndarray, prior: Any, most: int, n_chains: int, key: Array) -> Array:
+def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: Any) -> np.ndarray:
     """A partition for each chain, (C, N), from fits with as different numbers of components as there are chains."""
-    largest = min(most, _LARGEST_START, len(x) // 2)
-    sizes = np.unique(np.linspace(1, max(largest, 1), n_chains).round().astype(int))
-    labels = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)  # a start needn't be a mode
-        for size in sizes.tolist():
-            own = jax.random.fold_in(key, size)
-            gmm = fit(x, size, key=own, family=prior.family, n_init=1, rtol=_START_RTOL, max_steps=100).gmm
-            labels[size] = np.asarray(gmm.predict(x))
-    return jnp.stack([labels[sizes[i % len(sizes)].item()] for i in range(n_chains)])
+    largest = max(1, min(most, _LARGEST_START, source.n_samples // 2))
+    sizes = np.unique(np.linspace(1, largest, n_chains).round().astype(int)).tolist()
+    data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
+    moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+    models = [Model(k, Prior.from_moments(*moments, k, family), model_key(key, family, k)) for k in sizes]
+    searches = climb_models(models, data, moments, Settings(family, "k-means++", 1, _START_RTOL, _START_STEPS), dtype)
+    labels = []
+    for search in searches:
+        found = np.asarray(jax.tree.map(lambda leaf: leaf[0], search.gmm).predict(source.x))
+        labels.append(np.unique(found, return_inverse=True)[1])  # filled components first
+    return np.stack([labels[i % len(labels)] for i in range(n_chains)])

@@ -79,18 +79,16 @@ class Telescoping:
 
 
 def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
-    """A chain that starts from a partition, labels 0..J-1."""
+    """A chain that starts from a partition, labels 0..K-1 with none left out: at what its blocks predict."""
     most = data.partition_prior.most
     blocks = blocks_of_labels(labels, most, data)
-    extra = {}
+    n_clusters, extra = (blocks.counts > 0).sum(), {}
     if isinstance(data.prior, RichardsonGreen):
-        extra = {"rate": data.prior.shape * jnp.var(data.rows[:, 0]) / (blocks.counts > 0).sum() ** 2}
+        extra = {"rate": data.prior.shape * jnp.var(data.rows[:, 0]) / n_clusters**2}
     means, covariances = predictive(data.prior, blocks, extra)
-    gmm = GMM.unchecked(jnp.full(most, 1 / most), means, covariances, data.prior.family)
-    key, own = jax.random.split(key)
-    nothing, whole = jnp.zeros((), data.rows.dtype), jnp.asarray(most)
-    chain = Chain(key, labels, gmm, whole, whole, data.partition_prior.alpha, extra, nothing, nothing, nothing)
-    return _given_labels(own, labels, chain, data, 0)
+    gmm = GMM.unchecked(blocks.counts / labels.size, means, covariances, data.prior.family)
+    nothing = jnp.zeros((), data.rows.dtype)
+    return Chain(key, labels, gmm, n_clusters, n_clusters, data.partition_prior.alpha, extra, nothing, nothing, nothing)
 
 
 def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
