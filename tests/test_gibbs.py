@@ -467,8 +467,10 @@ def test_kernel_runs_in_numpyro_and_goes_to_arviz(blobs, three):
 
 
 @pytest.mark.default_precision
-def test_kernel_in_single_precision(capsys):
+def test_kernel_in_single_precision(capsys, monkeypatch):
     """Richardson & Green's prior, chains in turn, a progress bar, rows given by name."""
+    for name in ("CI", "PYTEST_XDIST_WORKER"):  # in which NumPyro shows no bars
+        monkeypatch.delenv(name, raising=False)
     x = np.random.default_rng(0).normal(size=(30, 1)) * [[1e-3]] + np.repeat([[1.0], [2.0]], 15, axis=0)
     start = jg.GMM([0.5, 0.5], [[1.0], [2.0]], [1e-6, 1e-6], "spherical")
     kernel = GibbsKernel(start, jg.RichardsonGreen.default(x))
