@@ -106,7 +106,7 @@ def diagnose(
     )
     problems = _of_method(tree, facts, approximate, pareto_k)
     judged = table[table["meaning"] != "labels may switch"]
-    problems += _of_draws(judged) if approximate else _of_chains(judged, r_hat, ess)
+    problems += _of_draws(judged) if approximate else _of_chains(judged, r_hat, ess, facts)
     if not known:
         problems.append(
             "The verdict on single components is withheld: their labels may switch between draws. "
@@ -191,13 +191,14 @@ def _of_method(tree: xarray.DataTree, facts: dict[str, Any], approximate: bool, 
     return problems
 
 
-def _of_chains(table: pd.DataFrame, r_hat: float, ess: float) -> list[str]:
+def _of_chains(table: pd.DataFrame, r_hat: float, ess: float, facts: dict[str, Any]) -> list[str]:
+    other = "" if facts.get("method") == "gibbs" else ", or method='gibbs'"
     problems = _of_draws(table)
     high = table[table["r_hat"] > r_hat].sort_values("r_hat", ascending=False)
     if len(high):
         problems.append(
             f"r-hat is up to {high['r_hat'].iloc[0]:.4g} (more than {r_hat:g}) for {_some(high, table)}: the chains disagree. "
-            "Raise n_warmup and n_draws, take fewer components, or method='gibbs'."
+            f"Raise n_warmup and n_draws, or take fewer components{other}."
         )
     least = table[["ess_bulk", "ess_tail"]].min(axis=1)
     low = least[least < ess].sort_values()
