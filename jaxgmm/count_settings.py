@@ -58,7 +58,7 @@ class CountTable(StrictTable):
     n_chains: Annotated[int, Field(ge=2)] = 4
     n_warmup: Annotated[int, Field(ge=0)] = 500
     thin: Annotated[int, Field(ge=1)] = 1
-    n_moves: Annotated[int, Field(ge=0)] = 4
+    n_moves: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
     thresholds: CountThresholdsTable = CountThresholdsTable()
 
