@@ -43,7 +43,7 @@ class CountTable(StrictTable):
         n_chains: at least 2.
         n_warmup: steps of each chain thrown away before.
         thin: sweeps a step.
-        n_moves: split-merge proposals a sweep.
+        n_moves: rounds of proposals a sweep to split or merge clusters, and to bear or bury one.
         seed: of the draws.
         thresholds: of the verdict.
     """
