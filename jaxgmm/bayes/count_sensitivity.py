@@ -35,8 +35,11 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
         mode as given, `r_hat`, `ess_bulk`, and `verdict`.
 
     Raises:
-        TypeError, ValueError, FitError: as `count_clusters`.
+        TypeError, ValueError, FitError: as `count_clusters`; a checkpoint, which keeps one run only.
     """
+    for name in ("checkpoint", "resume"):
+        if options.get(name):
+            raise ValueError(f"{name} keeps one run, and count_sensitivity makes five: leave it out.")
     base = count_clusters(x, key=key, **options)
     prior, alpha = prior_of(base), float(np.median(group_of(base, "posterior")["alpha"]))
     own = options | {"prior": prior, "family": None}
@@ -52,7 +55,7 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
         )
     counts = {name: cluster_count(tree) for name, tree in runs.items()}
     mode = counts["as given"].mode
-    return pd.DataFrame(
+    return pd.DataFrame.from_dict(
         {
             name: {
                 "mode": found.mode,
@@ -63,8 +66,9 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
                 "verdict": found.verdict,
             }
             for name, found in counts.items()
-        }
-    ).T
+        },
+        orient="index",
+    )
 
 
 def _scaled(prior: Prior | RichardsonGreen, factor: float) -> Prior | RichardsonGreen:

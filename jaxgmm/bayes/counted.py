@@ -23,8 +23,9 @@ class ClusterCount:
     """The posterior of the number of clusters, and whether to believe it.
 
     Attributes:
-        table: index n_clusters, with columns posterior, mcse (Monte-Carlo standard error of it), prior (implied, exact),
-            bayes_factor (against the most probable number) and n_components (posterior of K).
+        table: index n_clusters, with columns posterior, mcse (Monte-Carlo standard error of it), prior (implied), bayes_factor
+            (against the most probable number) and n_components (posterior of K). Of numbers that no draw has, and of one that
+            all draws have, mcse is NaN: the draws can't tell it.
         mode: the most probable number.
         r_hat, ess_bulk, ess_tail: of the number of clusters over the chains. Where it never changes in any chain, r-hat is 1
             and the ESS is the number of draws: the chains started apart.
@@ -51,7 +52,9 @@ class ClusterCount:
         p = self.table["posterior"]
         covered = p.sort_values(ascending=False).cumsum()
         inside = sorted(covered.index[: int((covered < _COVERED).sum()) + 1])
-        share = f"{100 * p[inside].sum():.0f} % on {inside[0]}" + (f" to {inside[-1]}" if len(inside) > 1 else "")
+        whole = len(inside) > 1 and inside[-1] - inside[0] == len(inside) - 1
+        named = f"{inside[0]} to {inside[-1]}" if whole else ", ".join(map(str, inside))
+        share = f"{100 * p[inside].sum():.0f} % on {named}"
         return (
             f"{self.mode} cluster{'s' if self.mode > 1 else ''} with probability {p[self.mode]:.2f} "
             f"({self.table['prior'][self.mode]:.2f} before the data); {share}. r-hat {self.r_hat:.3f}, ESS {self.ess_bulk:.0f}."
@@ -98,7 +101,7 @@ def cluster_count(
     mode = int(p.argmax()) + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = p / prior
-        bayes_factor = np.where(p > 0, odds / odds[mode - 1], 0)
+        bayes_factor = np.where(p > 0, odds / odds[mode - 1], np.nan)
     table = pd.DataFrame(
         {
             "posterior": p,
@@ -120,7 +123,8 @@ def cluster_count(
         problems.append(
             f"ESS of the number of clusters is {min(found[1:]):.0f} (less than {ess:g}). Raise n_draws or thin, or n_chains."
         )
-    fixed = facts.get("model") in ("sparse", "dirichlet-process")
+    # A prior of K that ends at J by itself isn't cut off there.
+    fixed = facts.get("model") != "mixture" or facts.get("n_components") in ("uniform", "given")
     at_most = float((p if fixed else p_components)[-1])
     if at_most > cut_off:
         what = "clusters" if fixed else "components"
@@ -182,5 +186,5 @@ def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:
 
 def _mcse(happened: np.ndarray) -> float:
     if happened.all() or not happened.any():
-        return 0.0
+        return float("nan")
     return float(happened.std() / np.sqrt(az.ess(happened.astype(float), method="mean")))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from jaxgmm import precision
@@ -18,7 +19,7 @@ from jaxgmm.bayes.draws import Draws
 from jaxgmm.bayes.partition_prior import PartitionPrior
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import facts_of, group_of, require
-from jaxgmm.bayes.split_merge import Data, blocks_of_labels, expand
+from jaxgmm.bayes.split_merge import Data, blocks_of_labels, expand, log_densities
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
@@ -41,7 +42,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
         key: a PRNG key.
 
     Returns:
-        A tree as of `posterior`, of one chain with as many draws as have `n_clusters` clusters.
+        A tree as of `posterior`, of one chain with as many draws as have `n_clusters` clusters; `lp` is their log-likelihood.
 
     Raises:
         TypeError, ValueError: a tree that isn't `count_clusters`' own, or without draws of that many clusters.
@@ -79,15 +80,16 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
         gamma = np.zeros_like(alpha)
     extra = {"rate": each("rate")} if isinstance(prior, RichardsonGreen) else {}
     key_draws, key_tree = jax.random.split(key)
-    with precision.scope(dtype := precision.compute_dtype(rows)):
+    dtype = np.dtype(np.float64)
+    with precision.scope(dtype):
         centre = rows.mean(0, dtype=float)
         own = replace(prior, mean=np.asarray(prior.mean) - centre.reshape(np.shape(prior.mean)))
         nothing = PartitionPrior(np.zeros(1), np.ones(()))
         data = precision.cast(Data(expand(jnp.asarray(rows - centre), get_family(prior.family)), own, nothing), dtype)
         keys = jax.random.split(key_draws, chosen.size)
-        gmm, extra = jax.tree.map(np.asarray, _draw_all(keys, labels, gamma, extra, data, n_clusters))
+        gmm, extra, log_likelihood = jax.tree.map(np.asarray, _draw_all(keys, labels, gamma, extra, data, n_clusters))
     gmm = GMM.unchecked(gmm.weights, gmm.means + centre, gmm.covariances, gmm.family)
-    draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm, extra, {"lp": each("log_likelihood")}, {}))
+    draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm, extra, {"lp": log_likelihood}, {}))
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
     return to_datatree(draws, rows, None, prior, key=key_tree, feature_names=names, attrs=attrs)
 
@@ -109,8 +111,8 @@ def _draw_all(
     extra: dict[str, Array],
     data: Data,
     n_clusters: int,
-) -> tuple[GMM, dict[str, Array]]:
-    def one(draw: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[GMM, dict[str, Array]]:
+) -> tuple[GMM, dict[str, Array], Float[Array, " S"]]:
+    def one(draw: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[GMM, dict[str, Array], Array]:
         key, own, concentration, extra = draw
         blocks = blocks_of_labels(own, n_clusters, data)
         means, covariances = predictive(data.prior, blocks, extra)
@@ -122,6 +124,9 @@ def _draw_all(
             return gmm, extra
 
         n_sweeps = _INNER_SWEEPS if isinstance(data.prior, RichardsonGreen) else 1
-        return jax.lax.fori_loop(0, n_sweeps, again, (gmm, extra))
+        gmm, extra = jax.lax.fori_loop(0, n_sweeps, again, (gmm, extra))
+        factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+        joint = log_densities(gmm.means, factor, data) + jnp.log(gmm.weights)
+        return gmm, extra, logsumexp(joint, axis=1).sum() - joint.shape[0] * gmm.n_features / 2 * jnp.log(2 * jnp.pi)
 
     return jax.lax.map(one, (keys, labels, gamma, extra), batch_size=_DRAWS_AT_ONCE)

@@ -83,9 +83,10 @@ def count_clusters(
             "richardson-green" "static".
         alpha: a number, "f" for F(6, 3) or "gamma" for Gamma(1, rate 2). By default "f" for dynamic weights, 1 for static ones,
             0.01 (of each component) for "sparse", "gamma" for "dirichlet-process".
-        max_components: J, the most components; what it cuts off is told by `cluster_count`.
+        max_components: J, the most components; `cluster_count` withholds its verdict where that cuts off too much. A Dirichlet
+            process is cut off at J sticks, by about (alpha / (1 + alpha))^(J - K+).
         n_draws: draws of each chain.
-        n_chains: chains, at least 2; they start from fits of 1 to 10 components.
+        n_chains: chains, at least 2; they start from fits of 1 to 10 components, of N / 2 at most.
         n_warmup: steps thrown away.
         thin: sweeps a step.
         n_moves: rounds of proposals a sweep to split or merge clusters, and to bear or bury one.
@@ -95,9 +96,10 @@ def count_clusters(
         resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
 
     Returns:
-        DataTree with the groups posterior (`n_clusters`, `n_components`, `alpha`, `log_likelihood`, `entropy`,
-        `sorted_weights`, each (chain, draw, ...)), allocations (`label` (chain, draw, obs_id)), cluster_count (`posterior`
-        and implied `prior` of each `count`), sample_stats, observed_data, constant_data.
+        DataTree with the groups posterior (`n_clusters`, `n_components`, `alpha`, `sorted_weights` and, of the mixture that the
+        rows were allocated by, `log_likelihood` and `entropy`, each (chain, draw, ...)), allocations (`label` (chain, draw,
+        obs_id)), cluster_count (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data.
+        Everything is computed in float64, on every device.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used; names them.
@@ -126,12 +128,16 @@ def count_clusters(
     names = check_feature_names(feature_names, source.n_features)
     own = _component_prior(prior, family, source.x)
     partition_prior = _partition_prior(own, model, n_components, weights, alpha, max_components)
+    name = n_components if isinstance(n_components, str) else "given"
+    if n_components is None:
+        name = "uniform" if isinstance(own, RichardsonGreen) else N_COMPONENTS[0]
+    settings |= {"n_components": name} if model == "mixture" else {}
     settings |= {"model": model, "weights": partition_prior.weights, "alpha": partition_prior.alpha_prior or float(
         partition_prior.alpha
     )}  # fmt: skip
 
     rows = np.asarray(source.x)
-    dtype = precision.compute_dtype(source.x)
+    dtype = np.dtype(np.float64)  # on every device: evidences are differences of large sums of squares
     with precision.scope(dtype), reporter(progress, "count_clusters") as report:
         centre = rows.mean(0, dtype=float)
         data = Data(
@@ -140,7 +146,8 @@ def count_clusters(
             precision.cast(partition_prior, dtype),
         )
         key_fit, key_start = jax.random.split(key)
-        labels = _starting_labels(source, own.family, max_components, n_chains, key_fit, dtype)
+        most = int(np.flatnonzero(np.isfinite(partition_prior.log_components))[-1]) + 1
+        labels = _starting_labels(source, own.family, most, n_chains, key_fit, dtype)
         states = _start_all(jax.random.split(key_start, n_chains), labels, data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
@@ -214,7 +221,7 @@ def _partition_prior(
         if alpha not in ALPHA:
             raise unknown("alpha", alpha, ALPHA)
         return PartitionPrior(log_p, np.float64(1), weights, alpha)
-    if not is_finite_number(alpha) or alpha <= 0:
+    if isinstance(alpha, bool) or not is_finite_number(alpha) or alpha <= 0:
         raise ValueError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
     return PartitionPrior(log_p, np.float64(alpha), weights, None)
 
@@ -224,7 +231,10 @@ def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
         if n_components not in N_COMPONENTS:
             raise unknown("n_components", n_components, N_COMPONENTS)
         return log_p_components(n_components, most)
-    p = np.asarray(n_components, float)
+    try:
+        p = np.asarray(n_components, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"n_components must be a name or probabilities, got {n_components!r}.") from None
     if p.shape != (most,) or not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
         raise ValueError(
             f"n_components must be a name or {most} non-negative probabilities of K = 1..{most} (max_components), got "

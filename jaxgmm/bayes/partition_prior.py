@@ -83,10 +83,10 @@ class PartitionPrior:
         return (first / 2 - 1) * jnp.log(alpha) - (first + second) / 2 * jnp.log1p(first / second * alpha)
 
     def implied(self, n_samples: int) -> Float[np.ndarray, " J"]:
-        """p(K+ = t) before any data, t = 1..J, for N rows: exact, by dealing rows out one by one. On the host.
+        """p(K+ = t) before any data, t = 1..J, for N rows, by dealing rows out one by one. On the host.
 
         The next of n rows opens a new cluster with a probability that depends on the number of clusters alone, so no sums
-        over partitions are needed. A random alpha is averaged over 100 equally probable values.
+        over partitions are needed: exact for a fixed alpha. A random one is averaged over 100 equally probable values.
         """
         most, log_p = self.most, np.asarray(self.log_components, float)
         alphas = np.array([float(self.alpha)])

@@ -30,13 +30,14 @@ def similarity(tree: xarray.DataTree, rows: Any = None) -> xarray.DataArray:
         TypeError, ValueError: a tree without allocations, indices that aren't rows, more than 4000 rows that nobody chose.
     """
     labels = _labels(tree, "similarity")
-    index = np.arange(labels.shape[1]) if rows is None else np.asarray(rows)
+    n_samples = labels.shape[-1]
+    index = np.arange(n_samples) if rows is None else np.asarray(rows)
     if rows is None and index.size > _MOST_ROWS:
         raise ValueError(
             f"the tree has {index.size} rows: choose at most {_MOST_ROWS}, similarity(tree, rows=range({_MOST_ROWS}))."
         )
-    if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= labels.shape[1]:
-        raise ValueError(f"rows must be row indices in 0..{labels.shape[1] - 1}, got {rows!r}.")
+    if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= n_samples:
+        raise ValueError(f"rows must be row indices in 0..{n_samples - 1}, got {rows!r}.")
     shared = _similarity(labels[:, index])
     return xarray.DataArray(shared, {"obs_id": index, "obs_id_bis": index}, ("obs_id", "obs_id_bis"), "similarity")
 
@@ -61,11 +62,12 @@ def typical_partition(tree: xarray.DataTree, probability: float = 0.95) -> xarra
     if not 0 < probability < 1:
         raise ValueError(f"probability must lie between 0 and 1, got {probability!r}: 0.95, say.")
     labels = _labels(tree, "typical_partition")
-    n_samples = labels.shape[1]
+    n_samples = labels.shape[-1]
     if n_samples > _MOST_ROWS:
         raise ValueError(
             f"the tree has {n_samples} rows, but pairs of at most {_MOST_ROWS} are compared: count a sample of them."
         )
+    labels = labels.astype(int)
     shared = _similarity(labels)
     step = max(1, len(labels) // _CANDIDATES)
     candidates = [*labels[::step]]
@@ -147,4 +149,4 @@ def _in_order(labels: np.ndarray) -> np.ndarray:
 def _labels(tree: Any, user: str) -> Int[np.ndarray, "S N"]:
     require(tree, user, allocations=("label",))
     labels = group_of(tree, "allocations")["label"].transpose("chain", "draw", "obs_id").values
-    return labels.reshape(-1, labels.shape[-1]).astype(int)
+    return labels.reshape(-1, labels.shape[-1])

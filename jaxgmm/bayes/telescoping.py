@@ -100,7 +100,9 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     log_r = joint - log_density[:, None]
     entropy = -jnp.where(log_r > -jnp.inf, jnp.exp(log_r) * log_r, 0).sum(-1).mean()
     constant = joint.shape[0] * data.n_features / 2 * jnp.log(2 * jnp.pi)
-    chain = chain._replace(rng_key=key, log_likelihood=log_density.sum() - constant, entropy=entropy)
+    # NaN once, NaN for ever: a draw that isn't a number must not pass unseen between those that are kept.
+    log_likelihood = jnp.where(jnp.isfinite(chain.log_likelihood), log_density.sum() - constant, jnp.nan)
+    chain = chain._replace(rng_key=key, log_likelihood=log_likelihood, entropy=entropy)
     return _given_labels(key_rest, labels, chain, data, n_moves)
 
 
@@ -216,7 +218,7 @@ def _break_stick(key: Array, weights: Array, filled: Array, alpha: Array) -> Arr
     place = jnp.arange(weights.size) - filled.sum()
     empty = place >= 0
     u = jax.random.uniform(key, weights.shape, weights.dtype)
-    log_rest = jnp.where(empty, jnp.log(u) / alpha, 0)  # log(1 - v)
+    log_rest = jnp.where(empty, jnp.log1p(-u) / alpha, 0)  # log(1 - v), finite for every u in [0, 1)
     before = jnp.cumsum(log_rest) - log_rest
     last = jnp.arange(weights.size) == weights.size - 1
     log_v = jnp.where(last, 0, jnp.log(-jnp.expm1(log_rest)))
