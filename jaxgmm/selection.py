@@ -5,7 +5,6 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -30,8 +29,6 @@ from jaxgmm.search import Method
 from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.validation import check_count, check_key, in_jit, is_traced, key_data, unknown
-
-_THREADS = 2  # families that are fitted side by side
 
 Change = Callable[[Prior], Prior]
 
@@ -110,17 +107,13 @@ def compare(
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
 
-    def models_of(family: str) -> list[Row]:
-        with precision.scope(dtype):  # a thread's own, as all of JAX's contexts are
+    rows: list[Row] = []
+    # In turn: in threads, JAX 0.12 has been seen to mix up the buffers of the first calls under a local `enable_x64`.
+    for family in names:
+        with precision.scope(dtype):
             settings = Settings(family, init, n_init, float(rtol), max_steps)
             sweep = _Sweep(jax.device_put(source.x), counts, prior, settings, dtype, out)
-            return sweep.rows(source.weight, keys[family], folds, data_id)
-
-    if precision.platform(source.x) == "cpu":
-        with ThreadPoolExecutor(_THREADS) as pool:  # compiled or compiling, small batches keep one core busy and no more
-            rows = [row for own in pool.map(models_of, names) for row in own]
-    else:
-        rows = [row for family in names for row in models_of(family)]
+            rows += sweep.rows(source.weight, keys[family], folds, data_id)
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
