@@ -108,7 +108,6 @@ def compare(
     data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
 
     rows: list[Row] = []
-    # In turn: in threads, JAX 0.12 has been seen to mix up the buffers of the first calls under a local `enable_x64`.
     for family in names:
         with precision.scope(dtype):
             settings = Settings(family, init, n_init, float(rtol), max_steps)

@@ -85,7 +85,9 @@ def floating(x: Any, name: str) -> Any:
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
     if kind == "f" or array.dtype.name == "bfloat16":
-        return array
+        # A view of one's own: JAX 0.12 remembers the device's copy of an array object that NumPyro has run on, in float32, and
+        # would hand it out again inside `enable_x64`.
+        return array.view() if isinstance(array, np.ndarray) else array
     raise TypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."
