@@ -141,7 +141,11 @@ def test_sample_weight_counts_rows_and_batches_are_scaled_up(make_gmm, blobs, ro
     assert abs(several.mean() - whole) < 4 * several.std() / np.sqrt(400)
 
 
-@pytest.mark.parametrize("kind", ["conjugate", "richardson-green"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(family, "conjugate") for family in ("full", "tied", "diag", "spherical")]
+    + [(family, "richardson-green") for family in ("full", "diag", "spherical")],  # a variance for every component: not "tied"
+)
 def test_unconstrained_vectors_are_numpyros(make_gmm, blobs, family, kind):
     """The vector is NumPyro's, the round trip exact, and the log posterior minus NumPyro's potential energy."""
     extra = {}
@@ -149,8 +153,6 @@ def test_unconstrained_vectors_are_numpyros(make_gmm, blobs, family, kind):
         x, gmm = blobs, make_gmm(family)
         prior = jg.Prior.default(x, 3, family)
     else:
-        if family == "tied":
-            pytest.skip("Richardson & Green's prior has a variance for every component")
         x, gmm, extra = blobs[:, :1], make_gmm(family, n_features=1), {"rate": jnp.asarray(0.7)}
         prior = jg.RichardsonGreen.default(x, family)
     settings = {"family": family, "prior": prior}

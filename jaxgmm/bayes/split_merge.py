@@ -22,7 +22,7 @@ from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.structure import Factor
 
 _EM_STEPS = 5  # before the first batch; as many as this are left out, to try rough starts too
-_BATCHES = 16  # of rows that are dealt out together: with 1, one in five as many clusters move (Old Faithful)
+_BATCHES = 16  # of rows that are dealt out together: with 1, the ESS of K+ a sweep was a fifth (Old Faithful)
 _MOST = 10.0  # log odds: no row is ever sure, so that splits EM would hardly propose can still be merged
 _EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
 _REACH = 0.5  # standard deviations of the data, by feature, within which the other pairs lie

@@ -92,7 +92,7 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
 
 
 def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
-    """Allocations given the mixture; the partition by split-merge; K, alpha and the mixture given the partition."""
+    """Allocations given the mixture; the partition by moves of whole clusters; K, alpha and the mixture given the partition."""
     key, key_labels, key_rest = jax.random.split(chain.rng_key, 3)
     joint = _log_joint(chain, data)
     uniform = jax.random.uniform(key_labels, (joint.shape[0],), joint.dtype)
