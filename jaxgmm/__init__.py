@@ -45,12 +45,12 @@ _HOME = {
     "GibbsKernel": "bayes.gibbs",
     "diagnose": "bayes.diagnostics",
     "count_clusters": "bayes.counts",
-    "cluster_count": "bayes.counted",
+    "cluster_count": "bayes.count_verdict",
     "count_sensitivity": "bayes.count_sensitivity",
-    "ClusterCount": "bayes.counted",
-    "components_given": "bayes.counted_components",
-    "similarity": "bayes.partitions",
-    "typical_partition": "bayes.partitions",
+    "ClusterCount": "bayes.count_verdict",
+    "components_given": "bayes.count_components",
+    "similarity": "bayes.partition_summaries",
+    "typical_partition": "bayes.partition_summaries",
     "unconstrain": "bayes.unconstrained",
     "constrain": "bayes.unconstrained",
 }
@@ -60,9 +60,9 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
+    from jaxgmm.bayes.count_components import components_given
     from jaxgmm.bayes.count_sensitivity import count_sensitivity
-    from jaxgmm.bayes.counted import ClusterCount, cluster_count
-    from jaxgmm.bayes.counted_components import components_given
+    from jaxgmm.bayes.count_verdict import ClusterCount, cluster_count
     from jaxgmm.bayes.counts import count_clusters
     from jaxgmm.bayes.datatree import draws_of
     from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.map import fit_map
     from jaxgmm.bayes.merged_counts import merged_counts
     from jaxgmm.bayes.model import numpyro_model
-    from jaxgmm.bayes.partitions import similarity, typical_partition
+    from jaxgmm.bayes.partition_summaries import similarity, typical_partition
     from jaxgmm.bayes.posterior import posterior
     from jaxgmm.bayes.priors import RichardsonGreen
     from jaxgmm.bayes.relabel import relabel

@@ -25,7 +25,7 @@ from jaxgmm.prior import Prior, log_normaliser
 from jaxgmm.search import Method, Rules, Search, climb
 from jaxgmm.status import RUNNING, Status
 
-_TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
+TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
 Moments = tuple[float, np.ndarray, np.ndarray]
@@ -78,7 +78,7 @@ def climb_models(
     """
     n_starts = 1 if given is not None else settings.n_init
     largest = max(model.n_components for model in models)
-    if len(models) > 1 and data.n_samples * largest * n_starts * len(models) > _TOGETHER:
+    if len(models) > 1 and data.n_samples * largest * n_starts * len(models) > TOGETHER:
         return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
     capacity = largest if len(models) > 1 else _capacity(largest, data.n_samples)
     active = np.stack([np.arange(capacity) < model.n_components for model in models])
@@ -91,7 +91,7 @@ def climb_models(
         uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
 
     total = len(models) * n_starts
-    at_once = total if data.n_samples * capacity * total <= _TOGETHER else 1
+    at_once = total if data.n_samples * capacity * total <= TOGETHER else 1
     searches = []
     for first in range(0, total, at_once):
         part = slice(first, first + at_once)
@@ -150,7 +150,7 @@ def account(search: Search, model: Model, settings: Settings, total_weight: floa
 
 def pad(gmm: GMM, capacity: int, dtype: Any) -> GMM:
     """A mixture with components of weight zero added, as NumPy arrays."""
-    gmm = _as_dtype(gmm, dtype)
+    gmm = as_dtype(gmm, dtype)
     more = capacity - gmm.n_components
 
     def grow(leaf: Any) -> np.ndarray:
@@ -176,12 +176,12 @@ def _capacity(n_components: int, n_samples: int) -> int:
 def _given_start(given: Any, data: ArraySource, rules: Rules, model: Model, capacity: int, family: str, dtype: Any) -> GMM:
     """A GMM, or the M-step of responsibilities or labels, padded to `capacity`, with a leading axis of one start."""
     if not isinstance(given, GMM):
-        own = None if model.prior is None else _as_dtype(model.prior, dtype)
+        own = None if model.prior is None else as_dtype(model.prior, dtype)
         given = assigned_start(data.x, data.weight, given, rules.centre, model.n_components, family, own)
     return jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
 
 
-def _as_dtype(tree: Any, dtype: Any) -> Any:
+def as_dtype(tree: Any, dtype: Any) -> Any:
     """Leaves as NumPy arrays of one dtype: unlike `jnp.asarray`, this compiles nothing."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
 
@@ -195,14 +195,14 @@ def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settin
             continue
         alpha = np.ones(own.size)
         alpha[: model.n_components] = model.prior.concentration
-        padded = dataclasses.replace(_as_dtype(model.prior, np.float64), concentration=alpha)
+        padded = dataclasses.replace(as_dtype(model.prior, np.float64), concentration=alpha)
         constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
-        priors.append(_as_dtype(padded, dtype))
+        priors.append(as_dtype(padded, dtype))
     floor = _pivot_floor(moments, get_family(settings.family), dtype)
     if "covariances" in settings.method.fixed:  # what is held can't collapse
         floor = np.zeros_like(floor)
     constant = np.array(constants) if constants else np.zeros(len(models))
-    numbers = _as_dtype((constant, mean, floor, total_weight, settings.rtol), dtype)
+    numbers = as_dtype((constant, mean, floor, total_weight, settings.rtol), dtype)
     prior: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
     fields: tuple[Any, ...] = (prior, numbers[0], active, *numbers[1:])
     return Rules(*fields)

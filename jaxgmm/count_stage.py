@@ -12,7 +12,7 @@ import jax
 import xarray
 
 from jaxgmm import plots
-from jaxgmm.bayes.counted import ClusterCount, cluster_count
+from jaxgmm.bayes.count_verdict import ClusterCount, cluster_count
 from jaxgmm.bayes.counts import count_clusters
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import check_feature_names

@@ -20,7 +20,7 @@ from jaxgmm.prior import Prior
 from jaxgmm.search import Method
 from jaxgmm.statistics import PARAMETERS, check_fixed, column_moments
 from jaxgmm.status import FitWarning
-from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, unknown
+from jaxgmm.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
@@ -90,20 +90,20 @@ def fit(
         raise TypeError("fit runs its own compiled loop on the host; inside jit, vmap or grad use e_step and m_step.")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
-    given, n_components, family = _resolve_init(init, n_components, family, source)
+    given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init")
     if given is not None:
         n_starts = 1
     max_steps = check_count(max_steps, "max_steps")
     method = Method(check_fixed(fixed), stopping, acceleration)
-    _check_settings(rtol, method, given)
+    check_settings(rtol, method, given)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
     settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, method)
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
         moments = column_moments(data.x, data.weight, is_dense(family), dtype)
-        model = Model(n_components, _resolve_prior(prior, moments, n_components, family, source), key)
+        model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
     fitted = account(search, model, settings, moments[0], out, fingerprint(source))
     if not fitted.converged:
@@ -111,7 +111,7 @@ def fit(
     return fitted
 
 
-def _resolve_init(init: Any, n_components: int | None, family: str, source: ArraySource) -> tuple[Any, int, str]:
+def resolve_init(init: Any, n_components: int | None, family: str, source: ArraySource) -> tuple[Any, int, str]:
     """The given start (None for a named method), K and the family."""
     family = get_family(family).name
     if n_components is not None:
@@ -139,9 +139,9 @@ def _resolve_init(init: Any, n_components: int | None, family: str, source: Arra
     return given, held, family
 
 
-def _check_settings(rtol: Any, method: Method, given: Any) -> None:
-    if not is_finite_number(rtol) or rtol < 0:
-        raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
+def check_settings(rtol: Any, method: Method, given: Any) -> None:
+    """Raises ValueError for an `rtol` or a method that can't be used, alone or with this start."""
+    check_rtol(rtol)
     if method.stopping not in STOPPING:
         raise unknown("stopping", method.stopping, STOPPING)
     if method.acceleration is not None and method.acceleration not in ACCELERATION:
@@ -154,7 +154,8 @@ def _check_settings(rtol: Any, method: Method, given: Any) -> None:
         raise ValueError("fixed names all three parameters: nothing is left to fit.")
 
 
-def _resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, source: ArraySource) -> Prior | None:
+def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, source: ArraySource) -> Prior | None:
+    """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
     if isinstance(prior, str):
         if prior != "default":
             raise unknown("prior", prior, ["default"])

@@ -18,7 +18,7 @@ from jaxgmm.covariance.structure import Dense, Isotropic
 from jaxgmm.data import as_source
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, proper_covariance
-from jaxgmm.statistics import _recentre, assigned_statistics, column_moments, maximise
+from jaxgmm.statistics import assigned_statistics, column_moments, maximise, recentre
 from jaxgmm.validation import check_count, check_key, floating, in_jit, is_traced, key_data, unknown
 
 METHODS = ("k-means++", "random")
@@ -176,20 +176,20 @@ def grouped_start(
     """The mixture of the groups' shares and means, with their pooled covariance for every component."""
     capacity, n_features = seeds.shape
     kind = get_family(family)
-    template = _template(capacity, centre, family)
+    template = mixture_at(capacity, centre, family)
     active = jnp.arange(capacity) < n_components
     statistics = assigned_statistics(template, x, weight, labels)
     counts = statistics.counts
     shift = jnp.where(counts[:, None] > 0, statistics.sums / jnp.where(counts > 0, counts, 1)[:, None], 0)
     means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
-    within = _recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
+    within = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
     covariances = kind.refit(kind.structure.share(within, floored), floored, n_features, active, prior)
     weights = jnp.where(active, floored, 0)
     return GMM.unchecked(weights / weights.sum(), jnp.where(active[:, None], means, centre), covariances, family)
 
 
-def _template(n_components: int, centre: Float[Array, " D"], family: str) -> GMM:
+def mixture_at(n_components: int, centre: Float[Array, " D"], family: str) -> GMM:
     """A mixture with the right shapes, everything at `centre`."""
     kind = get_family(family)
     n_features = centre.shape[0]
@@ -203,7 +203,7 @@ def assigned_start(
     x: Array, weight: Array, assigned: Array, centre: Array, n_components: int, family: str, prior: Prior | None
 ) -> GMM:
     """The M-step of given responsibilities (N, K) or labels (N,)."""
-    template = _template(n_components, centre, family)
+    template = mixture_at(n_components, centre, family)
     statistics = assigned_statistics(template, x, weight.astype(centre.dtype), assigned)
     return maximise(statistics, template, prior, jnp.ones(n_components, bool))
 

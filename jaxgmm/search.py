@@ -168,8 +168,8 @@ def _advance(search: Search, data: ArraySource, rules: Rules, max_steps: Array, 
         if search.anchor is not None:
             extrapolated = search.phase == _PLAIN_STEPS
             far, length = _extrapolate(search.anchor, search.gmm, proposal, search.reach)
-            proposal = _choose(extrapolated, far, proposal)
-        proposal = _choose(search.n_steps < 0, search.gmm, proposal)
+            proposal = choose(extrapolated, far, proposal)
+        proposal = choose(search.n_steps < 0, search.gmm, proposal)
         factor = jax.vmap(lambda covariances: kind.factor(covariances, data.n_features))(proposal.covariances)
         singular = _singular(proposal, factor, rules, kind)
         running = _running(search, max_steps)
@@ -245,20 +245,20 @@ def _decide(
     accepted = accepted & running
     objective = jnp.where(accepted, objective, search.objective)
     return Search(
-        gmm=_choose(accepted, proposal, search.gmm),
-        statistics=_choose(accepted, statistics, search.statistics),
+        gmm=choose(accepted, proposal, search.gmm),
+        statistics=choose(accepted, statistics, search.statistics),
         objective=objective,
         status=jnp.where(running, status, search.status).astype(jnp.int32),
         n_steps=n_steps,
         trace=search.trace.at[jnp.arange(n_steps.size), n_steps].set(objective),
         last_gain=jnp.where(running, gain, search.last_gain),
         phase=jnp.where(extrapolated | first, 0, search.phase + 1) if method.acceleration else search.phase,
-        anchor=_choose(running & ~extrapolated, search.gmm, search.anchor) if method.acceleration else None,
+        anchor=choose(running & ~extrapolated, search.gmm, search.anchor) if method.acceleration else None,
         reach=reach,
     )
 
 
-def _choose(which: Bool[Array, " R"], new: Any, old: Any) -> Any:
+def choose(which: Bool[Array, " R"], new: Any, old: Any) -> Any:
     """Leaf by leaf, `new` for the chosen starts."""
     return jax.tree.map(lambda a, b: jnp.where(which.reshape(which.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 

@@ -20,7 +20,7 @@ from jaxgmm.comparison import Comparison, Row
 from jaxgmm.covariance import get_family
 from jaxgmm.criteria import Scores
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.em import _check_settings, _resolve_prior
+from jaxgmm.em import check_settings, resolve_prior
 from jaxgmm.fitted import USABLE, Fit
 from jaxgmm.initialisation import METHODS, is_dense
 from jaxgmm.mixture import GMM, log_prob_and_complete
@@ -101,7 +101,7 @@ def compare(
     if init not in METHODS:
         raise unknown("init", init, METHODS)
     n_init, max_steps = check_count(n_init, "n_init"), check_count(max_steps, "max_steps")
-    _check_settings(rtol, Method(), None)
+    check_settings(rtol, Method(), None)
     _check_prior(prior, loo)
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
@@ -153,9 +153,9 @@ class _Sweep:
         models = {}
         for i in reversed(possible):  # those that take longest first
             k = self.counts[i]
-            own = _resolve_prior("default" if callable(self.prior) else self.prior, moments, k, family, source)
+            own = resolve_prior("default" if callable(self.prior) else self.prior, moments, k, family, source)
             if callable(self.prior) and own is not None:
-                own = _resolve_prior(self.prior(own), moments, k, family, source)
+                own = resolve_prior(self.prior(own), moments, k, family, source)
             models[i] = Model(k, own, keys[i])
         fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)

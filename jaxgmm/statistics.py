@@ -228,7 +228,7 @@ def _moments(
     counts, sums, total, log_density, total_weight = reduce_rows(block, x if expanded is None else expanded, weight, block_size)
     first, second = sums[:, : gmm.n_features], sums[:, gmm.n_features :]
     scatter = structure.unpack(second, total, gmm.n_features)
-    scatter = _recentre(structure, scatter, first, counts, shift)
+    scatter = recentre(structure, scatter, first, counts, shift)
     log_likelihood = log_density + structure.total_log_density(total, factor)
     return Statistics(counts, first - counts[:, None] * shift, scatter, gmm.means, log_likelihood, total_weight)
 
@@ -249,7 +249,7 @@ def _whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, 
     return Statistics(counts, sums, scatter, gmm.means, log_density, total_weight)
 
 
-def _recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
+def recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
     """Scatter about a point `shift` away, from the scatter and the sums about the origin."""
     return scatter - 2 * structure.outer(jnp.ones_like(counts), sums, shift) + structure.outer(counts, shift, shift)
 
@@ -386,7 +386,7 @@ def maximise(
     if "covariances" in fixed:
         covariances = gmm.covariances
     else:
-        scatter = _recentre(structure, statistics.scatter, sums, counts, shift)
+        scatter = recentre(structure, statistics.scatter, sums, counts, shift)
         if prior is not None:
             away = means - prior.mean
             scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away)

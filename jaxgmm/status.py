@@ -26,7 +26,7 @@ class Status(enum.IntEnum):
 
 
 _MEANING = {
-    Status.converged: "An EM step gained less than rtol nats per unit of weight: a stationary point, to that tolerance.",
+    Status.converged: "A step gained less than rtol nats per unit of weight: a stationary point, to that tolerance.",
     Status.max_steps: "Still climbing when max_steps ran out: raise max_steps, or loosen rtol.",
     Status.not_finite: (
         "The objective became NaN or infinite: look for extreme values in x, rescale its columns, or use prior='default'."

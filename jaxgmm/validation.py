@@ -165,6 +165,12 @@ def is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
+def check_rtol(rtol: Any) -> None:
+    """Raises ValueError where `rtol` isn't a number of at least 0."""
+    if not is_finite_number(rtol) or rtol < 0:
+        raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
+
+
 def check_count(value: Any, name: str, least: int = 1) -> int:
     """`value` as an int of at least `least`.
 

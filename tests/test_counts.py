@@ -13,9 +13,9 @@ from scipy.special import gammaln, logsumexp
 
 import jaxgmm as jg
 from jaxgmm.bayes.chains import Schedule, run_chains
+from jaxgmm.bayes.partition import Data, expand
 from jaxgmm.bayes.partition_prior import PartitionPrior, draw_n_components, log_gamma, log_p_components
-from jaxgmm.bayes.partitions import variation_of_information
-from jaxgmm.bayes.split_merge import Data, expand
+from jaxgmm.bayes.partition_summaries import variation_of_information
 from jaxgmm.bayes.telescoping import Telescoping, start, sweep
 from jaxgmm.covariance import get_family
 

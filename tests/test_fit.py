@@ -479,7 +479,7 @@ def test_same_key_same_fit():
 def test_one_by_one_is_all_at_once(monkeypatch):
     """Restarts of large data run in turn, with the keys they would have had in one batch."""
     together = fit_small()
-    monkeypatch.setattr("jaxgmm.batch._TOGETHER", 0)
+    monkeypatch.setattr("jaxgmm.batch.TOGETHER", 0)
     in_turn = fit_small()
     np.testing.assert_allclose(in_turn.restarts.objective, together.restarts.objective, rtol=1e-10)
     assert in_turn.restarts.best == together.restarts.best

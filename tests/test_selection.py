@@ -77,7 +77,7 @@ def test_max_steps_with_more_starts_than_places(monkeypatch):
 
 
 def test_large_data_are_fitted_model_by_model(monkeypatch):
-    monkeypatch.setattr("jaxgmm.batch._TOGETHER", 0)
+    monkeypatch.setattr("jaxgmm.batch.TOGETHER", 0)
     apart = jg.compare(X, families=["diag"], n_components=[1, 2, 5], key=KEY, **OPTIONS)
     for k in (1, 2, 5):
         assert apart.fit("diag", k).objective == pytest.approx(compared().fit("diag", k).objective, rel=1e-10)

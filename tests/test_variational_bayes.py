@@ -215,7 +215,7 @@ def test_the_predictive_density_integrates_to_one(family, weights):
 def test_starts_in_turn_are_those_of_a_batch(blobs, monkeypatch):
     settings = {"n_components": 3, "key": KEY, "family": "diag", "n_init": 4}
     together = jg.fit_vb(blobs, **settings)
-    monkeypatch.setattr("jaxgmm.bayes.variational_bayes._TOGETHER", 1)
+    monkeypatch.setattr("jaxgmm.bayes.variational_bayes.TOGETHER", 1)
     in_turn = jg.fit_vb(blobs, **settings)
     np.testing.assert_allclose(in_turn.restarts.objective, together.restarts.objective, rtol=1e-9)
     np.testing.assert_allclose(in_turn.mean, together.mean, rtol=1e-6)

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.block_evidence import Blocks, draw_variance, log_evidence, predictive
 from jaxgmm.bayes.gibbs import draw_labels
-from jaxgmm.bayes.split_merge import Data, Partition, blocks_of_labels, deal_out, log_blocks_of, log_densities
+from jaxgmm.bayes.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
+from jaxgmm.bayes.split_merge import deal_out
 from jaxgmm.covariance import get_family
 
 

@@ -14,7 +14,7 @@ from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.covariance.structure import Dense, Isotropic, invert_tril
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
-from jaxgmm.statistics import Statistics, _recentre
+from jaxgmm.statistics import Statistics, recentre
 
 _LEAST = float(np.log(np.finfo(np.float32).tiny))  # a smaller log-gamma would underflow, and its inverse overflow
 
@@ -68,13 +68,14 @@ class Conjugate(NamedTuple):
 def posterior_given(prior: Prior, statistics: Statistics, family: str) -> Conjugate:
     """The posterior of a mixture's parameters given the statistics of allocated rows, about any centres.
 
-    Psi_k = Psi0 + sum (x - m_k)(x - m_k)' + kappa0 (m_k - m0)(m_k - m0)' about the posterior mean m_k, so nothing cancels.
+    Psi_k = Psi0 + sum (x - m_k)(x - m_k)' + kappa0 (m_k - m0)(m_k - m0)' about the posterior mean m_k: digits
+    are lost only to the squared distance of the centres from it.
     """
     kind, counts = get_family(family), statistics.counts
     strength = counts + prior.mean_precision
     shift = (statistics.sums + prior.mean_precision * (prior.mean - statistics.centre)) / strength[:, None]
     mean = statistics.centre + shift
-    scatter = _recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
+    scatter = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     away = mean - prior.mean
     scale = prior.scale + scatter + kind.structure.outer(jnp.full_like(strength, prior.mean_precision), away, away)
     rows = counts if kind.per_component else counts.sum()
@@ -114,7 +115,7 @@ def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, 
     shift = pull / precision + jax.random.normal(key_normal, counts.shape, counts.dtype) / jnp.sqrt(precision)
     means = statistics.centre + shift[:, None]
 
-    scatter = _recentre(family.structure, statistics.scatter, statistics.sums, counts, shift[:, None]).reshape(-1)
+    scatter = recentre(family.structure, statistics.scatter, statistics.sums, counts, shift[:, None]).reshape(-1)
     variance = (rate + jnp.maximum(scatter, 0) / 2) / _exp(gammas[1])  # rounding can leave a scatter of -eps
     covariances = variance.reshape(family.shape(counts.size, 1))
     new = GMM.unchecked(_normalise(gammas[0]), means, covariances, gmm.family)

@@ -16,7 +16,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
-from jaxgmm.search import _choose
+from jaxgmm.search import choose
 from jaxgmm.statistics import Statistics, batched_e_step, expand_whole
 from jaxgmm.status import RUNNING, Status
 
@@ -142,8 +142,8 @@ def _decide(ascent: Ascent, statistics: Statistics, elbo: Float[Array, " R"], ru
     accepted = running & finite & ~mismatch & ~fell
     elbo = jnp.where(accepted, elbo, ascent.elbo)
     return Ascent(
-        made_of=_choose(accepted, ascent.statistics, ascent.made_of),
-        statistics=_choose(accepted, statistics, ascent.statistics),
+        made_of=choose(accepted, ascent.statistics, ascent.made_of),
+        statistics=choose(accepted, statistics, ascent.statistics),
         elbo=elbo,
         status=jnp.where(running, status, ascent.status).astype(jnp.int32),
         n_steps=jnp.where(running, ascent.iteration, ascent.n_steps),

@@ -9,8 +9,8 @@ import pandas as pd
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.counted import cluster_count
-from jaxgmm.bayes.counted_components import prior_of
+from jaxgmm.bayes.count_components import prior_of
+from jaxgmm.bayes.count_verdict import cluster_count
 from jaxgmm.bayes.counts import count_clusters
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import facts_of, group_of

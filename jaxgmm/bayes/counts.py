@@ -16,12 +16,12 @@ from jaxgmm import precision
 from jaxgmm.batch import Model, Settings, climb_models, model_key
 from jaxgmm.bayes.block_evidence import FAMILIES
 from jaxgmm.bayes.chains import Schedule, run_chains
-from jaxgmm.bayes.counted import count_tree
+from jaxgmm.bayes.count_verdict import count_tree
+from jaxgmm.bayes.partition import Data, expand
 from jaxgmm.bayes.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, PartitionPrior, log_p_components
 from jaxgmm.bayes.posterior import reporter
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import check_feature_names
-from jaxgmm.bayes.split_merge import Data, expand
 from jaxgmm.bayes.telescoping import Telescoping, start
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
@@ -132,9 +132,8 @@ def count_clusters(
     if n_components is None:
         name = "uniform" if isinstance(own, RichardsonGreen) else N_COMPONENTS[0]
     settings |= {"n_components": name} if model == "mixture" else {}
-    settings |= {"model": model, "weights": partition_prior.weights, "alpha": partition_prior.alpha_prior or float(
-        partition_prior.alpha
-    )}  # fmt: skip
+    given_alpha = partition_prior.alpha_prior or float(partition_prior.alpha)
+    settings |= {"model": model, "weights": partition_prior.weights, "alpha": given_alpha}
 
     rows = np.asarray(source.x)
     dtype = np.dtype(np.float64)  # on every device: evidences are differences of large sums of squares
@@ -194,9 +193,7 @@ def _check_family(family: str) -> None:
         )
 
 
-def _partition_prior(
-    prior: Any, model: str, n_components: Any, weights: str | None, alpha: Any, most: int
-) -> PartitionPrior:  # fmt: skip
+def _partition_prior(prior: Any, model: str, n_components: Any, weights: str | None, alpha: Any, most: int) -> PartitionPrior:
     """Raises TypeError or ValueError for settings that can't be used, or not together."""
     if model not in MODELS:
         raise unknown("model", model, MODELS)

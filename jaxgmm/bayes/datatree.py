@@ -93,7 +93,7 @@ def to_datatree(
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
-    facts = {**(attrs or {}), "family": draws.gmm.family, "prior": type(prior).__name__, **_creation()}
+    facts = {**(attrs or {}), "family": draws.gmm.family, "prior": type(prior).__name__, **creation_facts()}
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
         made = _groups(draws, rows, weight, prior, key, names, set(groups), dtype)
@@ -115,49 +115,51 @@ def _groups(
         return np.asarray(values).reshape(*shape, *values.shape[1:])
 
     def features(array: Any, leading: tuple[str, ...]) -> xarray.Dataset:
-        return _dataset({name: (leading, array[..., d]) for d, name in enumerate(names)}, {})
+        return dataset_of({name: (leading, array[..., d]) for d, name in enumerate(names)}, {})
 
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
     values |= {name: per_draw(value) for name, value in label_invariant(gmm, x, w, key_labels).items()}
     posterior_dims = dims | {"sorted_weights": ("rank",)}
     made = {
-        "posterior": _dataset({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
-        "sample_stats": _dataset({name: (_DRAW, value) for name, value in draws.stats.items()}, {}),
+        "posterior": dataset_of({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
+        "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, {}),
         "observed_data": features(rows, ("obs_id",)),
-        "constant_data": _dataset(_constants(prior, weight), coords),
+        "constant_data": dataset_of(prior_constants(prior, weight), coords),
     }
     made["sample_stats"].attrs = encode_facts(draws.attrs)
     if "posterior_predictive" in wanted:
         replicated = per_draw(replicate(gmm, key_rows, len(rows)).astype(precision.result_dtype(rows)))
         made["posterior_predictive"] = features(replicated, (*_DRAW, "obs_id"))
     if "log_likelihood" in wanted:
-        made["log_likelihood"] = _dataset({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, {})
+        made["log_likelihood"] = dataset_of({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, {})
     if "log_prior" in wanted:
         extra = {name: jnp.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
         log_prior = log_prior_of_draws(gmm, extra, precision.cast(prior, dtype))
-        made["log_prior"] = _dataset({"log_prior": (_DRAW, per_draw(log_prior))}, {})
+        made["log_prior"] = dataset_of({"log_prior": (_DRAW, per_draw(log_prior))}, {})
     if "prior" in wanted:
         n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)
         site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype))
         made["prior_predictive"] = features(np.asarray(site.pop("x"))[None], (*_DRAW, "obs_id"))
-        made["prior"] = _dataset({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
+        made["prior"] = dataset_of({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
     return made
 
 
-def _dataset(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any]) -> xarray.Dataset:
+def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any]) -> xarray.Dataset:
     """Variables given as (dimensions, values); dimensions without coordinates are counted from 0."""
     dataset = xarray.Dataset({name: (tuple(dims), np.asarray(value)) for name, (dims, value) in variables.items()})
     return dataset.assign_coords({dim: coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()})
 
 
-def _constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
+def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
+    """A prior's fields, and the rows' weights, as variables of constant_data: (dimensions, values)."""
     dims = {"concentration": ("component_id",), "mean": ("feature",), "scale": ("feature", "feature_bis")}
     fields = {name: np.asarray(value) for name, value in vars(prior).items() if name != "family"}
     constants = {f"prior_{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
     return constants | ({} if weight is None else {"sample_weight": (("obs_id",), weight)})
 
 
-def _creation() -> dict[str, str]:
+def creation_facts() -> dict[str, str]:
+    """When a tree was made, and by which versions."""
     versions = {f"{name}_version": importlib.metadata.version(name) for name in _VERSIONS}
     now = datetime.datetime.now(datetime.UTC).isoformat()
     library = {"creation_library": "jaxgmm", "creation_library_version": jaxgmm.__version__}

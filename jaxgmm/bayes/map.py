@@ -22,14 +22,14 @@ from jaxgmm.bayes.priors import RichardsonGreen, log_prior_constant, log_prior_k
 from jaxgmm.bayes.unconstrained import constrain_factored, layout_of
 from jaxgmm.bayes.whitening import frame_at, shifted, spread
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.em import _resolve_init, _resolve_prior, check_mode_exists, fit
+from jaxgmm.em import check_mode_exists, fit, resolve_init, resolve_prior
 from jaxgmm.fitted import Fit, Restarts
 from jaxgmm.initialisation import is_dense
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
 from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitWarning, Status
-from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced
+from jaxgmm.validation import check_count, check_key, check_rtol, in_jit, is_traced
 
 _RUNS = 20
 _TRIES = 30  # of a step, each shorter than the last
@@ -96,14 +96,13 @@ def fit_map(
         raise ValueError(
             "prior is None, maximum likelihood, which is what `fit` is for: 'default', a Prior or RichardsonGreen."
         )
-    given, n_components, family = _resolve_init(init, n_components, family, source)
+    given, n_components, family = resolve_init(init, n_components, family, source)
     if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
         empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
         raise ValueError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")
     check_count(n_init, "n_init")
     max_steps = check_count(max_steps, "max_steps")
-    if not is_finite_number(rtol) or rtol < 0:
-        raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
+    check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
         moments = column_moments(source.x, source.weight, is_dense(family), dtype)
@@ -111,7 +110,7 @@ def fit_map(
             prior.check_fits(_shapes(n_components, source.n_features, family))
             check_mode_exists(prior.concentration)
         else:
-            prior = cast(Prior, _resolve_prior(prior, moments, n_components, family, source))
+            prior = cast(Prior, resolve_prior(prior, moments, n_components, family, source))
         start = None
         if not isinstance(given, GMM):
             em_prior = "default" if isinstance(prior, RichardsonGreen) else prior

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm import precision
 from jaxgmm.bayes.datatree import draws_of
-from jaxgmm.bayes.per_draw import _map_draws, flatten_draws
+from jaxgmm.bayes.per_draw import flatten_draws, map_draws
 from jaxgmm.bayes.schema import PARAMETERS, require, rows_of
 from jaxgmm.merging import Path, elbow, merge_path
 from jaxgmm.mixture import GMM, log_joint
@@ -66,7 +66,7 @@ def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray
 
 @functools.partial(jax.jit, static_argnums=3)
 def _paths(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, " N"], at_once: int) -> Path:
-    return _map_draws(lambda g: merge_path(jax.nn.softmax(log_joint(g, x), axis=-1), weight), gmm, at_once)
+    return map_draws(lambda g: merge_path(jax.nn.softmax(log_joint(g, x), axis=-1), weight), gmm, at_once)
 
 
 def _count(path: Path) -> int:

@@ -64,7 +64,7 @@ def label_invariant(
         return log_likelihood, entropy / total, (owned > 0).sum().astype(x.dtype)
 
     keys = jax.random.split(key, gmm.weights.shape[0])
-    log_likelihood, entropy, n_clusters = _map_draws(of_draw, (gmm, keys), at_once)
+    log_likelihood, entropy, n_clusters = map_draws(of_draw, (gmm, keys), at_once)
     return {
         "log_likelihood": log_likelihood,
         "sorted_weights": jnp.sort(gmm.weights, axis=-1)[:, ::-1],
@@ -82,7 +82,7 @@ def log_density_of_rows(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, "
         factor = _factor(g)
         return weight * map_rows(lambda rows: logsumexp(log_joint(g, rows, factor), axis=-1), x, block_size)
 
-    return _map_draws(of_draw, gmm, at_once)
+    return map_draws(of_draw, gmm, at_once)
 
 
 @jax.jit
@@ -95,7 +95,7 @@ def log_prior_of_draws(gmm: GMM, extra: dict[str, Array], prior: Any) -> Float[A
 def replicate(gmm: GMM, key: Array, n_samples: int) -> Float[Array, "S N D"]:
     """A data set of `n_samples` rows from each draw."""
     keys = jax.random.split(key, gmm.weights.shape[0])
-    return _map_draws(lambda draw: draw_rows(*draw, n_samples)[0], (gmm, keys), _blocks(gmm, n_samples)[0])
+    return map_draws(lambda draw: draw_rows(*draw, n_samples)[0], (gmm, keys), _blocks(gmm, n_samples)[0])
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -120,7 +120,7 @@ def agreement(
 
         return reduce_rows(of_rows, x, weight, block_size, pivot)
 
-    return _map_draws(of_draw, gmm, at_once)
+    return map_draws(of_draw, gmm, at_once)
 
 
 @jax.jit
@@ -163,11 +163,11 @@ def _add_pairs(total: Array, gmm: GMM, x: Array) -> Array:
         factor = _factor(g)
         return map_rows(lambda rows: jax.nn.softmax(log_joint(g, rows, factor), axis=-1), x, block_size).T
 
-    r = _map_draws(of_draw, gmm, at_once).reshape(-1, x.shape[0])
+    r = map_draws(of_draw, gmm, at_once).reshape(-1, x.shape[0])
     return total + r.T @ r
 
 
-def _map_draws(f: Callable[[Any], Any], draws: Any, at_once: int) -> Any:
+def map_draws(f: Callable[[Any], Any], draws: Any, at_once: int) -> Any:
     """`f` of each draw, several at once; the last block is filled up, since `lax.map` compiles one of another size anew."""
     n_draws = jax.tree.leaves(draws)[0].shape[0]
     n_blocks = -(-n_draws // at_once)

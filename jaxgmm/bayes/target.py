@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from jaxgmm.bayes.draws import Draws, Problem
-from jaxgmm.bayes.per_draw import _map_draws
+from jaxgmm.bayes.per_draw import map_draws
 from jaxgmm.bayes.priors import log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.unconstrained import Layout, constrain_factored
 from jaxgmm.bayes.whitening import Frame, frame_at, log_volume, shifted, spread
@@ -221,7 +221,7 @@ def _draw(q, target, key, layout, n):
         return moved, extra, {"lp": lp, "log_p": lp + point.log_jacobian, "pivot": pivot}
 
     at_once = int(np.clip(NUMBERS_AT_ONCE // (target.x.size * layout.n_components), 1, n))
-    gmm, extra, stats = _map_draws(look, vs, at_once)
+    gmm, extra, stats = map_draws(look, vs, at_once)
     return gmm, extra, stats | {"log_q": q.log_prob(vs) - log_volume(target.frame, layout)}
 
 

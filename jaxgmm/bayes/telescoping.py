@@ -17,9 +17,9 @@ from jaxgmm.bayes import birth_death, split_merge
 from jaxgmm.bayes.block_evidence import predictive, statistics_of
 from jaxgmm.bayes.conjugate import draw_parameters
 from jaxgmm.bayes.gibbs import draw_labels
+from jaxgmm.bayes.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
 from jaxgmm.bayes.partition_prior import PartitionPrior, draw_n_components
 from jaxgmm.bayes.priors import RichardsonGreen
-from jaxgmm.bayes.split_merge import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
 

@@ -26,7 +26,7 @@ from numpyro.infer.autoguide import (
 from numpyro.optim import Adam
 
 from jaxgmm.bayes.draws import Draws, Problem
-from jaxgmm.bayes.per_draw import _map_draws
+from jaxgmm.bayes.per_draw import map_draws
 from jaxgmm.bayes.target import (
     NUMBERS_AT_ONCE,
     Tangent,
@@ -138,7 +138,7 @@ def _derivatives(v: Array, target: Target, layout: Layout) -> tuple[Array, Array
         return here, -second
 
     at_once = int(np.clip(NUMBERS_AT_ONCE // (target.x.size * layout.n_components), 1, layout.size))
-    (height, gradient), curvature = _map_draws(column, jnp.eye(layout.size, dtype=target.x.dtype), at_once)
+    (height, gradient), curvature = map_draws(column, jnp.eye(layout.size, dtype=target.x.dtype), at_once)
     return height[0], gradient[0], curvature
 
 

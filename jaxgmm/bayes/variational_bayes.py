@@ -10,19 +10,19 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
-from jaxgmm.batch import _TOGETHER, _as_dtype
+from jaxgmm.batch import TOGETHER, as_dtype
 from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, statistics_under
 from jaxgmm.bayes.variational_fit import VariationalFit
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.em import _resolve_init
+from jaxgmm.em import resolve_init
 from jaxgmm.fitted import Restarts, best_start
-from jaxgmm.initialisation import _template, column_scales, is_dense, seed_uniforms, seeded_starts
+from jaxgmm.initialisation import column_scales, is_dense, mixture_at, seed_uniforms, seeded_starts
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
 from jaxgmm.statistics import Statistics, assigned_statistics, column_moments
 from jaxgmm.status import RUNNING, FitWarning, Status
-from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, unknown
+from jaxgmm.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
 
 
 def fit_vb(
@@ -90,7 +90,7 @@ def fit_vb(
     if weights not in WEIGHT_PRIORS:
         raise unknown("weights", weights, WEIGHT_PRIORS)
     source = as_source(x, sample_weight, min_rows=2)
-    given, n_components, family = _resolve_init(init, n_components, family, source)
+    given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init") if given is None else 1
     max_steps = check_count(max_steps, "max_steps")
     check_rtol(rtol)
@@ -103,8 +103,8 @@ def fit_vb(
         moments = column_moments(data.x, data.weight, is_dense(family), dtype)
         if isinstance(prior, str):
             prior = Prior.from_moments(*moments, n_components, family)
-        rules = Rules(*_as_dtype((prior, moments[1], moments[0], rtol), dtype))
-        at_once = n_starts if source.n_samples * n_components * n_starts <= _TOGETHER else 1
+        rules = Rules(*as_dtype((prior, moments[1], moments[0], rtol), dtype))
+        at_once = n_starts if source.n_samples * n_components * n_starts <= TOGETHER else 1
         if given is None:
             scales = column_scales(*moments, family).astype(dtype)
             uniforms = seed_uniforms(key, n_starts, n_components, n_components).astype(dtype)
@@ -147,12 +147,6 @@ def _repeat(leaf: Any, n: int) -> np.ndarray:
     return np.repeat(leaf[None], n, axis=0)
 
 
-def check_rtol(rtol: Any) -> None:
-    """Raises ValueError where `rtol` isn't a number of at least 0."""
-    if not is_finite_number(rtol) or rtol < 0:
-        raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
-
-
 def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, family: str) -> None:
     if isinstance(prior, str):
         if prior != "default":
@@ -169,9 +163,9 @@ def _given_start(given: Any, data: ArraySource, rules: Rules, n_components: int,
     """The statistics of a GMM's E-step, or of given responsibilities or labels, with a leading axis of one start."""
     dtype = rules.centre.dtype
     if isinstance(given, GMM):
-        gmm = jax.tree.map(lambda leaf: leaf[None], _as_dtype(given, dtype))
+        gmm = jax.tree.map(lambda leaf: leaf[None], as_dtype(given, dtype))
         return statistics_under(gmm, data, family, rules.centre)
-    template = _template(n_components, rules.centre, family)
+    template = mixture_at(n_components, rules.centre, family)
     statistics = jax.jit(assigned_statistics)(template, data.x, data.weight.astype(dtype), given)
     return jax.tree.map(lambda leaf: leaf[None], statistics)
 

@@ -14,17 +14,17 @@ from jaxgmm.bayes.conjugate import draw_conjugate
 from jaxgmm.bayes.coordinate_ascent import Model, Rules, ascend, posterior_of, statistics_under
 from jaxgmm.bayes.draws import Draws, Problem
 from jaxgmm.bayes.expectations import log_density
-from jaxgmm.bayes.per_draw import _map_draws
+from jaxgmm.bayes.per_draw import map_draws
 from jaxgmm.bayes.priors import log_prior_constant
 from jaxgmm.bayes.target import NUMBERS_AT_ONCE, judged
-from jaxgmm.bayes.variational_bayes import account, check_rtol
+from jaxgmm.bayes.variational_bayes import account
 from jaxgmm.blocks import reduce_rows
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.mixture import log_joint
 from jaxgmm.prior import Prior, log_kernel
 from jaxgmm.status import FitWarning, Status
-from jaxgmm.validation import check_count
+from jaxgmm.validation import check_count, check_rtol
 
 
 def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float = 1e-8, max_steps: int = 1000) -> Draws:
@@ -105,4 +105,4 @@ def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, 
         return gmm, {"lp": lp, "log_p": lp, "log_q": log_density(q, gmm, factor), "pivot": pivot}
 
     at_once = int(np.clip(NUMBERS_AT_ONCE // (x.size * n_components), 1, keys.shape[0]))
-    return _map_draws(one, keys, at_once)
+    return map_draws(one, keys, at_once)

@@ -16,10 +16,10 @@ from jaxgmm.bayes.block_evidence import predictive, statistics_of
 from jaxgmm.bayes.conjugate import draw_parameters
 from jaxgmm.bayes.datatree import to_datatree
 from jaxgmm.bayes.draws import Draws
+from jaxgmm.bayes.partition import Data, blocks_of_labels, expand, log_densities
 from jaxgmm.bayes.partition_prior import PartitionPrior
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import facts_of, group_of, require
-from jaxgmm.bayes.split_merge import Data, blocks_of_labels, expand, log_densities
 from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior

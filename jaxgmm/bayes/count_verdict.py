@@ -9,7 +9,7 @@ import pandas as pd
 import xarray
 from jaxtyping import Float
 
-from jaxgmm.bayes.datatree import _constants, _creation, _dataset
+from jaxgmm.bayes.datatree import creation_facts, dataset_of, prior_constants
 from jaxgmm.bayes.partition_prior import PartitionPrior
 from jaxgmm.bayes.schema import encode_facts, facts_of, group_of, require
 
@@ -67,9 +67,7 @@ class ClusterCount:
         return f"{text}\n{self.verdict[0].upper()}{self.verdict[1:]}"
 
 
-def cluster_count(
-    tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 200, cut_off: float = 1e-3
-) -> ClusterCount:  # fmt: skip
+def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 200, cut_off: float = 1e-3) -> ClusterCount:
     """The posterior of the number of clusters beside the prior that the model implies, with a verdict that may be withheld.
 
     Args:
@@ -147,21 +145,21 @@ def count_tree(
     posterior["sorted_weights"] = ((*_DRAW, "rank"), kept["sorted_weights"])
     for name in ("n_clusters", "n_components"):
         posterior[name] = (_DRAW, np.asarray(kept[name], int))
-    constants = {name: value for name, value in _constants(prior, None).items() if name != "prior_concentration"}
+    constants = {name: value for name, value in prior_constants(prior, None).items() if name != "prior_concentration"}
     constants["prior_n_components"] = (("count",), np.exp(np.asarray(partition_prior.log_components)))
     counts = {"count": np.arange(1, partition_prior.most + 1)}
     features = {"feature": np.array(names), "feature_bis": np.array(names)}
     tree = xarray.DataTree.from_dict(
         {
-            "posterior": _dataset(posterior, {}),
-            "allocations": _dataset({"label": ((*_DRAW, "obs_id"), kept["labels"])}, {}),
-            "cluster_count": _dataset({"prior": (("count",), partition_prior.implied(len(rows)))}, counts),
-            "sample_stats": _dataset({"accepted": (_DRAW, kept["accepted"])}, {}),
-            "observed_data": _dataset({name: (("obs_id",), rows[:, d]) for d, name in enumerate(names)}, {}),
-            "constant_data": _dataset(constants, counts | features),
+            "posterior": dataset_of(posterior, {}),
+            "allocations": dataset_of({"label": ((*_DRAW, "obs_id"), kept["labels"])}, {}),
+            "cluster_count": dataset_of({"prior": (("count",), partition_prior.implied(len(rows)))}, counts),
+            "sample_stats": dataset_of({"accepted": (_DRAW, kept["accepted"])}, {}),
+            "observed_data": dataset_of({name: (("obs_id",), rows[:, d]) for d, name in enumerate(names)}, {}),
+            "constant_data": dataset_of(constants, counts | features),
         }
     )
-    facts = {"method": "telescoping", "family": prior.family, "prior": type(prior).__name__, **facts, **_creation()}
+    facts = {"method": "telescoping", "family": prior.family, "prior": type(prior).__name__, **facts, **creation_facts()}
     tree.attrs = encode_facts(facts)
     found = cluster_count(tree)
     made = tree["cluster_count"].to_dataset()
