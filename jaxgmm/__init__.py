@@ -43,6 +43,7 @@ _HOME = {
     "save_posterior": "bayes.storage",
     "load_posterior": "bayes.storage",
     "GibbsKernel": "bayes.gibbs",
+    "TelescopingKernel": "bayes.telescoping_kernel",
     "diagnose": "bayes.diagnostics",
     "count_clusters": "bayes.counts",
     "cluster_count": "bayes.count_verdict",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.relabel import relabel
     from jaxgmm.bayes.storage import load_posterior, save_posterior
     from jaxgmm.bayes.summaries import coclustering, intervals, membership
+    from jaxgmm.bayes.telescoping_kernel import TelescopingKernel
     from jaxgmm.bayes.unconstrained import constrain, unconstrain
     from jaxgmm.bayes.variational_bayes import fit_vb
     from jaxgmm.bayes.variational_fit import VariationalFit

@@ -80,18 +80,18 @@ def climb_models(
     largest = max(model.n_components for model in models)
     if len(models) > 1 and data.n_samples * largest * n_starts * len(models) > TOGETHER:
         return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
-    capacity = largest if len(models) > 1 else _capacity(largest, data.n_samples)
-    active = np.stack([np.arange(capacity) < model.n_components for model in models])
+    most = largest if len(models) > 1 else capacity(largest, data.n_samples)
+    active = np.stack([np.arange(most) < model.n_components for model in models])
     if isinstance(given, GMM):
         active[0, : given.n_components] &= np.asarray(given.weights) > 0
     rules = _rules(models, moments, active, settings, dtype)
     if given is None:
         scales = column_scales(*moments, settings.family).astype(dtype)
-        seeds = [seed_uniforms(model.key, n_starts, model.n_components, capacity).astype(dtype) for model in models]
+        seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
         uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
 
     total = len(models) * n_starts
-    at_once = total if data.n_samples * capacity * total <= TOGETHER else 1
+    at_once = total if data.n_samples * most * total <= TOGETHER else 1
     searches = []
     for first in range(0, total, at_once):
         part = slice(first, first + at_once)
@@ -101,7 +101,7 @@ def climb_models(
                 data.x, data.weight, uniforms[part], own.centre, scales, counts[part], settings.init, settings.family, own.prior
             )
         else:
-            starts = _given_start(given, data, rules, models[0], capacity, settings.family, dtype)
+            starts = _given_start(given, data, rules, models[0], most, settings.family, dtype)
         report = None if callback is None else _reporter(callback, min(first + at_once, total), total, settings.max_steps)
         searches.append(climb(starts, data, own, settings.max_steps, settings.method, report))
     if len(searches) > 1:  # one model, whose starts ran in turn
@@ -168,7 +168,8 @@ def _reporter(callback: Callable[[Progress], None], start: int, n_starts: int, m
     return report
 
 
-def _capacity(n_components: int, n_samples: int) -> int:
+def capacity(n_components: int, n_samples: int) -> int:
+    """Components that a compiled loop has for one model: for few rows a multiple of four, so that several K share it."""
     padded = -(-n_components // 4) * 4
     return padded if n_samples * padded <= _PADDED else n_components
 

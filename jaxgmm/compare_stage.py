@@ -70,5 +70,7 @@ def run_comparison(settings: CompareTable, rows: "Rows", prior: Callable[[Prior]
             max_steps=settings.max_steps,
             sample_weight=rows.sample_weight,
             held_out_folds=settings.held_out_folds,
+            loo=settings.loo,
+            elbo=settings.elbo,
         )
     return Compared(comparison, settings.criterion)

@@ -39,6 +39,7 @@ class Row(NamedTuple):
     status: Status
     scores: Scores
     loo: LeaveOneOut | None = None
+    elbo: float | None = None
 
     @property
     def name(self) -> str:
@@ -100,8 +101,8 @@ class Comparison:
         """One row a model, indexed by its name.
 
         Columns: family, n_components, n_parameters, status, log_likelihood (total nats), objective (with the log prior), the
-        criteria, loo_se and loo_bad (rows whose Pareto k is too high) and laplace_k with `loo`, replication and gap (how many
-        starts agree on the optimum, nats down to the next), n_steps, and rank_<criterion>, 1 for the best.
+        criteria, elbo, loo_se and loo_bad (rows whose Pareto k is too high) and laplace_k if asked for, replication and gap
+        (how many starts agree on the optimum, nats down to the next), n_steps, and rank_<criterion>, 1 for the best.
         """
         fits = [row.fit for row in self.rows]
         columns: dict[str, Any] = {
@@ -113,6 +114,8 @@ class Comparison:
             "objective": [np.nan if fit is None else fit.objective for fit in fits],
             **self.criteria,
         }
+        if any(row.elbo is not None for row in self.rows):
+            columns["elbo"] = [np.nan if row.elbo is None else row.elbo for row in self.rows]
         if any(row.loo for row in self.rows):
             columns["loo_se"] = [np.nan if row.loo is None else float(row.loo.elpd.se) for row in self.rows]
             columns["loo_bad"] = pd.array([_n_bad(row.loo) for row in self.rows], dtype="Int64")
@@ -158,8 +161,9 @@ class Comparison:
         if name not in CRITERIA:
             raise unknown("criterion", name, CRITERIA)
         if name not in self.criteria:
-            how = {"held_out": "compare(..., held_out_folds=5)", "loo": "comparison.with_loo(x, key=key)"}[name]
-            raise ValueError(f"criterion {name!r} wasn't computed: {how}.")
+            how = {"held_out": "held_out_folds=5", "loo": "loo=True", "log_evidence": "elbo=True"}[name]
+            or_later = ", or comparison.with_loo(x, key=key)" if name == "loo" else ""
+            raise ValueError(f"criterion {name!r} wasn't computed: compare(..., {how}){or_later}.")
 
     def with_loo(
         self,

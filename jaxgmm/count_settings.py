@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from jaxgmm.covariance import get_family
 from jaxgmm.strict import Positive, Seed, StrictTable
 from jaxgmm.validation import is_finite_number
 
@@ -28,11 +29,13 @@ class CountThresholdsTable(StrictTable):
 
 
 class CountTable(StrictTable):
-    """`[count]`: the stage that draws from the posterior over the number of clusters, of components of the fit's family.
+    """`[count]`: the stage that draws from the posterior over the number of clusters.
 
     Keys are the arguments of `jaxgmm.count_clusters`, with its defaults.
 
     Attributes:
+        family: of the components, where there is no [fit] or [compare] to say it; "full" by default, "spherical" with
+            "richardson-green".
         prior: of components: "default", as [prior] has it, or "richardson-green", for one feature.
         model: "mixture", "sparse" or "dirichlet-process".
         n_components: the prior of K for "mixture", a name or `max_components` probabilities.
@@ -48,6 +51,7 @@ class CountTable(StrictTable):
         thresholds: of the verdict.
     """
 
+    family: str | None = None
     prior: Literal["default", "richardson-green"] = "default"
     model: Literal["mixture", "sparse", "dirichlet-process"] = "mixture"
     n_components: str | tuple[float, ...] | None = None
@@ -64,8 +68,16 @@ class CountTable(StrictTable):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of `count_clusters`, but for its prior and key."""
-        return self.model_dump(exclude={"prior", "seed", "thresholds"}, exclude_none=True)
+        """The arguments of `count_clusters`, but for its family, prior and key."""
+        return self.model_dump(exclude={"family", "prior", "seed", "thresholds"}, exclude_none=True)
+
+    @field_validator("family")
+    @classmethod
+    def _counted(cls, name: str | None) -> str | None:
+        name = None if name is None else get_family(name).name
+        if name not in (None, *COUNTED_FAMILIES):
+            raise ValueError(f"give one whose components don't share parameters, {', '.join(COUNTED_FAMILIES)}, not {name!r}")
+        return name
 
     @field_validator("n_components", mode="plain")
     @classmethod

@@ -15,7 +15,7 @@ from jaxgmm import plots
 from jaxgmm.bayes.count_verdict import ClusterCount, cluster_count
 from jaxgmm.bayes.counts import count_clusters
 from jaxgmm.bayes.priors import RichardsonGreen
-from jaxgmm.bayes.schema import check_feature_names
+from jaxgmm.bayes.schema import check_feature_names, facts_of
 from jaxgmm.bayes.storage import save_posterior
 from jaxgmm.count_settings import CountTable
 from jaxgmm.fitted import Fit
@@ -32,6 +32,11 @@ class Counted:
 
     tree: xarray.DataTree
     count: ClusterCount
+
+    @property
+    def family(self) -> str:
+        """Of the components."""
+        return str(facts_of(self.tree)["family"])
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -65,6 +70,12 @@ class CountStage:
     rows: "Rows"
     change: Callable[[Prior], Prior] | None
 
+    @property
+    def family(self) -> str:
+        """Of the components, where there is no fit."""
+        classic = self.settings.prior == "richardson-green"
+        return self.settings.family or ("spherical" if classic else "full")
+
     @classmethod
     def prepare(cls, config: Config, rows: "Rows", change: Callable[[Prior], Prior] | None) -> "CountStage":
         """Check what can be before there is a fit.
@@ -84,17 +95,17 @@ class CountStage:
         return cls(config.count, rows, change)
 
     def draw(
-        self, fitted: Fit, progress: Callable[[int, int], None], *, checkpoint: Path | None = None, resume: bool = False
+        self, fitted: Fit | None, progress: Callable[[int, int], None], *, checkpoint: Path | None = None, resume: bool = False
     ) -> Counted:
         """Draws as the table asks for, and their verdict.
 
         Args:
-            fitted: whose family the components have.
+            fitted: whose family the components have; None: the table says which.
             progress: called with (steps done, steps in all).
             checkpoint: where the chains keep what is done.
             resume: continue them from there.
         """
-        x, family = self.rows.x, fitted.gmm.family
+        x, family = self.rows.x, self.family if fitted is None else fitted.gmm.family
         if self.settings.prior == "richardson-green":
             prior: Prior | RichardsonGreen = RichardsonGreen.default(x, family)
         else:

@@ -17,6 +17,7 @@ class Scores(NamedTuple):
         total_weight: sum_n w_n.
         held_out: log-likelihood of rows that a fit has not seen, nats per unit of weight; None if it wasn't asked for.
         loo: expected log predictive density by leave-one-out, total nats; None if it wasn't asked for.
+        log_evidence: log p(x) as variational Bayes bounds it, nats; None if it wasn't asked for.
     """
 
     log_likelihood: float
@@ -25,6 +26,7 @@ class Scores(NamedTuple):
     total_weight: float
     held_out: float | None = None
     loo: float | None = None
+    log_evidence: float | None = None
 
 
 class Criterion(NamedTuple):
@@ -54,6 +56,7 @@ CRITERIA: dict[str, Criterion] = {
     "icl": Criterion("ICL", "", False, lambda s: _penalised(s.completed, s.n_parameters * math.log(s.total_weight))),
     "held_out": Criterion("held-out log-likelihood", "nats a row", True, lambda s: s.held_out),
     "loo": Criterion("LOO", "nats", True, lambda s: s.loo),
+    "log_evidence": Criterion("variational evidence", "nats", True, lambda s: s.log_evidence),
 }
 
 

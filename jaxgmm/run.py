@@ -26,7 +26,7 @@ from jaxgmm.fitted import Fit, Progress
 from jaxgmm.io import load
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
-from jaxgmm.settings import Config, DataTable
+from jaxgmm.settings import Config, DataTable, FitTable
 from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.tables import Table, read_table, write_table
 from jaxgmm.validation import check_rows
@@ -64,7 +64,7 @@ class Watch:
     """Whom a run tells how far it is.
 
     Attributes:
-        stage: told the name of the stage that begins: "fit" or "compare", "posterior", "count", "write".
+        stage: told the name of the stage that begins: "fit", "compare", "posterior", "count", "write".
         fit: told of the progress of a long fit; None: nobody.
         draws: told (steps done, steps in all) of a stage's chains. What is done is kept.
     """
@@ -105,25 +105,31 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
         stages = _drawing_stages(config, rows)
         if stages:
             clock.append(("prepare", time.perf_counter()))
-        first = "fit" if config.compare is None else "compare"
-        watch.stage(first)
-        compared = _compare(config, rows)
-        fitted = _fit(config, rows, watch.fit) if compared is None else compared.fit
-        if fitted.status is Status.collapsed:
-            raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
-        clock.append((first, time.perf_counter()))
         made: dict[str, Any] = {}
         can_resume = any(stage.can_resume for stage in stages)
         keeping = output.unfinished_run(directory, effective, resume=resume) if can_resume else nullcontext()
+
+        def draw(stage: "PosteriorStage | CountStage", fitted: Any) -> None:
+            watch.stage(stage.name)
+            checkpoint = output.draws_folder(directory, stage.name) if can_resume else None
+            made[stage.name] = stage.draw(fitted, watch.draws, checkpoint=checkpoint, resume=resume)
+            clock.append((stage.name, time.perf_counter()))
+
         with keeping as folder:
+            if config.counts_first:
+                draw(stages.pop(), None)
+            first = "fit" if config.compare is None else "compare"
+            watch.stage(first)
+            compared = _compare(config, rows)
+            fitted = _fit(config, rows, made.get("count"), watch.fit) if compared is None else compared.fit
+            if fitted.status is Status.collapsed:
+                raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
+            clock.append((first, time.perf_counter()))
             if folder is not None:
                 gmm, prior = output.same_start(folder, (fitted.gmm, fitted.prior))
                 fitted = dataclasses.replace(fitted, gmm=gmm, prior=prior)
             for stage in stages:
-                watch.stage(stage.name)
-                checkpoint = folder and output.draws_folder(directory, stage.name)
-                made[stage.name] = stage.draw(fitted, watch.draws, checkpoint=checkpoint, resume=resume)
-                clock.append((stage.name, time.perf_counter()))
+                draw(stage, fitted)
         watch.stage("write")
         with output.new_directory(directory) as partial:
             (partial / "config.toml").write_text(effective, encoding="utf-8")
@@ -139,6 +145,7 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
             seconds = {name: round(end - start, 3) for (_, start), (name, end) in itertools.pairwise(clock)}
             summary = _summary(fitted, rows, seconds) | ({} if compared is None else compared.summary)
             summary |= {"count": made["count"].summary} if "count" in made else {}
+            summary |= {"n_components_from": "count"} if config.counts_first else {}
             (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return Run(directory, fitted, summary, made.get("posterior"), compared, made.get("count"))
 
@@ -226,9 +233,11 @@ def _compare(config: Config, rows: Rows) -> "Compared | None":
     return run_comparison(config.compare, rows, _prior(config))
 
 
-def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None) -> Fit:
+def _fit(config: Config, rows: Rows, counted: "Counted | None", callback: Callable[[Progress], None] | None) -> Fit:
     settings = config.fit
-    assert settings is not None  # the config has been checked
+    if settings is None:
+        assert counted is not None  # the config has been checked
+        settings = FitTable(n_components=counted.count.mode, family=counted.family)
     change, prior = _prior(config), None
     if change is not None:
         prior = change(Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight))
@@ -252,7 +261,7 @@ def _fit(config: Config, rows: Rows, callback: Callable[[Progress], None] | None
 
 
 def _drawing_stages(config: Config, rows: Rows) -> "list[PosteriorStage | CountStage]":
-    """`[posterior]` and `[count]`, checked before the fit, so that what can't work is said at once."""
+    """`[posterior]` and then `[count]`, checked before the fit, so that what can't work is said at once."""
     stages: "list[PosteriorStage | CountStage]" = []
     if config.posterior is not None:
         from jaxgmm.posterior_stage import PosteriorStage  # only here: NumPyro and ArviZ take seconds to import

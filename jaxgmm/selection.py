@@ -5,7 +5,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitError, FitWarning, Status
 from jaxgmm.validation import check_count, check_key, in_jit, is_traced, key_data, unknown
 
+if TYPE_CHECKING:
+    from jaxgmm.bayes.variational_bounds import Bound
+
 Change = Callable[[Prior], Prior]
 
 
@@ -47,6 +50,7 @@ def compare(
     sample_weight: Float[ArrayLike, " N"] | None = None,
     held_out_folds: int | None = None,
     loo: bool = False,
+    elbo: bool = False,
 ) -> Comparison:
     """Fit every family with every number of components, and rank them by BIC, AIC, ICL and, if asked for, prediction.
 
@@ -70,6 +74,9 @@ def compare(
             their log-likelihood per unit of weight. Folds are drawn by `key`. None: no such column.
         loo: also the expected log predictive density by leave-one-out, from a Laplace approximation of each model. It takes
             seconds a model: `Comparison.with_loo` does it for some of them.
+        elbo: also the bound of the evidence by variational Bayes (`fit_vb`) that starts from each model's fit, and
+            `log_evidence`, which counts the orders of the labels too and can be compared across K and families. After
+            `max_steps` updates it is a bound still, though not the best.
 
     Returns:
         Comparison: `table`, `select("bic")`, `agreement`, `fits`. Maximum likelihood may leave a model without a usable fit
@@ -102,7 +109,7 @@ def compare(
         raise unknown("init", init, METHODS)
     n_init, max_steps = check_count(n_init, "n_init"), check_count(max_steps, "max_steps")
     check_settings(rtol, Method(), None)
-    _check_prior(prior, loo)
+    _check_prior(prior, loo=loo, elbo=elbo)
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
@@ -112,7 +119,7 @@ def compare(
         with precision.scope(dtype):
             settings = Settings(family, init, n_init, float(rtol), max_steps)
             sweep = _Sweep(jax.device_put(source.x), counts, prior, settings, dtype, out)
-            rows += sweep.rows(source.weight, keys[family], folds, data_id)
+            rows += sweep.rows(source.weight, keys[family], folds, data_id, elbo)
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
@@ -129,17 +136,21 @@ class _Sweep:
     ) -> None:
         self.x, self.counts, self.prior, self.settings, self.dtype, self.out = x, counts, prior, settings, dtype, out
 
-    def rows(self, weight: Any, keys: Sequence[Array], folds: np.ndarray | None, data_id: str) -> list[Row]:
+    def rows(self, weight: Any, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
         """The models and what the criteria are made of."""
         fits, moments = self.fit(weight, keys, data_id)
         sums = self.score(fits, weight)
         held_out = None if folds is None else self.held_out(weight, folds, keys)
+        bounds = self.bounds(fits, moments, weight) if elbo else {}
         family, rows = get_family(self.settings.family), []
         for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
             predictive = None if held_out is None else float(held_out[i])
             n_parameters = family.n_parameters(k, self.x.shape[1])
-            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, moments[0], predictive)
-            rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores))
+            bound = bounds.get(i)
+            evidence = bound.log_evidence if bound else np.nan if elbo else None
+            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, moments[0], predictive, None, evidence)
+            own = bound.elbo if bound else np.nan if elbo else None
+            rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores, None, own))
         return rows
 
     def fit(self, weight: Any, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
@@ -176,6 +187,17 @@ class _Sweep:
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
             sums[usable] = np.asarray(_sums(stacked, self.x, np.asarray(weight, self.dtype), self.dtype))[: len(usable)]
         return sums
+
+    def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Any) -> "dict[int, Bound]":
+        """By the place of the model, the bounds of those that have a usable fit."""
+        from jaxgmm.bayes.variational_bounds import bounds_from  # only here: NumPyro takes seconds to import
+
+        usable = {i: fit for i, fit in enumerate(fits) if isinstance(fit, Fit) and fit.status in USABLE}
+        if not usable:
+            return {}
+        data, own = ArraySource(self.x, jax.device_put(weight)), list(usable.values())
+        found = bounds_from(own, data, moments, rtol=self.settings.rtol, max_steps=self.settings.max_steps, dtype=self.dtype)
+        return dict(zip(usable, found, strict=True))
 
     def held_out(self, weight: Any, folds: np.ndarray, keys: Sequence[Array]) -> np.ndarray:
         """Log-likelihood per unit of weight of rows, each from fits to the other folds; NaN where one of them failed."""
@@ -244,7 +266,7 @@ def _check_counts(n_components: Iterable[int]) -> list[int]:
     return counts
 
 
-def _check_prior(prior: Any, loo: bool) -> None:
+def _check_prior(prior: Any, *, loo: bool, elbo: bool) -> None:
     if isinstance(prior, Prior):
         raise TypeError(
             "prior is one Prior, but each model has its own: pass 'default', None, or a function that changes the default one."
@@ -254,8 +276,11 @@ def _check_prior(prior: Any, loo: bool) -> None:
             raise unknown("prior", prior, ["default"])
     elif prior is not None and not callable(prior):
         raise TypeError(f"prior must be 'default', None or a function of the default prior, got {type(prior).__name__}.")
-    if loo and prior is None:
-        raise ValueError("loo=True needs a posterior, hence a prior, but prior=None: use held_out_folds, or prior='default'.")
+    for name, asked in (("loo", loo), ("elbo", elbo)):
+        if asked and prior is None:
+            raise ValueError(
+                f"{name}=True needs a posterior, hence a prior, but prior=None: use held_out_folds, or prior='default'."
+            )
 
 
 def _draw_folds(n_folds: int, counts_rows: np.ndarray, key: Array) -> np.ndarray:

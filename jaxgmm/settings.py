@@ -134,8 +134,10 @@ class CompareTable(StrictTable):
     Attributes:
         families: of the covariances, scikit-learn's names or mclust's.
         n_components: two numbers are the first K and the last; one, or more than two, are the K themselves.
-        criterion: that chooses: "bic", "aic", "icl" or "held_out".
+        criterion: that chooses: "bic", "aic", "icl", "held_out", "loo" or "log_evidence".
         held_out_folds: also fit to all rows but a fold, and score that; left out: don't.
+        loo: also leave-one-out, from a Laplace approximation of each model; seconds a model.
+        elbo: also the bound of the evidence by variational Bayes, and the criterion log_evidence.
         seed: of the random starts and the folds.
         init: how a start is drawn.
         n_init: number of starts of each model.
@@ -145,8 +147,10 @@ class CompareTable(StrictTable):
 
     families: Names = ("full", "tied", "diag", "spherical")
     n_components: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] = (1, 9)
-    criterion: Literal["bic", "aic", "icl", "held_out"] = "bic"
+    criterion: Literal["bic", "aic", "icl", "held_out", "loo", "log_evidence"] = "bic"
     held_out_folds: Annotated[int, Field(ge=2)] | None = None
+    loo: bool = False
+    elbo: bool = False
     seed: Seed = 0
     init: Literal["k-means++", "random"] = "k-means++"
     n_init: Annotated[int, Field(ge=1)] = 10
@@ -171,8 +175,11 @@ class CompareTable(StrictTable):
     def _consistent(self) -> Self:
         if list(self.n_components) != sorted(set(self.n_components)):
             raise ValueError(f"compare.n_components must increase, got {list(self.n_components)}")
-        if self.criterion == "held_out" and self.held_out_folds is None:
-            raise ValueError("compare.criterion = 'held_out' needs compare.held_out_folds, such as 5")
+        needs = {"held_out": ("held_out_folds", 5), "loo": ("loo", "true"), "log_evidence": ("elbo", "true")}
+        if self.criterion in needs:
+            name, value = needs[self.criterion]
+            if not getattr(self, name):
+                raise ValueError(f"compare.criterion = {self.criterion!r} needs compare.{name} = {value}")
         return self
 
 
@@ -267,7 +274,8 @@ class Config(StrictTable):
 
     Attributes:
         data, prior, output: the tables.
-        fit, compare: the stage that gives the run its fit; one of them, the other is None.
+        fit, compare: the stage that gives the run its fit; one of them, the other is None. Where neither is there, the fit
+            has as many components as [count] finds most probable, and the defaults of [fit].
         posterior, count: the tables of these stages; None if they don't run.
         versions: what wrote this config, if a run did; recorded, not used.
     """
@@ -283,8 +291,8 @@ class Config(StrictTable):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.fit is None and self.compare is None:
-            raise ValueError("[fit] is missing: name there the model to fit, or several in [compare]")
+        if self.fit is self.compare is self.count is None:
+            raise ValueError("[fit] is missing: name there the model to fit, or several in [compare], or let [count] find K")
         if self.fit is not None and self.compare is not None:
             raise ValueError("[fit] and [compare] are both there, but the run's fit is that of one of them: remove the other")
         for name, own in (("posterior", self.posterior), ("count", self.count)):
@@ -293,6 +301,9 @@ class Config(StrictTable):
                     f"[{name}] needs a prior, but prior.kind = 'none', maximum likelihood: set prior.kind = 'default', or "
                     f"remove [{name}]"
                 )
+        if self.prior.kind == "none" and self.compare is not None and (self.compare.loo or self.compare.elbo):
+            name = "loo" if self.compare.loo else "elbo"
+            raise ValueError(f"compare.{name} needs a prior, but prior.kind = 'none': set prior.kind = 'default', or remove it")
         if self.count is not None:
             self._check_count()
         if self.posterior is None:
@@ -306,9 +317,17 @@ class Config(StrictTable):
             )
         return self
 
+    @property
+    def counts_first(self) -> bool:
+        """Does [count] say how many components the fit has?"""
+        return self.fit is self.compare is None
+
     def _check_count(self) -> None:
         if self.data.sample_weight is not None:
             raise ValueError("[count] has no weights of rows: remove data.sample_weight, or [count]")
+        assert self.count is not None
+        if self.count.family is not None and not self.counts_first:
+            raise ValueError("count.family is for a run without [fit] and [compare], whose family [count] takes: remove it")
         key, families = "compare.families", () if self.compare is None else self.compare.families
         if self.fit is not None:
             key, families = "fit.family", (self.fit.family,)

@@ -27,6 +27,7 @@ _CELL = 20  # characters for a mean ± sd
 _MOST_MODELS = 12  # of a comparison, in a table
 _LEAST_PROBABILITY = 0.0005  # of a number of clusters, in a table
 _MOST_QUANTITIES = 24  # of components, in a table
+_CHOSEN = " (the most probable number of clusters)"
 _SHORT = {"standard_deviations": "sd", "correlations": "correlation"}
 _MEANINGS = {
     "label-invariant": "quantities that the order of components can't change",
@@ -106,7 +107,7 @@ def _show_fit(console: Console, finished: Run) -> None:
     facts.add_row("status", f"[{colour}]{summary['status']}[/]: {summary['meaning']}")
     facts.add_row(
         "model",
-        f"{summary['n_components']} components, family {summary['family']}, "
+        f"{summary['n_components']} components{_CHOSEN if 'n_components_from' in summary else ''}, family {summary['family']}, "
         f"{'no prior (maximum likelihood)' if fit.prior is None else 'conjugate prior (MAP)'}",
     )
     facts.add_row("data", f"{summary['n_samples']} rows x {len(summary['feature_names'])} features")

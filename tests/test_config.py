@@ -9,7 +9,7 @@ import pytest
 import jaxgmm as jg
 from jaxgmm.bayes import partition_prior
 from jaxgmm.bayes.block_evidence import FAMILIES
-from jaxgmm.bayes.counts import MODELS
+from jaxgmm.bayes.count_model import MODELS
 from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
 from jaxgmm.bayes.variational import GUIDES
 from jaxgmm.config import load_config, to_toml
@@ -120,8 +120,15 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ('compare.families=["fulll"]', "compare.families: unknown family 'fulll'; did you mean 'full'?"),
         ("compare.n_components=[0, 3]", "compare.n_components.0 should be greater than or equal to 1, got 0"),
         ("compare.n_components=[3, 1]", "compare.n_components must increase, got [3, 1]"),
-        ("compare.criterion=loo", "compare.criterion should be 'bic', 'aic', 'icl' or 'held_out', got 'loo'"),
-        ("compare.criterion=held_out", "compare.criterion = 'held_out' needs compare.held_out_folds"),
+        (
+            "compare.criterion=likelihood",
+            "compare.criterion should be 'bic', 'aic', 'icl', 'held_out', 'loo' or 'log_evidence'",
+        ),
+        ("compare.criterion=held_out", "compare.criterion = 'held_out' needs compare.held_out_folds = 5"),
+        ("compare.criterion=loo", "compare.criterion = 'loo' needs compare.loo = true"),
+        ("compare.criterion=log_evidence", "compare.criterion = 'log_evidence' needs compare.elbo = true"),
+        ("count.family=diag", "count.family is for a run without [fit] and [compare]"),
+        ("count.family=EEE", "whose components don't share parameters, full, diag, spherical, not 'tied'"),
         ("report.title=x", "[report] is not available yet in this version"),
         ("fit=3", "--set fit=3: write table.key=value"),
         ("fit.n_init", "--set fit.n_init: write table.key=value"),
@@ -132,6 +139,15 @@ def test_a_wrong_value_is_one_line_that_names_it(config_file, override, words):
     with pytest.raises(ValueError, match=re.escape(words)) as raised:
         load_config(config_file, [override])
     assert "\n" not in str(raised.value)
+
+
+def test_compare_by_what_needs_a_prior(tmp_path):
+    path = tmp_path / "compare.toml"
+    path.write_text('[data]\ndataset = "iris"\n\n[prior]\nkind = "none"\n\n[compare]\n')
+    assert load_config(path).compare.counts == list(range(1, 10))
+    for name in ("loo", "elbo"):
+        with pytest.raises(ValueError, match=f"compare.{name} needs a prior, but prior.kind = 'none'"):
+            load_config(path, [f"compare.{name}=true"])
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,27 @@ def asked_for(table, monkeypatch):
     return asked
 
 
+@pytest.mark.usefixtures("quick_figures")
+def test_without_a_fit_its_answer_is_how_many_components_are_fitted(tmp_path, config, library):
+    alone = config.with_name("alone.toml")
+    alone.write_text(re.sub(r"(?s)\[fit\].*?(?=\[count\])", "", CONFIG).replace("[count]", '[count]\nfamily = "VII"', 1))
+    table = settings(alone, tmp_path / "run")
+    for steps in (60, None):  # interrupted, then resumed
+        stages = []
+        watch = interrupt("count", steps) if steps else Watch(stage=stages.append)
+        try:
+            finished = run(table, resume=steps is None, watch=watch)
+        except KeyboardInterrupt:
+            assert [file.name for file in (tmp_path / "run").iterdir()] == ["unfinished"]
+    assert stages == ["count", "fit", "write"]
+    assert finished.counted.tree.equals(library)
+    gmm = finished.fit.gmm
+    assert (gmm.n_components, gmm.family) == (finished.counted.count.mode, "spherical")
+    assert finished.fit.objective == jg.fit(X, gmm.n_components, key=jax.random.key(0), family="spherical").objective
+    assert finished.summary["n_components_from"] == "count"
+    assert {file.name for file in finished.directory.iterdir()} == FILES
+
+
 def test_a_prior_for_one_feature_is_refused_before_the_fit(tmp_path):
     galaxies = Path(__file__).parent.parent / "configs" / "galaxies.toml"
     stages = []

@@ -1,11 +1,13 @@
 """The number of clusters: exact enumeration, exact priors, Geweke's test, calibration, published tables, hard data."""
 
+import dataclasses
 from pathlib import Path
 
 import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 import scipy.special
 import scipy.stats
@@ -142,6 +144,59 @@ def test_implied_prior_is_the_exact_one():
             if labels.max() < MOST:
                 exact[labels.max()] += np.exp(log_partition(labels, kind, 0.8))
         np.testing.assert_allclose(partition_prior(kind).implied(N), exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("model", ["mixture", "dirichlet-process"])
+def test_without_evidence_the_posterior_is_the_implied_prior(model):
+    """Components that the prior pins to one Gaussian tell no partition from another: what is left is the prior's recursion."""
+    x = small_rows()
+    pinned = jg.Prior(1.0, x.mean(0), 1e7, 1e7, 1e7 * np.cov(x.T), "full")
+    tree = jg.count_clusters(
+        x, key=KEY, prior=pinned, model=model, max_components=8, n_draws=800, n_warmup=50, n_chains=16, n_moves=1
+    )
+    clusters, implied = tree["posterior"]["n_clusters"].values, tree["cluster_count"]["prior"].values
+    for t in np.flatnonzero(implied > 0.01) + 1:
+        happened = (clusters == t).astype(float)
+        ess = float(az.ess(happened, method="mean"))
+        assert ess > 1000
+        assert abs(happened.mean() - implied[t - 1]) < 3 * happened.std() / np.sqrt(ess)
+
+
+def test_kernel_for_numpyro():
+    """The kernel's chains are those of the sweep, from the partition that it is given."""
+    x, prior, labels = small_rows(), component_prior(), np.array([np.arange(N) % 2, np.zeros(N, int)])
+    kernel = jg.TelescopingKernel(prior, weights="static", alpha=0.8, max_components=MOST, n_moves=1)
+    mcmc = numpyro.infer.MCMC(kernel, num_warmup=2, num_samples=20, num_chains=2, chain_method="vectorized", progress_bar=False)
+    mcmc.run(KEY, x, init_params=labels)
+    drawn = mcmc.get_samples(group_by_chain=True)
+    data = make_data(x - x.mean(0), dataclasses.replace(prior, mean=prior.mean - x.mean(0)), partition_prior("static"))
+    chain = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(KEY, 2), jnp.asarray(labels), data)
+    step = jax.jit(jax.vmap(lambda own: sweep(own, data, 1)))
+    for draw in range(-2, 20):
+        chain = step(chain)
+        if draw >= 0:
+            np.testing.assert_array_equal(drawn["labels"][:, draw], chain.labels)
+            np.testing.assert_allclose(drawn["log_likelihood"][:, draw], chain.log_likelihood, rtol=1e-9)
+    assert drawn["weights"].shape == (2, 20, MOST)
+
+
+def test_kernel_refuses_what_it_cannot_use():
+    with pytest.raises(TypeError, match=r"prior must be a Prior or RichardsonGreen, got str: Prior\.default\(x, 1\)"):
+        jg.TelescopingKernel("default")
+    with pytest.raises(ValueError, match="family 'tied' ties components together"):
+        jg.TelescopingKernel(jg.Prior.default(small_rows(), 1, "tied"))
+    with pytest.raises(ValueError, match="alpha must be a positive number"):
+        jg.TelescopingKernel(component_prior(), alpha=0)
+    kernel = jg.TelescopingKernel(component_prior(), max_components=3)
+    mcmc = numpyro.infer.MCMC(kernel, num_warmup=1, num_samples=1, progress_bar=False)
+    with pytest.raises(ValueError, match="x has 1 columns"):
+        mcmc.run(KEY, small_rows(1))
+    with pytest.raises(ValueError, match="init_params has 8 clusters, but there are at most 3 components"):
+        mcmc.run(KEY, small_rows(), init_params=np.arange(N))
+    with pytest.raises(ValueError, match=r"init_params must be labels, whole numbers from 0 on of shape \(1, 8\)"):
+        mcmc.run(KEY, small_rows(), init_params=np.zeros(3, int))
+    with jax.enable_x64(False), pytest.raises(ValueError, match="TelescopingKernel needs float64"):
+        mcmc.run(KEY, small_rows())
 
 
 def test_prior_of_the_number_of_components():

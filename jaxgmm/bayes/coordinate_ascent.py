@@ -1,6 +1,8 @@
 """Coordinate ascent of the evidence bound: one compiled loop for a batch of starts, each with its own status."""
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +11,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgmm.batch import Moments, as_dtype
 from jaxgmm.bayes.conjugate import Conjugate, posterior_given
-from jaxgmm.bayes.expectations import expect
+from jaxgmm.bayes.expectations import Expected, expect
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
@@ -34,13 +37,15 @@ class Rules(NamedTuple):
     """Traced settings: changing them compiles nothing.
 
     Attributes:
-        prior: of the model.
+        prior: of each start, with a leading axis; from `rules_of`.
+        active: (R, K), False for padding.
         centre: (D,), what rows are shifted by: the mean of the data.
         total_weight: ().
         rtol: ().
     """
 
     prior: Prior
+    active: Bool[Array, "R K"]
     centre: Float[Array, " D"]
     total_weight: Float[Array, ""]
     rtol: Float[Array, ""]
@@ -68,10 +73,36 @@ class Ascent(NamedTuple):
     iteration: Int[Array, ""]
 
 
-def posterior_of(prior: Prior, statistics: Statistics, model: Model) -> Conjugate:
-    """q(weights, means, covariances) given the statistics of q(allocations)."""
+def posterior_of(prior: Prior, statistics: Statistics, model: Model, active: Bool[Array, " K"]) -> Conjugate:
+    """q(weights, means, covariances) given the statistics of q(allocations); components that aren't active are padding."""
     q = posterior_given(prior, statistics, model.family)
-    return q._replace(concentration=WEIGHT_PRIORS[model.weights].posterior(prior.concentration, statistics.counts))
+    concentration = WEIGHT_PRIORS[model.weights].posterior(prior.concentration, statistics.counts, active)
+    return q._replace(concentration=concentration)
+
+
+def rules_of(
+    priors: Sequence[Prior], counts: Sequence[int], capacity: int, moments: Moments, rtol: float, model: Model, dtype: Any
+) -> Rules:
+    """The rules of as many starts as there are priors, each with its own K, padded to `capacity`."""
+    own = [_padded(prior, k, capacity, model, dtype) for prior, k in zip(priors, counts, strict=True)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
+    active: Any = np.arange(capacity) < np.asarray(counts)[:, None]
+    return Rules(stacked, active, *as_dtype((moments[1], moments[0], rtol), dtype))
+
+
+def _padded(prior: Prior, n_components: int, capacity: int, model: Model, dtype: Any) -> Prior:
+    """The prior as NumPy arrays, its concentration with an entry for each component, any for padding."""
+    prior = as_dtype(prior, dtype)
+    if not WEIGHT_PRIORS[model.weights].of_component:
+        return prior
+    concentration: Any = np.ones(capacity, dtype)
+    concentration[:n_components] = prior.concentration
+    return dataclasses.replace(prior, concentration=concentration)
+
+
+def status_of(code: int) -> Status:
+    """How a start ended: one that is still running has taken all its steps."""
+    return Status.max_steps if code == RUNNING else Status(code)
 
 
 def ascend(start: Statistics, data: ArraySource, rules: Rules, max_steps: int, model: Model) -> Ascent:
@@ -102,18 +133,19 @@ def statistics_under(gmms: GMM, data: ArraySource, family: str, centre: Float[Ar
 def _ascend(ascent: Ascent, data: ArraySource, rules: Rules, limit: Array, model: Model) -> Ascent:
     """Update every running start until it stops or has taken `limit` steps. The very first pass only evaluates the starts."""
     weights = WEIGHT_PRIORS[model.weights]
-    shapes = jax.eval_shape(jax.vmap(lambda s: expect(posterior_of(rules.prior, s, model), rules.prior, weights, model.family)),
-                            ascent.statistics)  # fmt: skip
+
+    def of_start(statistics: Statistics, prior: Prior, active: Array) -> Expected:
+        return expect(posterior_of(prior, statistics, model, active), prior, weights, model.family, active)
+
+    expected = jax.vmap(of_start)
+    shapes = jax.eval_shape(expected, ascent.statistics, rules.prior, rules.active)
     expanded = expand_whole(shapes.gmm, data.x, rules.centre)
 
     def unfinished(ascent: Ascent) -> Bool[Array, ""]:
         return (ascent.status == RUNNING).any() & (ascent.iteration <= limit)
 
     def step(ascent: Ascent) -> Ascent:
-        def of_start(statistics: Statistics) -> Any:
-            return expect(posterior_of(rules.prior, statistics, model), rules.prior, weights, model.family)
-
-        gmm, factor, divergence = jax.vmap(of_start)(ascent.statistics)
+        gmm, factor, divergence = expected(ascent.statistics, rules.prior, rules.active)
         running = ascent.status == RUNNING
         statistics = data.reduce(lambda x, w: batched_e_step(gmm, factor, x, w, rules.centre, running, expanded))
         return _decide(ascent, statistics, statistics.log_likelihood - divergence, rules)

@@ -1,7 +1,6 @@
 """`count_clusters`: a posterior over the number of clusters."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,25 @@ from jaxtyping import Array, Float
 
 from jaxgmm import precision
 from jaxgmm.batch import Model, Settings, climb_models, model_key
-from jaxgmm.bayes.block_evidence import FAMILIES
 from jaxgmm.bayes.chains import Schedule, run_chains
+from jaxgmm.bayes.count_model import centred_data, component_prior, partition_prior_of
 from jaxgmm.bayes.count_verdict import count_tree
-from jaxgmm.bayes.partition import Data, expand
-from jaxgmm.bayes.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, PartitionPrior, log_p_components
+from jaxgmm.bayes.partition_prior import N_COMPONENTS
 from jaxgmm.bayes.posterior import reporter
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import check_feature_names
 from jaxgmm.bayes.telescoping import Telescoping, start
-from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.initialisation import is_dense
 from jaxgmm.prior import Prior
 from jaxgmm.statistics import column_moments
 from jaxgmm.status import FitError
-from jaxgmm.validation import check_count, check_key, in_jit, is_finite_number, is_traced, key_data, unknown
+from jaxgmm.validation import check_count, check_key, in_jit, is_traced, key_data
 
-MODELS = ("mixture", "sparse", "dirichlet-process")
 _LEAST_DRAWS = 4
-_SPARSE_ALPHA = 0.01
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
 _START_RTOL, _START_STEPS = 1e-5, 100
+_centred = jax.jit(centred_data)
 _start_all = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))  # here, so that another call compiles nothing
 
 
@@ -126,8 +122,8 @@ def count_clusters(
         raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
     source = as_source(x, None, min_rows=2)
     names = check_feature_names(feature_names, source.n_features)
-    own = _component_prior(prior, family, source.x)
-    partition_prior = _partition_prior(own, model, n_components, weights, alpha, max_components)
+    own = component_prior(prior, family, source.x)
+    partition_prior = partition_prior_of(own, model, n_components, weights, alpha, max_components)
     name = n_components if isinstance(n_components, str) else "given"
     if n_components is None:
         name = "uniform" if isinstance(own, RichardsonGreen) else N_COMPONENTS[0]
@@ -138,15 +134,9 @@ def count_clusters(
     rows = np.asarray(source.x)
     dtype = np.dtype(np.float64)  # on every device: evidences are differences of large sums of squares
     with precision.scope(dtype), reporter(progress, "count_clusters") as report:
-        centre = rows.mean(0, dtype=float)
-        data = Data(
-            expand(jnp.asarray(rows - centre, dtype), get_family(own.family)),
-            precision.cast(replace(own, mean=np.asarray(own.mean) - centre.reshape(np.shape(own.mean))), dtype),
-            precision.cast(partition_prior, dtype),
-        )
+        data = _centred(jnp.asarray(rows, dtype), own, partition_prior)
         key_fit, key_start = jax.random.split(key)
-        most = int(np.flatnonzero(np.isfinite(partition_prior.log_components))[-1]) + 1
-        labels = _starting_labels(source, own.family, most, n_chains, key_fit, dtype)
+        labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
         states = _start_all(jax.random.split(key_start, n_chains), labels, data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
@@ -160,84 +150,6 @@ def count_clusters(
         )
     settings["key"] = signature["key"]
     return count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
-
-
-def _component_prior(prior: Any, family: str | None, x: Any) -> Prior | RichardsonGreen:
-    if family is not None:
-        family = get_family(family).name
-    if isinstance(prior, str):
-        if prior not in ("default", "richardson-green"):
-            raise unknown("prior", prior, ("default", "richardson-green"))
-        if prior == "richardson-green":
-            prior = RichardsonGreen.default(x, family or "spherical")
-        else:
-            _check_family(family or "full")
-            prior = Prior.default(x, 1, family or "full")
-    if not isinstance(prior, Prior | RichardsonGreen):
-        raise TypeError(f"prior must be a name, a Prior or a RichardsonGreen, got {type(prior).__name__}.")
-    if family not in (None, prior.family):
-        raise ValueError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
-    _check_family(prior.family)
-    n_features = np.shape(x)[1]
-    held = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
-    if held != n_features:
-        raise ValueError(f"prior is for {held} features, but x has {n_features} columns.")
-    return replace(prior, concentration=np.ones(()))  # type: ignore[arg-type]
-
-
-def _check_family(family: str) -> None:
-    if family not in FAMILIES:
-        raise ValueError(
-            f"family {family!r} ties components together, so blocks of rows have no evidence of their own and split-merge "
-            f"moves can't be made: choose {', '.join(FAMILIES)}."
-        )
-
-
-def _partition_prior(prior: Any, model: str, n_components: Any, weights: str | None, alpha: Any, most: int) -> PartitionPrior:
-    """Raises TypeError or ValueError for settings that can't be used, or not together."""
-    if model not in MODELS:
-        raise unknown("model", model, MODELS)
-    if model != "mixture":
-        for name, value in (("n_components", n_components), ("weights", weights)):
-            if value is not None:
-                raise ValueError(f"{name} is for model 'mixture', but model is {model!r}: leave {name} out.")
-    classic = isinstance(prior, RichardsonGreen)
-    if model == "dirichlet-process":
-        weights, log_p = "dirichlet-process", np.full(most, -np.log(most))
-    elif model == "sparse":
-        weights, log_p = "static", np.where(np.arange(most) == most - 1, 0.0, -np.inf)
-    else:
-        weights = ("static" if classic else "dynamic") if weights is None else weights
-        if weights not in WEIGHTS[:2]:
-            raise unknown("weights", weights, WEIGHTS[:2])
-        log_p = _log_p(("uniform" if classic else "beta-negative-binomial") if n_components is None else n_components, most)
-    if alpha is None:
-        default = {"dirichlet-process": "gamma", "dynamic": "f", "static": _SPARSE_ALPHA if model == "sparse" else 1.0}
-        alpha = default[weights]
-    if isinstance(alpha, str):
-        if alpha not in ALPHA:
-            raise unknown("alpha", alpha, ALPHA)
-        return PartitionPrior(log_p, np.float64(1), weights, alpha)
-    if isinstance(alpha, bool) or not is_finite_number(alpha) or alpha <= 0:
-        raise ValueError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
-    return PartitionPrior(log_p, np.float64(alpha), weights, None)
-
-
-def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
-    if isinstance(n_components, str):
-        if n_components not in N_COMPONENTS:
-            raise unknown("n_components", n_components, N_COMPONENTS)
-        return log_p_components(n_components, most)
-    try:
-        p = np.asarray(n_components, float)
-    except (TypeError, ValueError):
-        raise TypeError(f"n_components must be a name or probabilities, got {n_components!r}.") from None
-    if p.shape != (most,) or not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
-        raise ValueError(
-            f"n_components must be a name or {most} non-negative probabilities of K = 1..{most} (max_components), got "
-            f"shape {p.shape}."
-        )
-    return log_p_components(p, most)
 
 
 def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: Any) -> np.ndarray:

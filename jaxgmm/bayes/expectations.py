@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxgmm.bayes.conjugate import Conjugate
 from jaxgmm.bayes.weight_priors import WeightPrior
@@ -43,15 +43,18 @@ def plug_in(q: Conjugate, weights: Float[Array, " K"], family: str) -> tuple[GMM
     return gmm, get_family(family).factor(covariances, q.mean.shape[1])
 
 
-def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str) -> Expected:
+def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str, active: Bool[Array, " K"] | None = None) -> Expected:
     """Expectations under q, and its divergence from the prior (Bishop 2006, eq. 10.64-10.66 and 10.71-10.77).
 
     With h_j = (nu - j) / 2, an inverse-Wishart block of size p diverges from its prior by nu0/2 log(|Psi| / |Psi0|)
     + sum_j [(nu - nu0)/2 digamma(h_j) - log Gamma(h_j) + log Gamma(h0_j)] - nu/2 (p - tr(Psi0 Psi^-1)), a mean by
-    D/2 (kappa0 / kappa - 1 - log(kappa0 / kappa)) + kappa0/2 nu (m - m0)' Psi^-1 (m - m0).
+    D/2 (kappa0 / kappa - 1 - log(kappa0 / kappa)) + kappa0/2 nu (m - m0)' Psi^-1 (m - m0). Components that aren't active are
+    padding: no row is theirs, so that q has their prior, and nothing to diverge.
     """
     kind, n_features = get_family(family), q.mean.shape[1]
-    mean_weights = jnp.maximum(weights.mean(q.concentration), np.finfo(np.float32).tiny)  # 0 would mean an inactive component
+    active = jnp.ones(q.mean.shape[0], bool) if active is None else active
+    # The weight of an active component may be too small for a float, but 0 would mean padding.
+    mean_weights = jnp.where(active, jnp.maximum(weights.mean(q.concentration), np.finfo(np.float32).tiny), 0)
     gmm, factor = plug_in(q, mean_weights / mean_weights.sum(), family)
     prior_nu, nu = prior.degrees_of_freedom, q.degrees_of_freedom
     if isinstance(kind.structure, Dense):
@@ -81,7 +84,7 @@ def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str) -> Exp
     means = n_features * (ratio - 1 - jnp.log(ratio)) + prior.mean_precision * distance
     divergence = covariances.sum() + means.sum() / 2 + weights.divergence(q.concentration, prior.concentration)
     # The log weights of the expected joint may be too small for a float: they travel with the determinants.
-    excess = jnp.log(gmm.weights) - weights.expected_log(q.concentration)
+    excess = jnp.where(active, jnp.log(gmm.weights) - weights.expected_log(q.concentration), 0)
     return Expected(gmm, factor._replace(half_log_det=half_log_det + excess), divergence)
 
 

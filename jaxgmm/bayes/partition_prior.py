@@ -52,6 +52,11 @@ class PartitionPrior:
         """J."""
         return self.log_components.shape[0]
 
+    @property
+    def largest(self) -> int:
+        """The largest K of positive probability; outside of compiled code."""
+        return int(np.flatnonzero(np.isfinite(self.log_components))[-1]) + 1
+
     def concentration(self, alpha: Float[Array, ""]) -> Float[Array, " J"]:
         """gamma_K, the Dirichlet parameter of each component, for K = 1..J."""
         if self.weights == "static":

@@ -54,6 +54,12 @@ class Chain(NamedTuple):
     entropy: Float[Array, ""]
     accepted: Float[Array, ""]
 
+    @property
+    def sites(self) -> dict[str, Array]:
+        """What a draw consists of, by name."""
+        names = ("n_clusters", "n_components", "alpha", "labels", "log_likelihood", "entropy")
+        return {name: getattr(self, name) for name in names} | self.extra | {"weights": jnp.sort(self.gmm.weights)[::-1]}
+
 
 @dataclasses.dataclass(frozen=True)
 class Telescoping:

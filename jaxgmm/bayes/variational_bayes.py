@@ -1,6 +1,5 @@
 """`fit_vb`: variational Bayes by coordinate ascent, from many starts; and draws from it for `posterior`."""
 
-import functools
 import warnings
 from typing import Any
 
@@ -10,10 +9,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm import precision
-from jaxgmm.batch import TOGETHER, as_dtype
-from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, statistics_under
+from jaxgmm.batch import TOGETHER, Moments, capacity, pad
+from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, rules_of, statistics_under, status_of
 from jaxgmm.bayes.variational_fit import VariationalFit
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
+from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.em import resolve_init
 from jaxgmm.fitted import Restarts, best_start
@@ -21,7 +21,7 @@ from jaxgmm.initialisation import column_scales, is_dense, mixture_at, seed_unif
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
 from jaxgmm.statistics import Statistics, assigned_statistics, column_moments
-from jaxgmm.status import RUNNING, FitWarning, Status
+from jaxgmm.status import FitWarning, Status
 from jaxgmm.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
 
 
@@ -103,34 +103,28 @@ def fit_vb(
         moments = column_moments(data.x, data.weight, is_dense(family), dtype)
         if isinstance(prior, str):
             prior = Prior.from_moments(*moments, n_components, family)
-        rules = Rules(*as_dtype((prior, moments[1], moments[0], rtol), dtype))
-        at_once = n_starts if source.n_samples * n_components * n_starts <= TOGETHER else 1
-        if given is None:
-            scales = column_scales(*moments, family).astype(dtype)
-            uniforms = seed_uniforms(key, n_starts, n_components, n_components).astype(dtype)
+        most = capacity(n_components, source.n_samples)
+        at_once = n_starts if source.n_samples * most * n_starts <= TOGETHER else 1
+        uniforms = seed_uniforms(key, n_starts, n_components, most).astype(dtype)
+        rules = rules_of([prior] * at_once, [n_components] * at_once, most, moments, rtol, model, dtype)
         ascents = []
         for first in range(0, n_starts, at_once):
             if given is None:
-                own = uniforms[first : first + at_once]
-                counts = np.full(len(own), n_components)
-                each = jax.tree.map(functools.partial(_repeat, n=len(own)), rules.prior)
-                gmms = seeded_starts(data.x, data.weight, own, rules.centre, scales, counts, init, family, each)
-                start = statistics_under(gmms, data, family, rules.centre)
+                start = _seeded_start(uniforms[first : first + at_once], n_components, data, moments, rules, init, family)
             else:
-                start = _given_start(given, data, rules, n_components, family)
+                start = _given_start(given, data, rules, most, family)
             ascents.append(jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model)))
         restarts, n_batch, index = account(ascents, rtol * moments[0])
-        made_of, counts = (
-            jax.tree.map(lambda leaf: leaf[index], tree)
-            for tree in (ascents[n_batch].made_of, ascents[n_batch].statistics.counts)
-        )
-        q = jax.tree.map(np.asarray, jax.jit(posterior_of, static_argnums=2)(rules.prior, made_of, model))
+        best = ascents[n_batch]
+        own, active = jax.tree.map(lambda leaf: leaf[0], (rules.prior, rules.active))  # all starts have the same
+        made_of, counts = jax.tree.map(lambda leaf: leaf[index], (best.made_of, best.statistics.counts))
+        q = jax.tree.map(np.asarray, jax.jit(posterior_of, static_argnums=2)(own, made_of, model, active))
+    fields = _without_padding(q._asdict() | {"counts": counts}, n_components, family)
     status = restarts.status[restarts.best]
     if status is not Status.converged:
         warnings.warn(f"fit_vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=2)
-    leaves = {name: precision.as_parameter(leaf, out) for name, leaf in (q._asdict() | {"counts": counts}).items()}
     return VariationalFit(
-        **leaves,
+        **{name: precision.as_parameter(leaf, out) for name, leaf in fields.items()},
         elbo=float(restarts.objective[restarts.best]),
         status=status,
         n_steps=int(restarts.n_steps[restarts.best]),
@@ -143,8 +137,20 @@ def fit_vb(
     )
 
 
-def _repeat(leaf: Any, n: int) -> np.ndarray:
-    return np.repeat(leaf[None], n, axis=0)
+def _seeded_start(
+    uniforms: np.ndarray, n_components: int, data: ArraySource, moments: Moments, rules: Rules, init: str, family: str
+) -> Statistics:
+    """The statistics of seeded mixtures' E-step."""
+    dtype = rules.centre.dtype
+    scales, counts = column_scales(*moments, family).astype(dtype), np.full(len(uniforms), n_components)
+    gmms = seeded_starts(data.x, data.weight, uniforms, rules.centre, scales, counts, init, family, rules.prior)
+    return statistics_under(gmms, data, family, rules.centre)
+
+
+def _without_padding(leaves: dict[str, np.ndarray], n_components: int, family: str) -> dict[str, np.ndarray]:
+    """The leaves of q that belong to components, cut to `n_components`."""
+    shared = () if get_family(family).per_component else ("degrees_of_freedom", "scale")
+    return {name: leaf if name in shared else leaf[:n_components] for name, leaf in leaves.items()}
 
 
 def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, family: str) -> None:
@@ -159,13 +165,15 @@ def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, f
     WEIGHT_PRIORS[weights].check(prior.concentration)
 
 
-def _given_start(given: Any, data: ArraySource, rules: Rules, n_components: int, family: str) -> Statistics:
+def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, family: str) -> Statistics:
     """The statistics of a GMM's E-step, or of given responsibilities or labels, with a leading axis of one start."""
     dtype = rules.centre.dtype
     if isinstance(given, GMM):
-        gmm = jax.tree.map(lambda leaf: leaf[None], as_dtype(given, dtype))
+        gmm = jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
         return statistics_under(gmm, data, family, rules.centre)
-    template = mixture_at(n_components, rules.centre, family)
+    if np.ndim(given) == 2:
+        given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
+    template = mixture_at(capacity, rules.centre, family)
     statistics = jax.jit(assigned_statistics)(template, data.x, data.weight.astype(dtype), given)
     return jax.tree.map(lambda leaf: leaf[None], statistics)
 
@@ -181,7 +189,7 @@ def account(ascents: list[Ascent], resolution: float) -> tuple[Restarts, int, in
         return np.concatenate([getattr(ascent, name) for ascent in ascents])
 
     n_steps, elbo = gather("n_steps"), gather("elbo").astype(float)
-    status = tuple(Status(code) if code != RUNNING else Status.max_steps for code in gather("status").tolist())
+    status = tuple(map(status_of, gather("status").tolist()))
     best = best_start(elbo, status)
     restarts = Restarts(
         objective=elbo,

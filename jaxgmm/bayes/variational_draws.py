@@ -62,8 +62,10 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
     x, gmm = problem.x, problem.start
     weight = jnp.ones(x.shape[0], x.dtype) if problem.weight is None else problem.weight
     data, total, model = ArraySource(x, weight), weight.sum(), Model(gmm.family, "dirichlet")
-    rules = Rules(prior, weight @ x / total, total, jnp.asarray(rtol, x.dtype))
-    start = statistics_under(jax.tree.map(lambda leaf: leaf[None], gmm), data, gmm.family, rules.centre)
+    one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))
+    active = jnp.ones((1, gmm.n_components), bool)
+    rules = Rules(one_start[1], active, weight @ x / total, total, jnp.asarray(rtol, x.dtype))
+    start = statistics_under(one_start[0], data, gmm.family, rules.centre)
     ascent = jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model))
     ended, *_ = account([ascent], rtol * float(total))
     status = ended.status[0]
@@ -89,10 +91,10 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
 def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, model: Model) -> Any:
     """Mixtures, and their log densities with respect to the parameters themselves."""
     family = get_family(model.family)
-    q = posterior_of(prior, made_of, model)
-    n_components, n_features = q.mean.shape
-    block_size = max(1, NUMBERS_AT_ONCE // (n_components * n_features))
+    n_components, n_features = made_of.sums.shape
     active = jnp.ones(n_components, bool)
+    q = posterior_of(prior, made_of, model, active)
+    block_size = max(1, NUMBERS_AT_ONCE // (n_components * n_features))
 
     def one(key: Array) -> Any:
         gmm, factor = draw_conjugate(key, q, model.family)

@@ -6,21 +6,22 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class WeightPrior(abc.ABC):
     """A conjugate prior of the weights: stateless, one instance in the registry. Everything is for one mixture."""
 
     name: ClassVar[str]
+    of_component: ClassVar[bool]  # has each component a concentration of its own?
 
     @abc.abstractmethod
     def check(self, concentration: Any) -> None:
         """Raises ValueError for a concentration that this prior can't use."""
 
     @abc.abstractmethod
-    def posterior(self, concentration: Array, counts: Float[Array, " K"]) -> Array:
-        """The parameters of q(weights) from the prior's concentration and the expected counts."""
+    def posterior(self, concentration: Array, counts: Float[Array, " K"], active: Bool[Array, " K"]) -> Array:
+        """The parameters of q(weights) from the prior's concentration and the expected counts; not active is padding."""
 
     @abc.abstractmethod
     def expected_log(self, posterior: Array) -> Float[Array, " K"]:
@@ -40,16 +41,16 @@ class WeightPrior(abc.ABC):
 
 
 class Dirichlet(WeightPrior):
-    """weights ~ Dirichlet(alpha), alpha () or (K,). q: Dirichlet(alpha + N), (K,)."""
+    """weights ~ Dirichlet(alpha), alpha () or (K,). q: Dirichlet(alpha + N), (K,), with 0 for padding."""
 
-    name = "dirichlet"
+    name, of_component = "dirichlet", True
 
     def check(self, concentration: Any) -> None:
         """Any positive one will do; `Prior` has checked that."""
 
-    def posterior(self, concentration: Array, counts: Array) -> Array:
+    def posterior(self, concentration: Array, counts: Array, active: Array) -> Array:
         """(K,)."""
-        return concentration + counts
+        return jnp.where(active, concentration + counts, 0)
 
     def expected_log(self, posterior: Array) -> Array:
         """Digamma(a_k) - digamma(sum a)."""
@@ -61,7 +62,7 @@ class Dirichlet(WeightPrior):
 
     def divergence(self, posterior: Array, concentration: Array) -> Array:
         """Between two Dirichlets."""
-        return _divergence(posterior, jnp.broadcast_to(concentration, posterior.shape))
+        return _divergence(posterior, jnp.where(posterior > 0, concentration, 0))
 
     def log_relabellings(self, concentration: Any, counts: np.ndarray) -> float:
         """Components of equal alpha may change places; idle ones look alike, so among them that changes nothing."""
@@ -79,7 +80,7 @@ class StickBreaking(WeightPrior):
     of one and the same evidence.
     """
 
-    name = "stick-breaking"
+    name, of_component = "stick-breaking", False
 
     def check(self, concentration: Any) -> None:
         """One number."""
@@ -89,8 +90,8 @@ class StickBreaking(WeightPrior):
                 f"{np.shape(concentration)}: give one number, or use weights='dirichlet'."
             )
 
-    def posterior(self, concentration: Array, counts: Array) -> Array:
-        """(K, 2)."""
+    def posterior(self, concentration: Array, counts: Array, active: Array) -> Array:
+        """(K, 2). Sticks of padding come last, and stay as the prior has them."""
         later = jnp.concatenate([jnp.cumsum(counts[:0:-1])[::-1], jnp.zeros(1, counts.dtype)])
         return jnp.stack([1 + counts, concentration + later], axis=1)
 
@@ -118,10 +119,14 @@ WEIGHT_PRIORS: dict[str, WeightPrior] = {prior.name: prior for prior in (Dirichl
 
 
 def _expected_log(a: Float[Array, "... K"]) -> Float[Array, "... K"]:
-    return digamma(a) - digamma(a.sum(-1, keepdims=True))
+    present = a > 0
+    return jnp.where(present, digamma(jnp.where(present, a, 1)) - digamma(a.sum(-1, keepdims=True)), -jnp.inf)
 
 
 def _divergence(a: Float[Array, "... K"], b: Float[Array, "... K"]) -> Float[Array, "..."]:
-    """KL(Dirichlet(a) || Dirichlet(b))."""
-    constants = gammaln(a.sum(-1)) - gammaln(b.sum(-1)) - (gammaln(a) - gammaln(b)).sum(-1)
-    return constants + ((a - b) * _expected_log(a)).sum(-1)
+    """KL(Dirichlet(a) || Dirichlet(b)); where both are 0 there is no component."""
+    total = gammaln(a.sum(-1)) - gammaln(b.sum(-1))
+    present = b > 0
+    a_present, b_present = jnp.where(present, a, 1), jnp.where(present, b, 1)
+    each = (a - b) * jnp.where(present, _expected_log(a), 0) - (gammaln(a_present) - gammaln(b_present))
+    return total + each.sum(-1)
