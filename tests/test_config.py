@@ -204,7 +204,7 @@ def test_count_knows_what_count_clusters_knows():
     [
         (["model=dpm"], "count.model should be 'mixture', 'sparse' or 'dirichlet-process', got 'dpm'"),
         (["n_chains=1"], "count.n_chains should be greater than or equal to 2, got 1"),
-        (["family=full"], "unknown key 'count.family'; did you mean 'fit.family'?"),
+        (["familiy=full"], "unknown key 'count.familiy'; did you mean 'count.family'?"),
         (["alpha=0"], "count.alpha: give a positive number, 'f' or 'gamma', not 0"),
         (["alpha=true"], "count.alpha: give a positive number, 'f' or 'gamma', not True"),
         (["n_components=binomial"], "count.n_components: give 'beta-negative-binomial', 'geometric', 'poisson', 'uniform', or"),
