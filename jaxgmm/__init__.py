@@ -35,6 +35,7 @@ _HOME = {
     "fit_vb": "bayes.variational_bayes",
     "VariationalFit": "bayes.variational_fit",
     "relabel": "bayes.relabel",
+    "predictive_checks": "bayes.predictive_checks",
     "Diagnostics": "bayes.diagnostics",
     "intervals": "bayes.summaries",
     "membership": "bayes.summaries",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.model import numpyro_model
     from jaxgmm.bayes.partition_summaries import similarity, typical_partition
     from jaxgmm.bayes.posterior import posterior
+    from jaxgmm.bayes.predictive_checks import predictive_checks
     from jaxgmm.bayes.priors import RichardsonGreen
     from jaxgmm.bayes.relabel import relabel
     from jaxgmm.bayes.storage import load_posterior, save_posterior

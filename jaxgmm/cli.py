@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 from jaxgmm import __version__
 from jaxgmm.status import FitError
 
-_EXTRA = ("h5netcdf", "h5py", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
+_EXTRA = ("h5netcdf", "h5py", "jinja2", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -88,7 +88,7 @@ def run_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run whose Markov chains were interrupted.")] = False,
 ) -> None:
-    """Run the stages of CONFIG, [fit] or [compare], [posterior] and [count], and write results and figures into a directory."""
+    """Run the stages of CONFIG: [fit] or [compare], [posterior], [count], [report]; results and figures go to a directory."""
     directory = None
     try:
         from jaxgmm.config import load_config
@@ -117,6 +117,19 @@ def _interrupted(directory: Path | None, again: Sequence[str]) -> NoReturn:
     what = f"what is done is kept; continue with: {shlex.join(again)}" if kept else "nothing is kept of this run"
     print(f"interrupted: {what}", file=sys.stderr)
     raise SystemExit(_INTERRUPTED)
+
+
+@app.command("report")
+def report_command(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that `jaxgmm run` wrote.")],
+    title: Annotated[str | None, typer.Option(help="Of the page; default: the directory's name.")] = None,
+    outliers: Annotated[int, typer.Option(help="Rows farthest from their component, to list.", min=0)] = 10,
+) -> None:
+    """Write RUN_DIR/report.html: what the run found and whether to trust it, as one page that needs no network."""
+    from jaxgmm.report import write_report
+
+    use_compilation_cache()
+    typer.echo(f"written to {write_report(run_dir, title=title, n_outliers=outliers)}")
 
 
 @app.command("predict")

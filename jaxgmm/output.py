@@ -21,7 +21,7 @@ _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 _OPTIONAL = (
     "assignments.csv", "assignments.parquet", "posterior.nc", "posterior.json", "posterior_chains.png", "posterior_draws.png",
     "posterior_intervals.png", "comparison.csv", "comparison.png", "counts.nc", "cluster_count.csv", "cluster_count.png",
-    "similarity.png",
+    "similarity.png", "report.html",
 )  # fmt: skip
 _UNFINISHED = "unfinished"
 _CHAIN_STAGES = ("posterior", "count")

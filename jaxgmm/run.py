@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import chdtrc
 
 import jaxgmm
 from jaxgmm import output, plots
@@ -147,6 +149,11 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
             summary |= {"count": made["count"].summary} if "count" in made else {}
             summary |= {"n_components_from": "count"} if config.counts_first else {}
             (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            if config.report is not None:
+                from jaxgmm.report import write_report  # only here: jinja2 is for it alone
+
+                title = config.report.title or directory.name
+                write_report(partial, title=title, n_outliers=config.report.n_outliers)
     return Run(directory, fitted, summary, made.get("posterior"), compared, made.get("count"))
 
 
@@ -174,14 +181,30 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
 
 
 def assignments(gmm: GMM, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Each row's most probable component, its uncertainty 1 - max_k r_nk, and its responsibilities, by column name."""
+    """What the mixture says of each row, by column name.
+
+    Its most probable component, uncertainty 1 - max_k r_nk, log density, tail probability (of rows of that component, how many
+    lie as far out: chi-square of the squared Mahalanobis distance), and responsibilities.
+    """
     r = np.asarray(gmm.responsibilities(x))
+    component = r.argmax(axis=1)
     return {
         "row": np.arange(len(r)),
-        "component": r.argmax(axis=1),
+        "component": component,
         "uncertainty": 1 - r.max(axis=1),
+        "log_density": np.asarray(gmm.log_prob(x)),
+        "tail_probability": _tail_probability(gmm, x, component),
         **{f"responsibility_{k}": column for k, column in enumerate(r.T)},
     }
+
+
+def _tail_probability(gmm: GMM, x: np.ndarray, component: np.ndarray) -> np.ndarray:
+    means, roots = np.asarray(gmm.means), np.linalg.cholesky(np.asarray(gmm.dense_covariances()))
+    distance = np.empty(len(x))
+    for k in np.unique(component):
+        mine = component == k
+        distance[mine] = (solve_triangular(roots[k], (x[mine] - means[k]).T, lower=True) ** 2).sum(axis=0)
+    return chdtrc(x.shape[1], distance)
 
 
 def read_rows(data: DataTable) -> Rows:

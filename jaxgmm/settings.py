@@ -269,6 +269,18 @@ class OutputTable(StrictTable):
         return Path(self.directory).expanduser().absolute()
 
 
+class ReportTable(StrictTable):
+    """`[report]`: the stage that writes report.html, one page that needs no network.
+
+    Attributes:
+        title: of the page; the directory's name if left out.
+        n_outliers: rows that lie farthest from their component, to list.
+    """
+
+    title: str | None = None
+    n_outliers: Annotated[int, Field(ge=0)] = 10
+
+
 class Config(StrictTable):
     """A whole run: its data, prior, stages and output.
 
@@ -276,7 +288,7 @@ class Config(StrictTable):
         data, prior, output: the tables.
         fit, compare: the stage that gives the run its fit; one of them, the other is None. Where neither is there, the fit
             has as many components as [count] finds most probable, and the defaults of [fit].
-        posterior, count: the tables of these stages; None if they don't run.
+        posterior, count, report: the tables of these stages; None if they don't run.
         versions: what wrote this config, if a run did; recorded, not used.
     """
 
@@ -286,6 +298,7 @@ class Config(StrictTable):
     compare: CompareTable | None = None
     posterior: PosteriorTable | None = None
     count: CountTable | None = None
+    report: ReportTable | None = None
     output: OutputTable
     versions: dict[str, str] = Field(default_factory=dict)
 
@@ -348,5 +361,6 @@ TABLES: dict[str, type[StrictTable]] = {
     "posterior.thresholds": ThresholdsTable,
     "count": CountTable,
     "count.thresholds": CountThresholdsTable,
+    "report": ReportTable,
     "output": OutputTable,
 }

@@ -1,6 +1,5 @@
 """What `jaxgmm run` prints: how far it is, and what came out."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 
 from jaxgmm.fitted import Progress as FitProgress
+from jaxgmm.formatting import alike, number, plus_minus
 from jaxgmm.plots import replication
 from jaxgmm.run import Run, Watch
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _CELL = 20  # characters for a mean ± sd
 _MOST_MODELS = 12  # of a comparison, in a table
 _LEAST_PROBABILITY = 0.0005  # of a number of clusters, in a table
+_HEADING = {"log_likelihood": "log-lik", "held_out": "held-out", "log_evidence": "evidence"}
 _MOST_QUANTITIES = 24  # of components, in a table
 _CHOSEN = " (the most probable number of clusters)"
 _SHORT = {"standard_deviations": "sd", "correlations": "correlation"}
@@ -81,13 +82,11 @@ def _show_comparison(console: Console, compared: "Compared") -> None:
     table.add_column("model", no_wrap=True)
     shown = ("log_likelihood", *comparison.criteria)
     for name in shown:
-        table.add_column("log-lik" if name == "log_likelihood" else name.replace("_", "-"), justify="right", no_wrap=True)
+        table.add_column(_HEADING.get(name, name), justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     winner = compared.fit.gmm
     for model, row in rows[:_MOST_MODELS].iterrows():
-        numbers = [
-            _number(row[name], ".4f" if name == "held_out" else ".2f") for name in ("log_likelihood", *comparison.criteria)
-        ]
+        numbers = [number(row[name], ".4f" if name == "held_out" else ".1f") for name in shown]
         style = "green" if model == f"{winner.family} {winner.n_components}" else None
         style = style if row["status"] == "converged" else "yellow"
         table.add_row(model, *numbers, row["status"], style=style)
@@ -110,7 +109,8 @@ def _show_fit(console: Console, finished: Run) -> None:
         f"{summary['n_components']} components{_CHOSEN if 'n_components_from' in summary else ''}, family {summary['family']}, "
         f"{'no prior (maximum likelihood)' if fit.prior is None else 'conjugate prior (MAP)'}",
     )
-    facts.add_row("data", f"{summary['n_samples']} rows x {len(summary['feature_names'])} features")
+    n_features = len(summary["feature_names"])
+    facts.add_row("data", f"{summary['n_samples']} rows x {n_features} feature{'s' * (n_features > 1)}")
     for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
         facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
     took = f" in {summary['seconds']['fit']:.2f} s" if "fit" in summary["seconds"] else ""
@@ -126,7 +126,7 @@ def _show_fit(console: Console, finished: Run) -> None:
         components.add_column(heading, justify="right")
     means, sds = np.asarray(gmm.means), np.sqrt(np.diagonal(np.asarray(gmm.dense_covariances()), axis1=1, axis2=2))
     for k, weight in enumerate(np.asarray(gmm.weights)):
-        cells = (_plus_minus(m, s) for m, s in zip(means[k, :shown], sds[k, :shown], strict=True))
+        cells = (plus_minus(m, s) for m, s in zip(means[k, :shown], sds[k, :shown], strict=True))
         components.add_row(str(k), f"{weight:.4f}", *cells)
     console.print(components)
     if len(names) > shown:
@@ -171,10 +171,10 @@ def _show_count(console: Console, counted: "Counted") -> None:
     for heading in ("", "posterior", "± error", "prior", "Bayes factor", "components"):
         table.add_column(heading, justify="right", no_wrap=True)
     shown = count.table[(count.table[["posterior", "n_components"]] >= _LEAST_PROBABILITY).any(axis=1)]
-    for number, row in shown.iterrows():
-        cells = [_number(row[name], ".3f") for name in ("posterior", "mcse", "prior")]
-        cells += [_number(row["bayes_factor"], ".3g"), _number(row["n_components"], ".3f")]
-        table.add_row(str(number), *cells, style="green" if count.ok and number == count.mode else None)
+    for clusters, row in shown.iterrows():
+        cells = [number(row[name], ".3f") for name in ("posterior", "mcse", "prior")]
+        cells += [number(row["bayes_factor"], ".3g"), number(row["n_components"], ".3f")]
+        table.add_row(str(clusters), *cells, style="green" if count.ok and clusters == count.mode else None)
     console.print(table)
     console.print(f"less probable ones, with {1 - shown['prior'].sum():.2f} of the prior, in cluster_count.csv")
     console.print(f"[bold]clusters[/]  [{'green' if count.ok else 'yellow'}]{escape(count.verdict)}[/]", soft_wrap=True)
@@ -186,31 +186,13 @@ def _quantities(rows: Any, title: str, thresholds: "ThresholdsTable | None") -> 
     for heading in ("mean", "sd", "5 %", "95 %", *(("r-hat", "ESS") if thresholds else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in rows.iterrows():
-        cells = _alike(row["sd"], row[["mean", "sd", "lower", "upper"]])
+        cells = alike(row["sd"], row[["mean", "sd", "lower", "upper"]])
         style = None
         if thresholds:
             r_hat, ess = row["r_hat"], row[["ess_bulk", "ess_tail"]].min()
-            cells += [_number(r_hat, ".3f"), _number(ess, ".0f")]
+            cells += [number(r_hat, ".3f"), number(ess, ".0f")]
             style = "yellow" if r_hat > thresholds.r_hat or ess < thresholds.ess else None
         for long, short in _SHORT.items():
             name = name.replace(long, short)
         table.add_row(escape(name), *cells, style=style)
     return table
-
-
-def _number(value: float, style: str) -> str:
-    return format(value, style) if math.isfinite(value) else "-"
-
-
-def _alike(sd: float, values: Any) -> list[str]:
-    """Numbers as far as two digits of their sd go."""
-    decimals = 1 - math.floor(math.log10(sd)) if 0 < sd < math.inf else -1
-    return [_number(value, f".{decimals}f" if 0 <= decimals <= 8 else ".4g") for value in values]
-
-
-def _plus_minus(mean: float, sd: float) -> str:
-    """Three digits of the sd, and the mean as far as that."""
-    decimals = 2 - math.floor(math.log10(sd))
-    if not 0 <= decimals <= 8:
-        return f"{mean:.5g} ± {sd:.3g}"
-    return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import chi2, multivariate_normal
 
 import jaxgmm as jg
 from jaxgmm import cli
@@ -26,6 +26,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 FAITHFUL = jg.datasets.load_faithful()
 RUN_FILES = {
     "config.toml", "gmm.npz", "fit.json", "assignments.csv", "components.png", "trace.png", "responsibilities.png",
+    "report.html",
 }  # fmt: skip
 
 
@@ -122,11 +123,16 @@ def test_what_it_says_is_what_scipy_computes_from_the_parameters(faithful):
     assert written["feature_names"] == ["eruptions", "waiting"]
 
     header, rows = read_assignments(faithful / "assignments.csv")
-    assert header == ["row", "component", "uncertainty", "responsibility_0", "responsibility_1"]
+    known = ["row", "component", "uncertainty", "log_density", "tail_probability"]
+    assert header == [*known, "responsibility_0", "responsibility_1"]
     np.testing.assert_array_equal(rows[:, 0], np.arange(n))
     np.testing.assert_array_equal(rows[:, 1], responsibilities.argmax(axis=1))
     np.testing.assert_allclose(rows[:, 2], 1 - responsibilities.max(axis=1), atol=1e-12)
-    np.testing.assert_allclose(rows[:, 3:], responsibilities, atol=1e-12)
+    np.testing.assert_allclose(rows[:, 3], log_prob, rtol=1e-10)
+    away = FAITHFUL.x - means[responsibilities.argmax(axis=1)]
+    precisions = np.linalg.inv(covariances)[responsibilities.argmax(axis=1)]
+    np.testing.assert_allclose(rows[:, 4], chi2(2).sf(np.einsum("ni,nij,nj->n", away, precisions, away)), rtol=1e-8)
+    np.testing.assert_allclose(rows[:, 5:], responsibilities, atol=1e-12)
 
 
 def test_the_config_that_it_writes_runs_again_to_the_same_result(faithful, tmp_path, jaxgmm):
@@ -159,7 +165,7 @@ def test_default_directory_and_overrides(tmp_path, jaxgmm, monkeypatch):
     written = json.loads((run / "fit.json").read_text())
     assert written["objective"] == written["log_likelihood"]  # maximum likelihood
     table = pa.parquet.read_table(run / "assignments.parquet")
-    assert (table.num_rows, table.num_columns) == (272, 6)
+    assert (table.num_rows, table.num_columns) == (272, 8)
 
 
 def test_prior_overrides_and_weights_reach_the_fit(tmp_path, config_for, jaxgmm):
@@ -294,7 +300,7 @@ def assert_one_line(result, words):
         ("fit.n_components=two", "fit.n_components should be a valid integer"),
         ("fit.n_components=0", "fit.n_components should be greater than or equal to 1"),
         ("fit.family=fulll", "unknown family 'fulll'; did you mean 'full'?"),
-        ("report.title=x", "[report] is not available yet"),
+        ("report.titel=x", "did you mean 'report.title'?"),
         ("posterior.n_draws=9", "posterior.method is missing"),
         ('data.columns=["eruptions", "wait"]', "unknown column 'wait'; did you mean 'waiting'?"),
         ("data.sample_weight=eruptions", "sample_weight = 'eruptions' is also one of the columns"),

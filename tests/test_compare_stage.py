@@ -91,7 +91,7 @@ def test_an_overwritten_comparison_leaves_nothing_of_itself(tmp_path):
     (tmp_path / "run").mkdir()
     for name in FILES:
         (tmp_path / "run" / name).touch()
-    plain = load_config(CONFIG.parent / "faithful.toml", [f"output.directory={json.dumps(str(tmp_path / 'run'))}"])
+    plain = load_config(CONFIG.parent / "iris.toml", [f"output.directory={json.dumps(str(tmp_path / 'run'))}"])
     run(plain, overwrite=True)
     assert {file.name for file in (tmp_path / "run").iterdir()} == {name for name in FILES if "comparison" not in name}
 

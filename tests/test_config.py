@@ -129,7 +129,7 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ("compare.criterion=log_evidence", "compare.criterion = 'log_evidence' needs compare.elbo = true"),
         ("count.family=diag", "count.family is for a run without [fit] and [compare]"),
         ("count.family=EEE", "whose components don't share parameters, full, diag, spherical, not 'tied'"),
-        ("report.title=x", "[report] is not available yet in this version"),
+        ("report.titel=x", "unknown key 'report.titel'; did you mean 'report.title'?"),
         ("fit=3", "--set fit=3: write table.key=value"),
         ("fit.n_init", "--set fit.n_init: write table.key=value"),
         ("fit.n_init.x=3", "fit.n_init should be a valid integer, got {'x': 3}"),

@@ -279,7 +279,7 @@ def test_weights_and_prior_reach_the_draws(tmp_path):
 
 def test_an_overwritten_posterior_leaves_nothing_of_itself(tmp_path, whole, jaxgmm):
     directory = Path(shutil.copytree(whole("gibbs").directory, tmp_path / "run"))
-    plain = CONFIG.parent / "faithful.toml"
+    plain = CONFIG.parent / "iris.toml"
     assert jaxgmm("run", plain, "--output", directory, "--overwrite", settings=["fit.n_init=2"])[0] == 0
     assert {file.name for file in directory.iterdir()} == {name for name in FILES if "posterior" not in name}
 

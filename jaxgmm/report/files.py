@@ -1,0 +1,118 @@
+"""The files of a run's directory, read and checked."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgmm import output
+from jaxgmm.io import load
+from jaxgmm.mixture import GMM
+from jaxgmm.tables import read_table
+
+_OF_FIT = ("status", "meaning", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")
+_OF_ROWS = ("row", "component", "uncertainty", "log_density", "tail_probability")
+
+
+@dataclass(frozen=True, eq=False)
+class RunFiles:
+    """What a run wrote.
+
+    Attributes:
+        directory: of the run.
+        config: the effective config, TOML.
+        fit: of fit.json.
+        gmm: the mixture.
+        rows: the columns of its assignments, by name.
+        posterior: of posterior.json; None if there was no such stage, as for the next ones.
+        comparison: rows of comparison.csv by column, numbers where they are.
+        cluster_count: rows of cluster_count.csv.
+    """
+
+    directory: Path
+    config: str
+    fit: dict[str, Any]
+    gmm: GMM
+    rows: dict[str, np.ndarray]
+    posterior: dict[str, Any] | None
+    comparison: list[dict[str, Any]] | None
+    cluster_count: list[dict[str, Any]] | None
+
+    @classmethod
+    def read(cls, directory: Path) -> "RunFiles":
+        """Read the directory of a finished run.
+
+        Raises:
+            ValueError: no run, an unfinished one, or a file that is damaged or of another version.
+        """
+        if not directory.is_dir():
+            raise ValueError(f"{directory} is not a directory: give the one that `jaxgmm run` wrote")
+        if (directory / "unfinished").is_dir():
+            stages = [stage for stage in ("posterior", "count") if (directory / "unfinished" / stage).is_dir()]
+            where = f" in [{stages[-1]}]" if stages else ""
+            raise ValueError(
+                f"{directory} holds a run that stopped{where}: go on with `jaxgmm run CONFIG --resume`, then report"
+            )
+        if not output.holds_run(directory):
+            raise ValueError(f"{directory} does not hold a run: give the directory that `jaxgmm run` wrote")
+        fit = _json(directory / "fit.json", _OF_FIT)
+        found = [path for path in (directory / "assignments.csv", directory / "assignments.parquet") if path.is_file()]
+        if not found:
+            raise ValueError(f"{directory} has no assignments.csv or assignments.parquet: run the config again")
+        table = read_table(found[0])
+        missing = [name for name in _OF_ROWS if name not in table.columns]
+        if missing:
+            raise ValueError(
+                f"{found[0]} has no column {missing[0]!r}: it is of another version of jaxgmm; run the config again"
+            )
+        rows = {name: table.select([name])[:, 0] for name in _OF_ROWS}
+        posterior = directory / "posterior.json"
+        return cls(
+            directory,
+            (directory / "config.toml").read_text(encoding="utf-8"),
+            fit,
+            load(directory / "gmm.npz"),
+            rows,
+            _json(posterior, ("ok", "problems", "quantities")) if posterior.is_file() else None,
+            _csv(directory / "comparison.csv", {"model", "family", "status"}) if "selected_by" in fit else None,
+            _csv(directory / "cluster_count.csv", set()) if "count" in fit else None,
+        )
+
+    def column(self, name: str) -> np.ndarray:
+        """Of the assignments, (N,)."""
+        return self.rows[name]
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """90 % intervals by quantity, of those whose labels mean something."""
+        if self.posterior is None:
+            return {}
+        told_apart = [row for row in self.posterior["quantities"] if row["meaning"] == "relabelled"]
+        return {row["quantity"]: (row["lower"], row["upper"]) for row in told_apart if row["lower"] is not None}
+
+
+def _json(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): run the config again") from None
+    missing = [name for name in wanted if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]!r}: it is damaged or of another version of jaxgmm; run the config again")
+    return content
+
+
+def _csv(path: Path, words: set[str]) -> list[dict[str, Any]]:
+    """Rows by column: numbers, NaN for an empty field, but for columns of words."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run the config again")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{k: v if k in words else float(v) if v else math.nan for k, v in row.items()} for row in rows]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): run the config again") from None
