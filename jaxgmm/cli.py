@@ -1,9 +1,10 @@
-"""The command line: `jaxgmm run CONFIG`, `jaxgmm predict RUN_DIR DATA`.
+"""The command line: `jaxgmm init`, `run`, `report`, `predict`, `schema`, `doctor`.
 
 Only typer is imported at the top, so that `jaxgmm --help` answers at once; everything else waits for its command.
 """
 
 import dis
+import json
 import os
 import shlex
 import sys
@@ -36,7 +37,6 @@ except ModuleNotFoundError:
 app = typer.Typer(
     epilog="Exit codes: 0 done; 2 wrong input or no usable fit, with one line that says why; 130 interrupted; 1 anything else. "
     "JAXGMM_DEBUG=1 shows the traceback of an error.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -87,9 +87,13 @@ def run_command(
     output: Annotated[Path | None, typer.Option(help="Directory of the results; default runs/<config's name>.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run whose Markov chains were interrupted.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="On stdout, fit.json and the directory instead of tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stdout, no progress on stderr.")] = False,
 ) -> None:
     """Run the stages of CONFIG: [fit] or [compare], [posterior], [count], [report]; results and figures go to a directory."""
     directory = None
+    if as_json and quiet:
+        raise ValueError("--json prints the result, --quiet nothing: give one of them")
     try:
         from jaxgmm.config import load_config
         from jaxgmm.run import run
@@ -100,9 +104,12 @@ def run_command(
             checked = checked.model_copy(update={"output": checked.output.model_copy(update={"directory": str(output)})})
         directory = checked.output.path
         use_compilation_cache()
-        with watched(config.stem) as watch:
+        with watched(config.stem, quiet=quiet) as watch:
             finished = run(checked, overwrite=overwrite, resume=resume, watch=watch)
-        show(finished)
+        if as_json:
+            typer.echo(json.dumps({"directory": str(finished.directory), **finished.summary}))
+        elif not quiet:
+            show(finished)
     except KeyboardInterrupt:
         again = ["jaxgmm", "run", str(config)]
         again += [part for setting in settings or () for part in ("--set", setting)]
@@ -150,6 +157,56 @@ def predict_command(
         raise FileExistsError(f"--output {output} exists: choose another name, or add --overwrite.")
     use_compilation_cache()
     write_table(output or sys.stdout.buffer, predict(run_dir, data, delimiter))
+
+
+@app.command("init")
+def init_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file with named columns.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Config to write; default: DATA's name with .toml, in this folder.")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the config if it exists.")] = False,
+) -> None:
+    """Write a commented config for DATA, from a look at its columns."""
+    from jaxgmm.starter import starter_config
+
+    output = output or Path(f"{data.name.partition('.')[0]}.toml")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists: choose another name with --output, or add --overwrite")
+    output.write_text(starter_config(data, delimiter, output.parent), encoding="utf-8")
+    typer.echo(f"written to {output}; now: {shlex.join(['jaxgmm', 'run', str(output)])}")
+
+
+@app.command("schema")
+def schema_command(
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON Schema, for editors.")] = False,
+) -> None:
+    """Print every table and key of a config, with types and defaults, as Markdown."""
+    from jaxgmm.schema import json_schema, reference
+
+    typer.echo(json_schema() if as_json else reference())
+
+
+@app.command("doctor")
+def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show versions, devices, precision and the cache; exit code 2 if something is missing or wrong."""
+    import jax
+
+    from jaxgmm.doctor import examine
+
+    use_compilation_cache()
+    folder = jax.config.jax_compilation_cache_dir
+    found = examine(None if folder is None else Path(folder))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for group, facts in found.items():
+            typer.echo(group)
+            for name, value in facts.items():
+                typer.echo(f"  {name:<16}{value}")
+    if any(value.startswith(("MISSING", "WRONG")) for facts in found.values() for value in facts.values()):
+        raise typer.Exit(2)
 
 
 def use_compilation_cache() -> None:

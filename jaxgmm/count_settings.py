@@ -34,7 +34,7 @@ class CountTable(StrictTable):
     Keys are the arguments of `jaxgmm.count_clusters`, with its defaults.
 
     Attributes:
-        family: of the components, where there is no [fit] or [compare] to say it; "full" by default, "spherical" with
+        family: of the components; that of the fit if left out. Without [fit] and [compare] "full", "spherical" with
             "richardson-green".
         prior: of components: "default", as [prior] has it, or "richardson-green", for one feature.
         model: "mixture", "sparse" or "dirichlet-process".

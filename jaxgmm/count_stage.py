@@ -70,11 +70,10 @@ class CountStage:
     rows: "Rows"
     change: Callable[[Prior], Prior] | None
 
-    @property
-    def family(self) -> str:
-        """Of the components, where there is no fit."""
-        classic = self.settings.prior == "richardson-green"
-        return self.settings.family or ("spherical" if classic else "full")
+    def family(self, fitted: Fit | None) -> str:
+        """Of the components."""
+        without = "spherical" if self.settings.prior == "richardson-green" else "full"
+        return self.settings.family or (without if fitted is None else fitted.gmm.family)
 
     @classmethod
     def prepare(cls, config: Config, rows: "Rows", change: Callable[[Prior], Prior] | None) -> "CountStage":
@@ -100,12 +99,12 @@ class CountStage:
         """Draws as the table asks for, and their verdict.
 
         Args:
-            fitted: whose family the components have; None: the table says which.
+            fitted: whose family the components have, unless the table says another.
             progress: called with (steps done, steps in all).
             checkpoint: where the chains keep what is done.
             resume: continue them from there.
         """
-        x, family = self.rows.x, self.family if fitted is None else fitted.gmm.family
+        x, family = self.rows.x, self.family(fitted)
         if self.settings.prior == "richardson-green":
             prior: Prior | RichardsonGreen = RichardsonGreen.default(x, family)
         else:

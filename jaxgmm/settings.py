@@ -338,9 +338,8 @@ class Config(StrictTable):
     def _check_count(self) -> None:
         if self.data.sample_weight is not None:
             raise ValueError("[count] has no weights of rows: remove data.sample_weight, or [count]")
-        assert self.count is not None
-        if self.count.family is not None and not self.counts_first:
-            raise ValueError("count.family is for a run without [fit] and [compare], whose family [count] takes: remove it")
+        if self.count is not None and self.count.family is not None:
+            return
         key, families = "compare.families", () if self.compare is None else self.compare.families
         if self.fit is not None:
             key, families = "fit.family", (self.fit.family,)
@@ -348,7 +347,7 @@ class Config(StrictTable):
             if family not in COUNTED_FAMILIES:
                 raise ValueError(
                     f"[count] is for components that don't share parameters, {', '.join(COUNTED_FAMILIES)}, but {key} has "
-                    f"{family!r}: choose among these, or remove [count]"
+                    f"{family!r}: choose among these, set count.family to one of them, or remove [count]"
                 )
 
 

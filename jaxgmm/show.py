@@ -37,10 +37,10 @@ _MEANINGS = {
 
 
 @contextmanager
-def watched(name: str) -> Iterator[Watch]:
-    """A progress bar on stderr, nothing where nobody looks."""
+def watched(name: str, *, quiet: bool = False) -> Iterator[Watch]:
+    """A progress bar on stderr, nothing where nobody looks or wants to."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if quiet or not console.is_terminal:
         yield Watch()
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))

@@ -127,7 +127,6 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ("compare.criterion=held_out", "compare.criterion = 'held_out' needs compare.held_out_folds = 5"),
         ("compare.criterion=loo", "compare.criterion = 'loo' needs compare.loo = true"),
         ("compare.criterion=log_evidence", "compare.criterion = 'log_evidence' needs compare.elbo = true"),
-        ("count.family=diag", "count.family is for a run without [fit] and [compare]"),
         ("count.family=EEE", "whose components don't share parameters, full, diag, spherical, not 'tied'"),
         ("report.titel=x", "unknown key 'report.titel'; did you mean 'report.title'?"),
         ("fit=3", "--set fit=3: write table.key=value"),

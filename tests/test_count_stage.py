@@ -197,6 +197,8 @@ def test_its_prior_is_that_of_the_config_and_of_the_family_of_the_fit(tmp_path, 
     default = jg.Prior.default(X, 1, "full")
     assert (prior.family, prior.mean_precision) == ("full", 0.25)
     np.testing.assert_allclose(prior.scale, default.scale)
+    prior = asked_for(settings(config, tmp_path / "run", "fit.family=EEE", "count.family=VVI"), monkeypatch)["prior"]
+    assert prior.family == "diag"
     prior = asked_for(settings(config, tmp_path / "run", "count.prior=richardson-green"), monkeypatch)["prior"]
     assert (type(prior), prior.family) == (jg.RichardsonGreen, "spherical")
 
