@@ -46,7 +46,7 @@ class CountTable(StrictTable):
         n_chains: at least 2.
         n_warmup: steps of each chain thrown away before.
         thin: sweeps a step.
-        n_moves: rounds of proposals a sweep to split or merge clusters, and to bear or bury one.
+        n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
         seed: of the draws.
         thresholds: of the verdict.
     """

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgmm.bayes.block_evidence import Blocks, draw_variance, log_evidence, predictive
+from jaxgmm.bayes.block_evidence import Blocks, draw_variance, log_evidence
 from jaxgmm.bayes.gibbs import draw_labels
-from jaxgmm.bayes.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
+from jaxgmm.bayes.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_memberships
 from jaxgmm.bayes.split_merge import deal_out
-from jaxgmm.covariance import get_family
 
 
 def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
@@ -33,11 +32,11 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
 
     others = jax.tree.map(lambda leaf: leaf.at[own].set(0), partition.blocks)
     uniform = jax.random.uniform(key_death, (n_samples,), dtype)
-    left = draw_labels(_log_memberships(others, extra, data), uniform)[0]
+    left = draw_labels(log_memberships(others, extra, data), uniform)[0]
     small_labels = jnp.where(labels == own, left, labels)
     small = blocks_of_labels(small_labels, most, data)
 
-    density = _log_memberships(small, extra, data)
+    density = log_memberships(small, extra, data)
     rival = jnp.take_along_axis(density, small_labels[:, None], axis=1)[:, 0]
     home = jax.tree.map(lambda leaf: leaf[small_labels[seed]][None], small)
     everyone = jnp.ones(n_samples, bool)
@@ -47,7 +46,7 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     big_labels = jnp.where(side, own, small_labels)
     big = blocks_of_labels(big_labels, most, data)
     rest = jax.tree.map(lambda leaf: leaf.at[own].set(0), big)
-    log_death = _log_allocation(_log_memberships(rest, extra, data), small_labels, side)
+    log_death = _log_allocation(log_memberships(rest, extra, data), small_labels, side)
 
     proposed_blocks = jax.tree.map(lambda a, b: jnp.where(birth, a, b), big, small)
     old_labels, new_labels = labels, jnp.where(birth, big_labels, small_labels)
@@ -65,15 +64,6 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     possible &= ((big.counts > 0) == ((small.counts > 0) | (slots == own))).all()  # no block is emptied on the way
     proposed = Partition(new_labels, proposed_blocks, variance, log_blocks)
     return proposed, jnp.where(possible, log_ratio, -jnp.inf)
-
-
-def _log_memberships(blocks: Blocks, extra: dict[str, Array], data: Data) -> Float[Array, "N J"]:
-    """Log of how much each row is at home in each filled block: its predictive density times the block's size."""
-    means, covariances = predictive(data.prior, blocks, extra)
-    factor = get_family(data.prior.family).structure.factor(covariances, data.n_features)
-    filled = blocks.counts > 0
-    size = jnp.where(filled, jnp.log(jnp.where(filled, blocks.counts, 1)), -jnp.inf)
-    return log_densities(means, factor, data) + size
 
 
 def _log_allocation(joint: Float[Array, "N J"], labels: Int[Array, " N"], which: Bool[Array, " N"]) -> Float[Array, ""]:

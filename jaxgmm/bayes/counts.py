@@ -60,9 +60,9 @@ def count_clusters(
 
     A *component* is a Gaussian of the model, a *cluster* one that owns at least one row. K components have a prior, and
     weights, means and covariances theirs; the telescoping sampler (Fruehwirth-Schnatter, Malsiner-Walli & Gruen 2021), with
-    moves of whole clusters (`split_merge`, `birth_death`), draws all of them. How many clusters there are depends on the
-    priors more than other questions do, so the tree has the prior that they imply beside the posterior; see `cluster_count`
-    for the verdict, and `count_sensitivity`.
+    moves of whole clusters (`split_merge`, `birth_death`) and of a few rows (`few_rows`), draws all of them. How many
+    clusters there are depends on the priors more than other questions do, so the tree has the prior that they imply beside the
+    posterior; see `cluster_count` for the verdict, and `count_sensitivity`.
 
     Args:
         x: (N, D), finite, N >= 2.
@@ -85,7 +85,7 @@ def count_clusters(
         n_chains: chains, at least 2; they start from fits of 1 to 10 components, of N / 2 at most.
         n_warmup: steps thrown away.
         thin: sweeps a step.
-        n_moves: rounds of proposals a sweep to split or merge clusters, and to bear or bury one.
+        n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
         feature_names: names of the columns; default x0, x1, ...
         progress: show a progress bar, or call this with (steps done, steps in all).
         checkpoint: directory that keeps an unfinished run.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.block_evidence import Blocks
+from jaxgmm.bayes.block_evidence import Blocks, predictive
 from jaxgmm.bayes.partition_prior import PartitionPrior
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.structure import Factor
@@ -78,3 +78,12 @@ def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "N K
     linear, quadratic, norm = structure.coefficients(means, factor)
     coefficients = jnp.concatenate([linear, quadratic], axis=1)
     return data.rows @ coefficients.T - factor.half_log_det - norm / 2
+
+
+def log_memberships(blocks: Blocks, extra: dict[str, Array], data: Data) -> Float[Array, "N J"]:
+    """Log of how much each row is at home in each filled block: its predictive density times the block's size."""
+    means, covariances = predictive(data.prior, blocks, extra)
+    factor = get_family(data.prior.family).structure.factor(covariances, data.n_features)
+    filled = blocks.counts > 0
+    size = jnp.where(filled, jnp.log(jnp.where(filled, blocks.counts, 1)), -jnp.inf)
+    return log_densities(means, factor, data) + size

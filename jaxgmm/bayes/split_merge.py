@@ -45,11 +45,38 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     free = member & (rows != one) & (rows != two)
     side = jnp.where(split, rows == one, partition.labels == a)
     first, log_q = deal_out(keys[1], one, free, member, split, side, whole, extra, data)
+    proposed, log_ratio = exchange(keys[2], partition, split, (a, b), member, first, alpha, extra, data)
+    return proposed, jnp.where(possible, log_ratio - jnp.where(split, log_q, -log_q), -jnp.inf)
 
-    sides = jnp.stack([member & first, member & ~first]).astype(data.rows.dtype)
-    parts = blocks_of(sides, data)
-    three = jax.tree.map(lambda both, all_: jnp.concatenate([both, all_]), parts, whole)
-    variance = draw_variance(data.prior, keys[2], three, extra)
+
+def exchange(
+    key: Array,
+    partition: Partition,
+    split: Array,
+    pair: tuple[Array, Array],
+    member: Bool[Array, " N"],
+    first: Bool[Array, " N"],
+    alpha: Array,
+    extra: dict[str, Array],
+    data: Data,
+) -> tuple[Partition, Array]:
+    """The partition with one block split in two, or two merged in one, and the log of its posterior odds to the current one.
+
+    Args:
+        key: a PRNG key.
+        partition: the current one.
+        split: (), True to split, False to merge.
+        pair: a and b, slots of the two sides; the whole is in a.
+        member: (N,), rows of both sides.
+        first: (N,), True for rows of a.
+        alpha: ().
+        extra: the prior's further parameters.
+        data: shared.
+    """
+    a, b = pair
+    n_clusters = (partition.blocks.counts > 0).sum()
+    three = blocks_of(jnp.stack([member & first, member & ~first, member]).astype(data.rows.dtype), data)
+    variance = draw_variance(data.prior, key, three, extra)
     current = jnp.stack([partition.variance[a], partition.variance[b], partition.variance[a]])
     is_current = jnp.stack([~split, ~split, split])
     variance = jnp.where(is_current, current, variance)
@@ -57,9 +84,9 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     each = data.partition_prior.log_block(alpha, jnp.maximum(three.counts, 1)[:, None])
     sign = jnp.where(split, 1, -1)
     log_blocks = partition.log_blocks + sign * (each[0] + each[1] - each[2])
-    heads = [data.partition_prior.log_head(alpha, t, n_samples) for t in (n_clusters + sign, n_clusters)]
+    heads = [data.partition_prior.log_head(alpha, t, member.size) for t in (n_clusters + sign, n_clusters)]
     gain = logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + partition.log_blocks)
-    log_ratio = gain + sign * (evidence[0] + evidence[1] - evidence[2] - log_q)
+    log_odds = gain + sign * (evidence[0] + evidence[1] - evidence[2])
     index = jnp.stack([a, b])
     new = jax.tree.map(lambda leaf: jnp.where(split, leaf[:2], jnp.stack([leaf[2], jnp.zeros_like(leaf[2])])), three)
     new_variance = jnp.stack([jnp.where(split, variance[0], variance[2]), variance[1]])
@@ -69,7 +96,7 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
         partition.variance.at[index].set(new_variance),
         log_blocks,
     )
-    return proposed, jnp.where(possible, log_ratio, -jnp.inf)
+    return proposed, log_odds
 
 
 def _draw_other(key: Array, one: Array, data: Data) -> Int[Array, ""]:

@@ -1,7 +1,8 @@
-"""The telescoping sampler: partition, number of components and parameters in turn, with moves of whole clusters in between.
+"""The telescoping sampler: partition, number of components and parameters in turn, with moves between partitions in between.
 
 Fruehwirth-Schnatter, Malsiner-Walli & Gruen (2021), algorithm 1, with K padded to J components so that one compiled program
-serves all K; and, while weights and parameters are integrated out anyway, the moves of `split_merge` and `birth_death`.
+serves all K; and, while weights and parameters are integrated out anyway, the moves of `split_merge`, `birth_death` and
+`few_rows`.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes import birth_death, split_merge
+from jaxgmm.bayes import birth_death, few_rows, split_merge
 from jaxgmm.bayes.block_evidence import predictive, statistics_of
 from jaxgmm.bayes.conjugate import draw_parameters
 from jaxgmm.bayes.gibbs import draw_labels
@@ -24,7 +25,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.mixture import GMM
 
 _ALPHA_STEPS = (0.5, 1.5)  # of the log-normal random walks of alpha
-MOVES = (split_merge.propose, birth_death.propose)
+MOVES = (split_merge.propose, birth_death.propose, few_rows.propose)
 
 
 class Chain(NamedTuple):
@@ -98,7 +99,7 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
 
 
 def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
-    """Allocations given the mixture; the partition by moves of whole clusters; K, alpha and the mixture given the partition."""
+    """Allocations given the mixture; the partition by `MOVES`; K, alpha and the mixture given the partition."""
     key, key_labels, key_rest = jax.random.split(chain.rng_key, 3)
     joint = _log_joint(chain, data)
     uniform = jax.random.uniform(key_labels, (joint.shape[0],), joint.dtype)
