@@ -1,0 +1,125 @@
+"""An E-step as scikit-learn's M-step reads it: three moments, made of sums instead of (N, K) responsibilities."""
+
+import copy
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
+
+from jaxgmm.covariance import get_family
+from jaxgmm.covariance.structure import Dense
+from jaxgmm.sklearn.rows import Rows
+from jaxgmm.statistics import ILL_CONDITIONED, recentre
+
+_SINGULAR = 1e13  # variance in units of itself given other features beyond which rounding decides if a matrix is singular
+
+
+class Moments(NamedTuple):
+    """What `sklearn.mixture._gaussian_mixture._estimate_gaussian_parameters` returns.
+
+    Attributes:
+        counts: (K,), sum_n w_n r_nk + 10 eps.
+        means: (K, D), sum_n w_n r_nk x_n / counts.
+        covariances: by family, `reg_covar` added.
+    """
+
+    counts: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+
+class Expectation:
+    """The E-step of an estimator; takes the place of log responsibilities between scikit-learn's `_e_step` and `_m_step`.
+
+    Args:
+        rows: that are fitted.
+        at: copy of the estimator with the parameters of the E-step.
+    """
+
+    def __init__(self, rows: Rows, at: Any):
+        self.rows, self.at = rows, at
+        self.family, self.whiteners = get_family(at.covariance_type), at.precisions_cholesky_
+        self.constants = _log_joint_at_means(at)
+        shift = at.means_ - rows.mean
+        if isinstance(self.family.structure, Dense):
+            whitened = (shift[:, np.newaxis] @ self.whiteners)[:, 0]
+            spread = (self.whiteners**2).sum(-1) @ rows.variance
+        else:
+            whiteners = self.whiteners.reshape(len(shift), -1)
+            whitened, spread = shift * whiteners, (whiteners**2 * rows.variance).sum(-1)
+        ill_conditioned = ((whitened**2).sum(-1) + spread > ILL_CONDITIONED).any()
+        engine = "whitened" if ill_conditioned else "moments"
+        # About what rows were summed: what is subtracted from those sums costs digits.
+        self.origin = at.means_ if ill_conditioned else rows.mean
+        self.statistics = rows.statistics(at.means_, self.whiteners, self.constants, at.covariance_type, engine)
+
+    @property
+    def log_prob_norm(self) -> Any:
+        """Weighted mean of log p(x_n)."""
+        return self.rows.x.dtype.type(self.statistics.log_likelihood / self.rows.total_weight)
+
+    def moments(self) -> Moments:
+        """scikit-learn's moments, in the dtype of the rows; its arithmetic, but about the means instead of zero."""
+        sums, structure, dtype = self.statistics, self.family.structure, self.rows.x.dtype
+        extra = 10 * np.finfo(dtype).eps
+        counts = sums.counts + extra
+        shift = (sums.sums - extra * sums.centre) / counts[:, np.newaxis]
+        means = sums.centre + shift
+        scatter = recentre(structure, sums.scatter, sums.sums, sums.counts, shift)
+        if self.family.name != "full":  # the others subtract counts * means^2, of which `extra` belongs to no row
+            scatter = scatter + structure.outer(np.full_like(counts, extra), means, means)
+        divisor = counts if self.family.per_component else counts.sum(keepdims=True)[0]
+        if self.family.name == "spherical":
+            divisor = divisor * means.shape[1]
+        covariances = scatter / np.reshape(divisor, np.shape(divisor) + (1,) * (scatter.ndim - np.ndim(divisor)))
+        ridge = np.eye(means.shape[1]) if isinstance(structure, Dense) else 1
+        moments = (counts, means, covariances + self.at.reg_covar * ridge)
+        return Moments(*(leaf.astype(dtype) for leaf in moments))
+
+    def precise_enough(self, moments: Moments, fitted: Any) -> bool:
+        """Are the covariances that `fitted` made of the moments more than what rounding left of large sums?"""
+        leaves = fitted.precisions_cholesky_, fitted.covariances_
+        if isinstance(self.family.structure, Dense):
+            whiteners, variances = (np.diagonal(leaf, axis1=-2, axis2=-1) for leaf in leaves)
+        else:
+            whiteners, variances = (leaf.reshape(len(leaf), -1) for leaf in leaves)
+        precisions = whiteners**2  # of a feature given those before it: infinite where singular
+        share = (self.statistics.counts / moments.counts)[:, np.newaxis]
+        subtracted = share * (moments.means - self.origin) ** 2
+        return bool((subtracted * precisions < ILL_CONDITIONED).all() and (variances * precisions < _SINGULAR).all())
+
+    def moments_by_row(self) -> Moments:
+        """The same from scikit-learn's (N, K) responsibilities, and its sums of squared differences."""
+        responsibilities = np.exp(self.at._estimate_log_prob_resp(self.rows.x)[1])
+        if self.rows.weight is not None:
+            responsibilities *= self.rows.weight[:, np.newaxis]
+        return assigned_moments(self.rows, responsibilities, self.at)
+
+    def entropy(self) -> float:
+        """-sum_nk w_n r_nk log r_nk: log p(x_n) less the expected log p(x_n, k), of which only sums are needed."""
+        counts, scatter, whiteners = self.statistics.counts, self.statistics.scatter, self.whiteners
+        dense = isinstance(self.family.structure, Dense)
+        squares = whiteners * (scatter @ whiteners) if dense else whiteners**2 * scatter
+        return float(self.statistics.log_likelihood - counts @ self.constants + squares.sum() / 2)
+
+    def argmax(self, axis: int, out: None = None) -> None:
+        """No labels. scikit-learn's loop ends with them, but `fit` needs none, and `fit_predict` has `predict`."""
+
+
+def assigned_moments(rows: Rows, responsibilities: np.ndarray, estimator: Any) -> Moments:
+    """Moments for given (N, K) responsibilities, weights of rows included, by scikit-learn's own sums."""
+    reg_covar, covariance_type = estimator.reg_covar, estimator.covariance_type
+    moments = Moments(*_estimate_gaussian_parameters(rows.x, responsibilities, reg_covar, covariance_type))
+    if covariance_type == "tied" and rows.weight is not None:
+        counts, means, _ = moments  # theirs takes all rows once, whatever the responsibilities
+        scatter = (rows.x.T * rows.weight) @ rows.x - (counts * means.T) @ means
+        covariance = scatter / counts.sum() + reg_covar * np.eye(len(scatter))
+        moments = moments._replace(covariances=covariance.astype(rows.x.dtype))
+    return moments
+
+
+def _log_joint_at_means(estimator: Any) -> np.ndarray:
+    """(K,), the log joint of a row at each component's mean, by scikit-learn's own formula: that at zero of means at zero."""
+    centred = copy.copy(estimator)
+    centred.means_ = np.zeros_like(estimator.means_)
+    return centred._estimate_weighted_log_prob(np.zeros((1, estimator.means_.shape[1])))[0]
