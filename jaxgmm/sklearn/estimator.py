@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils import _safe_indexing
+from sklearn.utils.parallel import _get_threadpool_controller
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from jaxgmm.covariance import FAMILIES
@@ -59,7 +60,9 @@ class CompiledMixture:
                 X, sample_weight = _safe_indexing(X, present), sample_weight[present]
         self._sample_weight = sample_weight
         try:
-            super().fit_predict(X)  # type: ignore[misc]
+            # K matrices of D x D are too small for BLAS's threads: where cores are busy, waiting for them takes milliseconds.
+            with _get_threadpool_controller().limit(limits=1, user_api="blas"):
+                super().fit_predict(X)  # type: ignore[misc]
         finally:
             del self._sample_weight
             self.__dict__.pop("_rows", None)

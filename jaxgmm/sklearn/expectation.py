@@ -11,6 +11,7 @@ from jaxgmm.covariance.structure import Dense
 from jaxgmm.sklearn.rows import Rows
 from jaxgmm.statistics import ILL_CONDITIONED, recentre
 
+_OWNS_NOTHING = 1e-3  # rows
 _SINGULAR = 1e13  # variance in units of itself given other features beyond which rounding decides if a matrix is singular
 
 
@@ -39,7 +40,8 @@ class Expectation:
     def __init__(self, rows: Rows, at: Any):
         self.rows, self.at = rows, at
         self.family, self.whiteners = get_family(at.covariance_type), at.precisions_cholesky_
-        self.constants = _log_joint_at_means(at)
+        self.constants = _log_joint_at_means(at, rows.x.dtype)
+        self.dtype = self.constants.dtype  # of scikit-learn's responsibilities: variational ones are float64 from float32 rows
         shift = at.means_ - rows.mean
         if isinstance(self.family.structure, Dense):
             whitened = (shift[:, np.newaxis] @ self.whiteners)[:, 0]
@@ -56,25 +58,29 @@ class Expectation:
     @property
     def log_prob_norm(self) -> Any:
         """Weighted mean of log p(x_n)."""
-        return self.rows.x.dtype.type(self.statistics.log_likelihood / self.rows.total_weight)
+        return self.dtype.type(self.statistics.log_likelihood / self.rows.total_weight)
 
     def moments(self) -> Moments:
-        """scikit-learn's moments, in the dtype of the rows; its arithmetic, but about the means instead of zero."""
-        sums, structure, dtype = self.statistics, self.family.structure, self.rows.x.dtype
-        extra = 10 * np.finfo(dtype).eps
+        """scikit-learn's moments, in its dtypes; its arithmetic, but about the means instead of zero."""
+        sums, structure = self.statistics, self.family.structure
+        extra = 10 * np.finfo(self.dtype).eps
         counts = sums.counts + extra
         shift = (sums.sums - extra * sums.centre) / counts[:, np.newaxis]
         means = sums.centre + shift
         scatter = recentre(structure, sums.scatter, sums.sums, sums.counts, shift)
-        if self.family.name != "full":  # the others subtract counts * means^2, of which `extra` belongs to no row
-            scatter = scatter + structure.outer(np.full_like(counts, extra), means, means)
+        if self.family.name != "full":
+            # The others subtract counts * means^2, of which `extra` belongs to no row. It makes the variance of a component that
+            # owns nothing; of any other, where it is a mere error of the size of means^2 eps, it is left out.
+            owns_nothing = sums.counts < _OWNS_NOTHING
+            scatter = scatter + structure.outer(np.where(owns_nothing, extra, 0), means, means)
         divisor = counts if self.family.per_component else counts.sum(keepdims=True)[0]
         if self.family.name == "spherical":
             divisor = divisor * means.shape[1]
         covariances = scatter / np.reshape(divisor, np.shape(divisor) + (1,) * (scatter.ndim - np.ndim(divisor)))
         ridge = np.eye(means.shape[1]) if isinstance(structure, Dense) else 1
-        moments = (counts, means, covariances + self.at.reg_covar * ridge)
-        return Moments(*(leaf.astype(dtype) for leaf in moments))
+        covariances = covariances + self.at.reg_covar * ridge
+        covariances_dtype = self.rows.x.dtype if self.family.name == "full" else self.dtype
+        return Moments(counts.astype(self.dtype), means.astype(self.dtype), covariances.astype(covariances_dtype))
 
     def precise_enough(self, moments: Moments, fitted: Any) -> bool:
         """Are the covariances that `fitted` made of the moments more than what rounding left of large sums?"""
@@ -118,8 +124,8 @@ def assigned_moments(rows: Rows, responsibilities: np.ndarray, estimator: Any) -
     return moments
 
 
-def _log_joint_at_means(estimator: Any) -> np.ndarray:
+def _log_joint_at_means(estimator: Any, dtype: np.dtype) -> np.ndarray:
     """(K,), the log joint of a row at each component's mean, by scikit-learn's own formula: that at zero of means at zero."""
     centred = copy.copy(estimator)
     centred.means_ = np.zeros_like(estimator.means_)
-    return centred._estimate_weighted_log_prob(np.zeros((1, estimator.means_.shape[1])))[0]
+    return centred._estimate_weighted_log_prob(np.zeros((1, estimator.means_.shape[1]), dtype))[0]
