@@ -171,12 +171,23 @@ def test_odd_rows(both, blobs, rows):
     assert_same_outcome(both, BAD_ROWS[rows](blobs), n_components=3, random_state=0)
 
 
-@pytest.mark.parametrize("n_distinct", [1, 2])
-def test_singular_without_reg_covar(family, n_distinct):
-    x = np.repeat(np.arange(n_distinct * 2.0).reshape(n_distinct, 2), 30, axis=0)
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_singular_without_reg_covar(family, n_components):
+    """Zeros, since x^2 - x^2 of other repeated rows is what rounding makes of it, in scikit-learn as here."""
     pair = ours.GaussianMixture, mixture.GaussianMixture
-    error = assert_same_outcome(pair, x, n_components=n_distinct, covariance_type=family, reg_covar=0, random_state=0)
-    assert error is ValueError
+    parameters = {"n_components": n_components, "covariance_type": family, "init_params": "random", "random_state": 0}
+    assert assert_same_outcome(pair, np.zeros((40, 2)), reg_covar=0, **parameters) is ValueError
+
+
+@pytest.mark.parametrize("family", ["full", "tied"])
+def test_component_collapses_on_the_way(family):
+    """Where one row is all that a component keeps, or all rows lie on a line: refused by both, in the M-step."""
+    x = np.repeat(np.arange(12.0).reshape(6, 2) ** 2, 5, axis=0)
+    x[:, 1] = x[:, 0]
+    pair = ours.GaussianMixture, mixture.GaussianMixture
+    start = start_of(x + [[0, 1]], family, 2)
+    start["means_init"] = x[[0, -1]]
+    assert assert_same_outcome(pair, x, n_components=2, covariance_type=family, reg_covar=0, **start) is ValueError
 
 
 def test_other_columns_than_fitted(both, blobs):

@@ -49,10 +49,10 @@ class Expectation:
         else:
             whiteners = self.whiteners.reshape(len(shift), -1)
             whitened, spread = shift * whiteners, (whiteners**2 * rows.variance).sum(-1)
-        ill_conditioned = ((whitened**2).sum(-1) + spread > ILL_CONDITIONED).any()
-        engine = "whitened" if ill_conditioned else "moments"
+        self.ill_conditioned = ((whitened**2).sum(-1) + spread > ILL_CONDITIONED).any()
+        engine = "whitened" if self.ill_conditioned else "moments"
         # About what rows were summed: what is subtracted from those sums costs digits.
-        self.origin = at.means_ if ill_conditioned else rows.mean
+        self.origin = at.means_ if self.ill_conditioned else rows.mean
         self.statistics = rows.statistics(at.means_, self.whiteners, self.constants, at.covariance_type, engine)
 
     @property
@@ -96,17 +96,23 @@ class Expectation:
 
     def moments_by_row(self) -> Moments:
         """The same from scikit-learn's (N, K) responsibilities, and its sums of squared differences."""
-        responsibilities = np.exp(self.at._estimate_log_prob_resp(self.rows.x)[1])
-        if self.rows.weight is not None:
-            responsibilities *= self.rows.weight[:, np.newaxis]
-        return assigned_moments(self.rows, responsibilities, self.at)
+        return assigned_moments(self.rows, np.exp(self._log_resp()) * self._row_weights(), self.at)
 
     def entropy(self) -> float:
         """-sum_nk w_n r_nk log r_nk: log p(x_n) less the expected log p(x_n, k), of which only sums are needed."""
+        if self.ill_conditioned:  # too large a difference of sums
+            log_resp = self._log_resp()
+            return -float((self._row_weights() * np.exp(log_resp) * log_resp).sum())
         counts, scatter, whiteners = self.statistics.counts, self.statistics.scatter, self.whiteners
         dense = isinstance(self.family.structure, Dense)
         squares = whiteners * (scatter @ whiteners) if dense else whiteners**2 * scatter
         return float(self.statistics.log_likelihood - counts @ self.constants + squares.sum() / 2)
+
+    def _log_resp(self) -> np.ndarray:
+        return self.at._estimate_log_prob_resp(self.rows.x)[1]
+
+    def _row_weights(self) -> Any:
+        return 1 if self.rows.weight is None else self.rows.weight[:, np.newaxis]
 
     def argmax(self, axis: int, out: None = None) -> None:
         """No labels. scikit-learn's loop ends with them, but `fit` needs none, and `fit_predict` has `predict`."""
