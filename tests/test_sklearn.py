@@ -263,6 +263,15 @@ def test_no_program_is_compiled_twice(both, blobs):
     assert _statistics._cache_size() == compiled
 
 
+def test_ordinary_rows_are_summed_by_the_compiled_function(both, blobs, monkeypatch, family):
+    """Wherever rows are from zero, however many they are: scikit-learn's sums are for components on a single row."""
+    from jaxgmm.sklearn.expectation import Expectation
+
+    monkeypatch.delattr(Expectation, "moments_by_row")
+    x = np.repeat(blobs, 200, axis=0) + 1e4
+    both[0](n_components=2, covariance_type=family, random_state=0).fit(x)
+
+
 def test_threads(blobs):
     """Fits in threads take turns in JAX's local float64."""
     fits = [lambda k=k: ours.GaussianMixture(k, random_state=0).fit(blobs).lower_bound_ for k in (1, 2, 3, 4)] * 3
@@ -374,19 +383,25 @@ def test_bad_weights(both, blobs, weight, message):
 # The prior
 
 
-def test_map_is_fit(blobs, family):
-    """With a prior, the fixed point from the same start is that of jaxgmm.fit, and so is the objective."""
-    labels = mixture.GaussianMixture(3, random_state=0).fit_predict(blobs)
-    start = np.eye(3)[labels]
-    library = jg.fit(blobs, key=jax.random.key(0), init=start, family=family, n_init=1, rtol=1e-13, max_steps=5000)
-    gmm = jg.fit(blobs, key=jax.random.key(0), init=start, family=family, n_init=1, rtol=1e-3).gmm
-    parameters = {"n_components": 3, "covariance_type": family, "prior": "default", "tol": 1e-13, "max_iter": 5000}
-    inits = {"weights_init": gmm.weights, "means_init": gmm.means}
-    covariances = np.asarray(gmm.covariances)
-    precisions = np.linalg.inv(covariances) if family in ("full", "tied") else 1 / covariances
-    mine = ours.GaussianMixture(**parameters, **inits, precisions_init=precisions).fit(blobs)
-    assert mine.lower_bound_ * len(blobs) == pytest.approx(library.objective, rel=1e-9)
-    np.testing.assert_allclose(mine.means_, library.gmm.means, atol=1e-4 * np.abs(mine.means_).max())
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::jaxgmm.FitWarning")
+def test_map_takes_the_steps_of_fit(make_gmm, blobs, family):
+    start, n_steps = make_gmm(family), 10
+    library = jg.fit(blobs, key=jax.random.key(0), init=start, n_init=1, rtol=0, max_steps=n_steps)
+    covariances = np.asarray(start.covariances)
+    mine = ours.GaussianMixture(
+        3,
+        covariance_type=family,
+        prior="default",
+        tol=0,
+        max_iter=n_steps,
+        weights_init=start.weights,
+        means_init=start.means,
+        precisions_init=np.linalg.inv(covariances) if family in ("full", "tied") else 1 / covariances,
+    ).fit(blobs)
+    for name in ("weights", "means", "covariances"):
+        ours_, theirs = getattr(mine.gmm_, name), getattr(library.gmm, name)
+        np.testing.assert_allclose(ours_, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+    np.testing.assert_allclose(np.array(mine.lower_bounds_) * len(blobs), library.trace[:-1], rtol=1e-10)
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])

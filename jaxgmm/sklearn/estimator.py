@@ -17,11 +17,19 @@ from jaxgmm.sklearn.rows import Rows
 _BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
 
 
+class _NoLabels:
+    """What scikit-learn's loop takes labels from at its end. `fit` needs none, and `fit_predict` asks `predict`."""
+
+    def argmax(self, axis: int, out: None = None) -> None:
+        """None."""
+
+
 class CompiledMixture:
     """Mixin before one of scikit-learn's mixtures, whose `fit_predict` stays the one loop."""
 
     _rows: Rows | None  # None while rows of another array library are fitted
     _sample_weight: np.ndarray | None
+    _finished = False
 
     @property
     def covariance_type(self) -> Any:
@@ -64,8 +72,8 @@ class CompiledMixture:
             with _get_threadpool_controller().limit(limits=1, user_api="blas"):
                 super().fit_predict(X)  # type: ignore[misc]
         finally:
-            del self._sample_weight
-            self.__dict__.pop("_rows", None)
+            for name in ("_sample_weight", "_rows", "_finished"):
+                self.__dict__.pop(name, None)
 
     # The hooks of scikit-learn's loop, in the order in which it calls them
 
@@ -102,6 +110,8 @@ class CompiledMixture:
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
         if self._rows is None:  # rows of another array library are scikit-learn's own business
             return super()._e_step(X, xp=xp)  # type: ignore[misc]
+        if self._finished:
+            return None, _NoLabels()
         expectation = Expectation(self._rows, copy.copy(self))
         return expectation.log_prob_norm, expectation
 
@@ -119,6 +129,10 @@ class CompiledMixture:
             # A component on one repeated row, say: what is left of its sums is noise, and whether its covariance counts as
             # singular would depend on the sign. Sums of squared differences have none.
             self._update(log_resp.moments_by_row())
+
+    def _set_parameters(self, params: Any, xp: Any = None) -> None:
+        super()._set_parameters(params, xp=xp)  # type: ignore[misc]
+        self._finished = True
 
     # Other forms of the same mixture
 

@@ -114,20 +114,37 @@ class Expectation:
     def _row_weights(self) -> Any:
         return 1 if self.rows.weight is None else self.rows.weight[:, np.newaxis]
 
-    def argmax(self, axis: int, out: None = None) -> None:
-        """No labels. scikit-learn's loop ends with them, but `fit` needs none, and `fit_predict` has `predict`."""
-
 
 def assigned_moments(rows: Rows, responsibilities: np.ndarray, estimator: Any) -> Moments:
-    """Moments for given (N, K) responsibilities, weights of rows included, by scikit-learn's own sums."""
-    reg_covar, covariance_type = estimator.reg_covar, estimator.covariance_type
-    moments = Moments(*_estimate_gaussian_parameters(rows.x, responsibilities, reg_covar, covariance_type))
-    if covariance_type == "tied" and rows.weight is not None:
-        counts, means, _ = moments  # theirs takes all rows once, whatever the responsibilities
-        scatter = (rows.x.T * rows.weight) @ rows.x - (counts * means.T) @ means
-        covariance = scatter / counts.sum() + reg_covar * np.eye(len(scatter))
-        moments = moments._replace(covariances=covariance.astype(rows.x.dtype))
-    return moments
+    """Moments for given (N, K) responsibilities, weights of rows included, by scikit-learn's sums."""
+    x, reg_covar, covariance_type = rows.x, estimator.reg_covar, estimator.covariance_type
+    if covariance_type == "full" or (covariance_type == "tied" and rows.weight is not None):
+        counts = responsibilities.sum(axis=0) + 10 * np.finfo(responsibilities.dtype).eps
+        means = (responsibilities.T @ x) / counts[:, np.newaxis]
+        covariances = _full if covariance_type == "full" else _weighted_tied
+        return Moments(counts, means, covariances(rows, responsibilities, counts, means, reg_covar))
+    return Moments(*_estimate_gaussian_parameters(x, responsibilities, reg_covar, covariance_type))
+
+
+def _full(rows: Rows, responsibilities: np.ndarray, counts: np.ndarray, means: np.ndarray, reg_covar: float) -> np.ndarray:
+    """As scikit-learn's, of the rows that a component has a part of only: after k-means, K times fewer."""
+    n_features = means.shape[1]
+    covariances = np.empty((len(means), n_features, n_features), rows.x.dtype)
+    for k, mean in enumerate(means):
+        (own,) = np.nonzero(responsibilities[:, k])
+        difference = rows.x[own] - mean
+        covariances[k] = (responsibilities[own, k] * difference.T) @ difference / counts[k]
+    covariances[:, range(n_features), range(n_features)] += reg_covar
+    return covariances
+
+
+def _weighted_tied(
+    rows: Rows, responsibilities: np.ndarray, counts: np.ndarray, means: np.ndarray, reg_covar: float
+) -> np.ndarray:
+    """As scikit-learn's, which takes all rows once, whatever the responsibilities."""
+    assert rows.weight is not None
+    scatter = (rows.x.T * rows.weight) @ rows.x - (counts * means.T) @ means
+    return (scatter / counts.sum() + reg_covar * np.eye(len(scatter))).astype(rows.x.dtype)
 
 
 def _log_joint_at_means(estimator: Any, dtype: np.dtype) -> np.ndarray:

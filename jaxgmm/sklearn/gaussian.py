@@ -121,6 +121,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         ours = cls(gmm.n_components, covariance_type=gmm.family, **parameters)
         weights, means, covariances = (np.array(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
         ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, gmm.family)))
+        del ours._finished
         ours.n_features_in_ = gmm.n_features
         # As scikit-learn's fit leaves them with max_iter=0.
         ours.converged_, ours.n_iter_, ours.lower_bound_, ours.lower_bounds_, ours.prior_ = False, 0, -np.inf, [], None
@@ -150,23 +151,26 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
     def _initialize(self, X: Any, resp: Any, xp: Any = None) -> None:
         rows = self._rows
-        if rows is None or (rows.weight is None and self.prior_ is None):
+        if rows is None or (resp is None and self.prior_ is None):
             super()._initialize(X, resp, xp=xp)
             return
+        covariances = None
         if resp is not None:
-            self.weights_, self.means_, self.covariances_ = self._start(rows, resp)
+            self.weights_, self.means_, covariances = self._start(rows, resp)
         if self.weights_init is not None:
             self.weights_ = self.weights_init
         if self.means_init is not None:
             self.means_ = self.means_init
         if self.precisions_init is None:
-            self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
-        else:
-            given = self.precisions_init
-            self.covariances_ = np.linalg.inv(given) if self.covariance_type in ("full", "tied") else 1 / given
-            self.precisions_cholesky_ = _compute_precision_cholesky_from_precisions(
-                given, self.covariance_type, xp=get_namespace(X)[0]
-            )
+            self.covariances_ = covariances
+            self.precisions_cholesky_ = _compute_precision_cholesky(covariances, self.covariance_type)
+            return
+        self.precisions_cholesky_ = _compute_precision_cholesky_from_precisions(
+            self.precisions_init, self.covariance_type, xp=get_namespace(X)[0]
+        )
+        if self.prior_ is not None:  # its density is one of covariances; scikit-learn has none before the first M-step
+            invert = np.linalg.inv if self.covariance_type in ("full", "tied") else np.reciprocal
+            self.covariances_ = invert(self.precisions_init)
 
     def _start(self, rows: Rows, resp: np.ndarray) -> Moments:
         """Weights, means and covariances for given weighted responsibilities."""
@@ -180,7 +184,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
         log_prob_norm, log_resp = super()._e_step(X, xp=xp)
-        if self.prior_ is not None:
+        if self.prior_ is not None and not self._finished:
             with float64():
                 log_prior = float(self.prior_.log_prob(_wide_gmm(self)))
             log_prob_norm += X.dtype.type(log_prior / self._rows.total_weight)
@@ -197,8 +201,8 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
 
     def _update(self, moments: Moments) -> None:
-        self.weights_, self.means_, self.covariances_ = moments
-        self.weights_ /= self.weights_.sum()
+        counts, self.means_, self.covariances_ = moments
+        self.weights_ = counts / counts.sum()
         self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
 
 
