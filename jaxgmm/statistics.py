@@ -211,6 +211,7 @@ def e_step_moments(
     block_size: int,
     expanded: Float[Array, "N P"] | None = None,
 ) -> Statistics:
+    """E-step by the moments engine, in the dtype of `centre`; reads no covariances, and not `factor.scale`."""
     structure = get_family(gmm.family).structure
     shift = gmm.means - centre
     linear, quadratic, norm = structure.coefficients(shift, factor)
@@ -234,6 +235,7 @@ def e_step_moments(
 
 
 def e_step_whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+    """E-step by the whitened engine, in the dtype of `centre`; reads no covariances but through `factor`."""
     structure = get_family(gmm.family).structure
     shift = gmm.means - centre
     constant = _constant(gmm, factor)[:, None]
@@ -251,7 +253,8 @@ def e_step_whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: A
 
 def recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
     """Scatter about a point `shift` away, from the scatter and the sums about the origin. Of NumPy arrays, in NumPy."""
-    return scatter - 2 * structure.outer(np.ones(counts.shape, counts.dtype), sums, shift) + structure.outer(counts, shift, shift)
+    ones = np.ones(counts.shape, counts.dtype)
+    return scatter - 2 * structure.outer(ones, sums, shift) + structure.outer(counts, shift, shift)
 
 
 def assigned_statistics(gmm: GMM, x: Array, weight: Array, assigned: Array) -> Statistics:

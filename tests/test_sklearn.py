@@ -185,8 +185,7 @@ def test_component_collapses_on_the_way(family):
     x = np.repeat(np.arange(12.0).reshape(6, 2) ** 2, 5, axis=0)
     x[:, 1] = x[:, 0]
     pair = ours.GaussianMixture, mixture.GaussianMixture
-    start = start_of(x + [[0, 1]], family, 2)
-    start["means_init"] = x[[0, -1]]
+    start = {**start_of(x, family, 2), "means_init": x[[0, -1]]}
     assert assert_same_outcome(pair, x, n_components=2, covariance_type=family, reg_covar=0, **start) is ValueError
 
 
@@ -417,7 +416,7 @@ def test_prior_keeps_covariances_proper(family, init_params):
 
 def test_bad_map(blobs):
     prior = jg.Prior.default(blobs, 2, "diag")
-    with pytest.raises(ValueError, match="reg_covar is 0.1"):
+    with pytest.raises(ValueError, match=r"reg_covar is 0\.1"):
         ours.GaussianMixture(2, prior="default", reg_covar=0.1).fit(blobs)
     with pytest.raises(ValueError, match="prior is for family 'diag'"):
         ours.GaussianMixture(2, prior=prior).fit(blobs)
@@ -467,7 +466,7 @@ def test_from_gmm(make_gmm, blobs, family):
     gmm = make_gmm(family)
     made = ours.GaussianMixture.from_gmm(gmm, random_state=0, warm_start=True)
     np.testing.assert_allclose(made.score_samples(blobs), gmm.log_prob(blobs), rtol=1e-9)
-    rows, labels = made.sample(5)
+    rows, _ = made.sample(5)
     assert rows.shape == (5, 3)
     assert made.fit(blobs).converged_
     with pytest.raises(ValueError, match="leading axes"):

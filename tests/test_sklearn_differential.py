@@ -62,7 +62,8 @@ def problems(draw, estimator):
             if draw(st.booleans()):
                 parameters[name] = value
     else:
-        covariance_prior = {"full": np.eye(n_features), "tied": np.eye(n_features), "diag": np.ones(n_features), "spherical": 1.0}
+        matrix, vector = np.eye(n_features), np.ones(n_features)
+        covariance_prior = {"full": matrix, "tied": matrix, "diag": vector, "spherical": 1.0}
         parameters |= {
             "weight_concentration_prior_type": draw(st.sampled_from(("dirichlet_process", "dirichlet_distribution"))),
             "weight_concentration_prior": draw(st.sampled_from((None, 1e-3, 10.0))),
@@ -113,7 +114,8 @@ def undecided(theirs, printed):
     """Does only rounding decide what scikit-learn ends with? Then no other order of sums can be asked to end with it."""
     bounds = [float(bound) for bound in re.findall(r"lower bound (-?\d+\.\d{5})", printed)]
     tied_starts = len(bounds) == 2 and abs(bounds[0] - bounds[1]) < 1e-5 * (1 + abs(bounds[0]))
-    # Without reg_covar a component starts on one row, or shrinks onto one: its variance is what x^2 - x^2 leaves, of either sign.
+    # Without reg_covar a component may start on one row, or shrink onto one: its variance is what x^2 - x^2 leaves, of either
+    # sign.
     one_row = theirs.init_params in ("k-means++", "random_from_data") or not hasattr(theirs, "lower_bound_")
     shrunk = one_row or np.abs(theirs.precisions_cholesky_).max() > 1e5
     return tied_starts or (theirs.reg_covar == 0 and shrunk)

@@ -29,7 +29,18 @@ class CompiledMixture:
 
     _rows: Rows | None  # None while rows of another array library are fitted
     _sample_weight: np.ndarray | None
-    _finished = False
+    _finished = False  # True once the loop has ended
+
+    # What scikit-learn's class before us in a subclass's bases has, and what the subclass adds.
+    _sklearn: type
+    _initialize: Any
+    _update: Any
+    predict: Any
+    n_components: Any
+    init_params: Any
+    weights_: Any
+    means_: Any
+    covariances_: Any
 
     @property
     def covariance_type(self) -> Any:
@@ -58,7 +69,7 @@ class CompiledMixture:
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """`fit`, then the most probable component of each row, also of rows with weight 0. Arguments as `fit`."""
         self._fit(X, sample_weight)
-        return self.predict(X)  # type: ignore[attr-defined]
+        return self.predict(X)
 
     def _fit(self, X: Any, sample_weight: Any) -> None:
         if sample_weight is not None:
@@ -80,6 +91,8 @@ class CompiledMixture:
     def _check_parameters(self, X: Any, xp: Any = None) -> None:
         super()._check_parameters(X, xp=xp)  # type: ignore[misc]
         self._rows = Rows(X, self._sample_weight) if isinstance(X, np.ndarray) else None
+        if self._rows is None and self._sample_weight is not None:
+            raise ValueError(f"sample_weight is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or no weights.")
 
     def _initialize_parameters(self, X: Any, random_state: Any, xp: Any = None) -> None:
         given = (getattr(self, name, None) for name in ("weights_init", "means_init", "precisions_init"))
@@ -90,9 +103,9 @@ class CompiledMixture:
 
     def _weighted_start(self, X: np.ndarray, weight: np.ndarray, random_state: Any) -> np.ndarray:
         """Weighted responsibilities; those that stand for one row only ("random_from_data", "k-means++") have no weights."""
-        n_samples, n_components = len(X), self.n_components  # type: ignore[attr-defined]
+        n_samples, n_components = len(X), self.n_components
         start, components = np.zeros((n_samples, n_components), X.dtype), np.arange(n_components)
-        match self.init_params:  # type: ignore[attr-defined]
+        match self.init_params:
             case "kmeans":
                 kmeans = KMeans(n_clusters=n_components, n_init=1, random_state=random_state)
                 start[np.arange(n_samples), kmeans.fit(X, sample_weight=weight).labels_] = weight

@@ -69,10 +69,10 @@ class Expectation:
         means = sums.centre + shift
         scatter = recentre(structure, sums.scatter, sums.sums, sums.counts, shift)
         if self.family.name != "full":
-            # The others subtract counts * means^2, of which `extra` belongs to no row. It makes the variance of a component that
-            # owns nothing; of any other, where it is a mere error of the size of means^2 eps, it is left out.
-            owns_nothing = sums.counts < _OWNS_NOTHING
-            scatter = scatter + structure.outer(np.where(owns_nothing, extra, 0), means, means)
+            # The others subtract counts * means^2, of which `extra` belongs to no row. It makes the variance of a component
+            # that owns nothing; of any other, where it is a mere error of the size of means^2 eps, it is left out.
+            unowned: Any = np.where(sums.counts < _OWNS_NOTHING, extra, 0)
+            scatter = scatter + structure.outer(unowned, means, means)
         divisor = counts if self.family.per_component else counts.sum(keepdims=True)[0]
         if self.family.name == "spherical":
             divisor = divisor * means.shape[1]

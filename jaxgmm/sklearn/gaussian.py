@@ -138,7 +138,9 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         super()._check_parameters(X, xp=xp)
         self.prior_ = None if self.prior is None else self._resolve_prior(X)
 
-    def _resolve_prior(self, X: np.ndarray) -> Prior | None:
+    def _resolve_prior(self, X: Any) -> Prior | None:
+        if self._rows is None:
+            raise ValueError(f"prior is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or prior=None.")
         if self.reg_covar not in (0, _DEFAULT_REG_COVAR):
             raise ValueError(
                 f"reg_covar is {self.reg_covar!r}, but with a prior it isn't used: the prior keeps covariances from going "
@@ -184,7 +186,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
         log_prob_norm, log_resp = super()._e_step(X, xp=xp)
-        if self.prior_ is not None and not self._finished:
+        if self.prior_ is not None and self._rows is not None and not self._finished:
             with float64():
                 log_prior = float(self.prior_.log_prob(_wide_gmm(self)))
             log_prob_norm += X.dtype.type(log_prior / self._rows.total_weight)
@@ -207,5 +209,6 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
 
 def _wide_gmm(estimator: GaussianMixture) -> GMM:
-    leaves = (np.asarray(leaf, float) for leaf in (estimator.weights_, estimator.means_, estimator.covariances_))
-    return GMM.unchecked(*leaves, family=estimator.covariance_type)
+    leaves = estimator.weights_, estimator.means_, estimator.covariances_
+    weights, means, covariances = (np.asarray(leaf, float) for leaf in leaves)
+    return GMM.unchecked(weights, means, covariances, estimator.covariance_type)

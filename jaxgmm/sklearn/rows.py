@@ -3,7 +3,7 @@
 import functools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,7 +64,9 @@ class Rows:
             packed = np.asarray(_statistics(self.data, parameters, len(means), covariance_type, engine))
         structure, shape = get_family(covariance_type).structure, means.shape
         counts, sums, scatter, log_likelihood = _unpack(packed, shape[:1], shape, structure.scatter_shape(*shape), ())
-        return Statistics(counts, sums, scatter, means.astype(np.float64), log_likelihood, np.float64(self.total_weight))
+        centre: Any = means.astype(np.float64)
+        total_weight: Any = np.float64(self.total_weight)
+        return Statistics(counts, sums, scatter, centre, log_likelihood, total_weight)
 
 
 # One vector in and one out: crossing to the device and back costs 20 to 60 microseconds an array, whatever its size.
@@ -81,9 +83,9 @@ def _statistics(
     block_size = choose_block_size(gmm, data.n_samples)
     dense = isinstance(family.structure, Dense)
     whiteners = whiteners if dense else whiteners.reshape(n_components, -1)
-    if engine == "moments":
-        scale, e_step = None, e_step_moments
-    else:
+    e_step: Callable[..., Statistics]
+    scale, e_step = whiteners, e_step_moments  # which doesn't read the scale
+    if engine == "whitened":
         scale, e_step = invert_tril(whiteners.swapaxes(-1, -2)) if dense else 1 / whiteners, e_step_whitened
     factor = Factor(scale, whiteners, half_log_det)
     sums = data.reduce(lambda x, w: e_step(gmm, factor, x, w, centre, block_size))
