@@ -3,7 +3,7 @@
     python tests/benchmarks/sklearn_facade.py --shapes 300,2,3 100000,16,16 --repeats 5
 
 "First" is the first fit in a process of its own, after the imports: compilation is in it. "Later" is the best of several,
-the libraries in turn. Clusters overlap (separation 1) or don't (3): the fewer iterations there are, the more of the time is the
+the libraries in turn. Clusters overlap (separation 0.5) or don't (2): the fewer iterations there are, the more of the time is the
 k-means start, which is scikit-learn's own in both.
 """
 
@@ -53,7 +53,7 @@ def in_new_process(library: str, *arguments: object) -> tuple[list[float], int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="N,D,K")
-    parser.add_argument("--separations", nargs="+", type=float, default=[1.0, 3.0])
+    parser.add_argument("--separations", nargs="+", type=float, default=[0.5, 2.0])
     parser.add_argument("--estimators", nargs="+", default=["GaussianMixture"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
