@@ -26,8 +26,8 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
     """scikit-learn's `GaussianMixture`, with its sums over rows compiled.
 
     Parameters, starts, M-step, stopping rule, attributes, warnings and errors are scikit-learn's own code: from the same
-    `random_state` it takes the same steps to the same mixture. Rows are summed in float64, about their mean, so it keeps its
-    digits on float32 data and on data far from zero, where scikit-learn loses them.
+    `random_state` it takes the same steps to the same mixture. Rows are summed in float64, about their mean, so EM keeps its
+    digits on float32 data and on data far from zero, where scikit-learn loses them; starts and `predict` are scikit-learn's.
 
     Beyond scikit-learn: `prior`; `fit(X, sample_weight=...)`; mclust's names for `covariance_type` ("VVV", "EEE", "VVI",
     "VII"), kept as scikit-learn's; `from_gmm`, `to_sklearn`, `from_sklearn`.

@@ -3,8 +3,8 @@
     python tests/benchmarks/sklearn_facade.py --shapes 300,2,3 100000,16,16 --repeats 5
 
 "First" is the first fit in a process of its own, after the imports: compilation is in it. "Later" is the best of several,
-the libraries in turn. Clusters overlap (separation 0.5) or don't (2): the fewer iterations there are, the more of the time is the
-k-means start, which is scikit-learn's own in both.
+the libraries in turn. Clusters overlap (separation 0.5) or don't (2): the fewer iterations there are, the more of the time is
+the k-means start, which is scikit-learn's own in both.
 """
 
 import argparse
