@@ -27,7 +27,7 @@ from jaxgmm.validation import check_count, check_rows, check_single, check_weigh
 
 ENGINES = ("auto", "moments", "whitened")
 PARAMETERS = ("weights", "means", "covariances")
-_ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which moments lose half of float64's digits
+ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which moments lose half of float64's digits
 _NUMBERS_IN_A_BLOCK = 1 << 21  # 16 MB of float64: of 8 and 16, the faster at D = 8 and 64 with a 2 MB L2 cache
 
 
@@ -121,7 +121,7 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, out):
     factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
     centre = gmm.weights @ gmm.means
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
-    moments, whitened = functools.partial(_moments, **arguments), functools.partial(_whitened, **arguments)
+    moments, whitened = functools.partial(e_step_moments, **arguments), functools.partial(e_step_whitened, **arguments)
     if engine == "auto" and dtype == np.float64:
         statistics = lax.cond(ill_conditioned(gmm, factor, centre), whitened, moments, gmm, factor)
     else:
@@ -152,10 +152,10 @@ def batched_e_step(
     """
     block_size = choose_block_size(gmms, x.shape[0], gmms.weights.shape[0])
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
-    whitened = jax.vmap(lambda gmm, factor: _whitened(gmm, factor, **arguments))
+    whitened = jax.vmap(lambda gmm, factor: e_step_whitened(gmm, factor, **arguments))
     if centre.dtype != jnp.float64:
         return whitened(gmms, factors)
-    moments = jax.vmap(lambda gmm, factor: _moments(gmm, factor, **arguments, expanded=expanded))
+    moments = jax.vmap(lambda gmm, factor: e_step_moments(gmm, factor, **arguments, expanded=expanded))
     ill = jax.vmap(lambda gmm, factor: ill_conditioned(gmm, factor, centre))(gmms, factors)
     return lax.cond((ill & running).any(), whitened, moments, gmms, factors)
 
@@ -167,7 +167,7 @@ def ill_conditioned(gmm: GMM, factor: Factor, centre: Float[Array, " D"]) -> Boo
     norm = structure.coefficients(shift, factor)[2]
     variance = gmm.weights @ (structure.variances(factor) + shift**2)
     spread = structure.spread(variance, factor)
-    return (jnp.where(gmm.weights > 0, norm + spread, 0) > _ILL_CONDITIONED).any()
+    return (jnp.where(gmm.weights > 0, norm + spread, 0) > ILL_CONDITIONED).any()
 
 
 def choose_block_size(gmm: GMM, n_samples: int, n_starts: int = 1) -> int:
@@ -202,7 +202,7 @@ def _expand(structure: Any, rows: Float[Array, "B D"], centre: Float[Array, " D"
     return jnp.concatenate([z, structure.columns(z)], axis=1)
 
 
-def _moments(
+def e_step_moments(
     gmm: GMM,
     factor: Factor,
     x: Array,
@@ -211,6 +211,7 @@ def _moments(
     block_size: int,
     expanded: Float[Array, "N P"] | None = None,
 ) -> Statistics:
+    """E-step by the moments engine, in the dtype of `centre`; reads no covariances, and not `factor.scale`."""
     structure = get_family(gmm.family).structure
     shift = gmm.means - centre
     linear, quadratic, norm = structure.coefficients(shift, factor)
@@ -233,7 +234,8 @@ def _moments(
     return Statistics(counts, first - counts[:, None] * shift, scatter, gmm.means, log_likelihood, total_weight)
 
 
-def _whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+def e_step_whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+    """E-step by the whitened engine, in the dtype of `centre`; reads no covariances but through `factor`."""
     structure = get_family(gmm.family).structure
     shift = gmm.means - centre
     constant = _constant(gmm, factor)[:, None]
@@ -250,8 +252,9 @@ def _whitened(gmm: GMM, factor: Factor, x: Array, weight: Array, centre: Array, 
 
 
 def recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
-    """Scatter about a point `shift` away, from the scatter and the sums about the origin."""
-    return scatter - 2 * structure.outer(jnp.ones_like(counts), sums, shift) + structure.outer(counts, shift, shift)
+    """Scatter about a point `shift` away, from the scatter and the sums about the origin. Of NumPy arrays, in NumPy."""
+    ones = np.ones(counts.shape, counts.dtype)
+    return scatter - 2 * structure.outer(ones, sums, shift) + structure.outer(counts, shift, shift)
 
 
 def assigned_statistics(gmm: GMM, x: Array, weight: Array, assigned: Array) -> Statistics:

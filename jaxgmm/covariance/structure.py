@@ -28,7 +28,7 @@ class Factor(NamedTuple):
 
 
 def _mT(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)
+    return a.swapaxes(-1, -2)
 
 
 def invert_tril(scale: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
@@ -130,7 +130,7 @@ class Pooled(Dense):
         return (factor.scale**2).sum(-1)[None]
 
     def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, "D D"]:
-        product = jnp.einsum("k,ki,kj->ij", weight, a, b)
+        product = (weight * a.T) @ b
         return (product + product.T) / 2
 
     def share(self, scatter: Array, counts: Array) -> Array:

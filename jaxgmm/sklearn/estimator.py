@@ -1,0 +1,175 @@
+"""What both estimators share: fits with weights, the E-step's hook into scikit-learn's loop, and converters."""
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.utils import _safe_indexing
+from sklearn.utils.parallel import _get_threadpool_controller
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from jaxgmm.covariance import FAMILIES
+from jaxgmm.mixture import GMM
+from jaxgmm.sklearn.expectation import Expectation
+from jaxgmm.sklearn.rows import Rows
+
+_BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
+
+
+class _NoLabels:
+    """What scikit-learn's loop takes labels from at its end. `fit` needs none, and `fit_predict` asks `predict`."""
+
+    def argmax(self, axis: int, out: None = None) -> None:
+        """None."""
+
+
+class CompiledMixture:
+    """Mixin before one of scikit-learn's mixtures, whose `fit_predict` stays the one loop."""
+
+    _rows: Rows | None  # None while rows of another array library are fitted
+    _sample_weight: np.ndarray | None
+    _finished = False  # True once the loop has ended
+
+    # What scikit-learn's class before us in a subclass's bases has, and what the subclass adds.
+    _sklearn: type
+    _initialize: Any
+    _update: Any
+    predict: Any
+    n_components: Any
+    init_params: Any
+    weights_: Any
+    means_: Any
+    covariances_: Any
+
+    @property
+    def covariance_type(self) -> Any:
+        """The family by scikit-learn's name; may be set by mclust's: VVV, EEE, VVI or VII."""
+        return self.__dict__["covariance_type"]
+
+    @covariance_type.setter
+    def covariance_type(self, value: Any) -> None:
+        self.__dict__["covariance_type"] = _BY_MCLUST.get(value, value) if isinstance(value, str) else value
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Estimate the parameters, as scikit-learn's `fit`.
+
+        Args:
+            X: (n_samples, n_features).
+            y: ignored.
+            sample_weight: (n_samples,), non-negative, default 1: 2 is a row twice, 0 no row. KMeans and k-means++ starts
+                respect it; rows drawn by them or by "random_from_data" differ from those of a fit to repeated rows.
+
+        Returns:
+            self
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        """`fit`, then the most probable component of each row, also of rows with weight 0. Arguments as `fit`."""
+        self._fit(X, sample_weight)
+        return self.predict(X)
+
+    def _fit(self, X: Any, sample_weight: Any) -> None:
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            present = np.flatnonzero(sample_weight)
+            if len(present) < len(sample_weight):
+                X, sample_weight = _safe_indexing(X, present), sample_weight[present]
+        self._sample_weight = sample_weight
+        try:
+            # K matrices of D x D are too small for BLAS's threads: where cores are busy, waiting for them takes milliseconds.
+            with _get_threadpool_controller().limit(limits=1, user_api="blas"):
+                super().fit_predict(X)  # type: ignore[misc]
+        finally:
+            for name in ("_sample_weight", "_rows", "_finished"):
+                self.__dict__.pop(name, None)
+
+    # The hooks of scikit-learn's loop, in the order in which it calls them
+
+    def _check_parameters(self, X: Any, xp: Any = None) -> None:
+        super()._check_parameters(X, xp=xp)  # type: ignore[misc]
+        self._rows = Rows(X, self._sample_weight) if isinstance(X, np.ndarray) else None
+        if self._rows is None and self._sample_weight is not None:
+            raise ValueError(f"sample_weight is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or no weights.")
+
+    def _initialize_parameters(self, X: Any, random_state: Any, xp: Any = None) -> None:
+        given = (getattr(self, name, None) for name in ("weights_init", "means_init", "precisions_init"))
+        if self._sample_weight is None or all(value is not None for value in given):
+            super()._initialize_parameters(X, random_state, xp=xp)  # type: ignore[misc]
+        else:
+            self._initialize(X, self._weighted_start(X, self._sample_weight, random_state))
+
+    def _weighted_start(self, X: np.ndarray, weight: np.ndarray, random_state: Any) -> np.ndarray:
+        """Weighted responsibilities; those that stand for one row only ("random_from_data", "k-means++") have no weights."""
+        n_samples, n_components = len(X), self.n_components
+        start, components = np.zeros((n_samples, n_components), X.dtype), np.arange(n_components)
+        match self.init_params:
+            case "kmeans":
+                kmeans = KMeans(n_clusters=n_components, n_init=1, random_state=random_state)
+                start[np.arange(n_samples), kmeans.fit(X, sample_weight=weight).labels_] = weight
+            case "random":
+                start[:] = random_state.uniform(size=start.shape)
+                start *= (weight / start.sum(axis=1))[:, np.newaxis]
+            case "random_from_data":
+                rows = random_state.choice(n_samples, size=n_components, replace=False, p=weight / weight.sum())
+                start[rows, components] = 1
+            case "k-means++":
+                _, rows = kmeans_plusplus(X, n_components, sample_weight=weight, random_state=random_state)
+                start[rows, components] = 1
+        return start
+
+    def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
+        if self._rows is None:  # rows of another array library are scikit-learn's own business
+            return super()._e_step(X, xp=xp)  # type: ignore[misc]
+        if self._finished:
+            return None, _NoLabels()
+        expectation = Expectation(self._rows, copy.copy(self))
+        return expectation.log_prob_norm, expectation
+
+    def _m_step(self, X: Any, log_resp: Any, xp: Any = None) -> None:
+        if not isinstance(log_resp, Expectation):
+            super()._m_step(X, log_resp, xp=xp)  # type: ignore[misc]
+            return
+        try:
+            moments = log_resp.moments()
+            self._update(moments)
+            precise_enough = log_resp.precise_enough(moments, self)
+        except ValueError:  # singular
+            precise_enough = False
+        if not precise_enough:
+            # A component on one repeated row, say: what is left of its sums is noise, and whether its covariance counts as
+            # singular would depend on the sign. Sums of squared differences have none.
+            self._update(log_resp.moments_by_row())
+
+    def _set_parameters(self, params: Any, xp: Any = None) -> None:
+        super()._set_parameters(params, xp=xp)  # type: ignore[misc]
+        self._finished = True
+
+    # Other forms of the same mixture
+
+    @property
+    def gmm_(self) -> GMM:
+        """The fitted mixture as a `jaxgmm.GMM`: of the variational posterior's expected weights, if Bayesian."""
+        check_is_fitted(self)
+        return GMM(self.weights_, self.means_, self.covariances_, self.covariance_type)
+
+    def to_sklearn(self) -> Any:
+        """The same estimator, fitted or not, as scikit-learn's own class."""
+        theirs = self._sklearn()
+        theirs.__dict__.update(copy.deepcopy(self.__dict__))
+        return theirs
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Self:
+        """An estimator of scikit-learn's own class, fitted or not, as one of ours.
+
+        Raises:
+            TypeError: an estimator of another class.
+        """
+        if not isinstance(estimator, cls._sklearn):
+            raise TypeError(f"estimator must be a sklearn.mixture.{cls.__name__}, got {type(estimator).__name__}.")
+        ours = cls()
+        ours.__dict__.update(copy.deepcopy(estimator.__dict__))
+        return ours

@@ -1,0 +1,214 @@
+"""`GaussianMixture`: scikit-learn's EM, and MAP-EM with a prior."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn import mixture
+from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky, _compute_precision_cholesky_from_precisions
+from sklearn.utils._array_api import get_namespace
+from sklearn.utils._param_validation import StrOptions
+
+from jaxgmm import precision
+from jaxgmm.data import as_source
+from jaxgmm.em import resolve_prior
+from jaxgmm.initialisation import assigned_start
+from jaxgmm.mixture import GMM
+from jaxgmm.prior import Prior
+from jaxgmm.sklearn.estimator import CompiledMixture
+from jaxgmm.sklearn.expectation import Moments, assigned_moments
+from jaxgmm.sklearn.rows import Rows, float64
+from jaxgmm.statistics import column_moments, m_step
+
+_DEFAULT_REG_COVAR = 1e-6
+
+
+class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
+    """scikit-learn's `GaussianMixture`, with its sums over rows compiled.
+
+    Parameters, starts, M-step, stopping rule, attributes, warnings and errors are scikit-learn's own code: from the same
+    `random_state` it takes the same steps to the same mixture. Rows are summed in float64, about their mean, so EM keeps its
+    digits on float32 data and on data far from zero, where scikit-learn loses them; starts and `predict` are scikit-learn's.
+
+    Beyond scikit-learn: `prior`; `fit(X, sample_weight=...)`; mclust's names for `covariance_type` ("VVV", "EEE", "VVI",
+    "VII"), kept as scikit-learn's; `from_gmm`, `to_sklearn`, `from_sklearn`.
+
+    Args:
+        n_components: to `verbose_interval`, as in scikit-learn.
+        prior: None for maximum likelihood; "default" (`jaxgmm.Prior.default`) or a `jaxgmm.Prior` for the maximum a posteriori
+            mixture. `lower_bound_` then is (log-likelihood + log prior density) / total weight, and the prior, not
+            `reg_covar`, keeps covariances from going singular: `reg_covar` has to be 0 or left at its default, and isn't used.
+
+    Attributes:
+        gmm_: the fitted mixture, a `jaxgmm.GMM`.
+        prior_: the `jaxgmm.Prior` of the fit, or None. The others are scikit-learn's.
+
+    Raises:
+        ValueError: from `fit`; what scikit-learn refuses, and a prior that doesn't fit, or comes with a `reg_covar`.
+
+    Example:
+        >>> from jaxgmm.datasets import load_faithful
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> mixture = GaussianMixture(n_components=2, random_state=0, prior="default").fit(load_faithful().x)
+        >>> sorted(mixture.weights_.round(2).tolist())
+        [0.36, 0.64]
+
+    Source:
+        scikit-learn 1.9, `sklearn.mixture`; the prior: Fraley & Raftery (2007).
+    """
+
+    _sklearn = mixture.GaussianMixture
+    _parameter_constraints = {  # noqa: RUF012 (as scikit-learn declares it)
+        **mixture.GaussianMixture._parameter_constraints,
+        "prior": [None, StrOptions({"default"}), Prior],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = _DEFAULT_REG_COVAR,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        prior: Prior | str | None = None,
+    ):
+        super().__init__(
+            n_components,
+            covariance_type=covariance_type,
+            tol=tol,
+            reg_covar=reg_covar,
+            max_iter=max_iter,
+            n_init=n_init,
+            init_params=init_params,
+            weights_init=weights_init,
+            means_init=means_init,
+            precisions_init=precisions_init,
+            random_state=random_state,
+            warm_start=warm_start,
+            verbose=verbose,
+            verbose_interval=verbose_interval,
+        )
+        self.prior = prior
+
+    @classmethod
+    def from_gmm(cls, gmm: GMM, **parameters: Any) -> Self:
+        """A mixture as an estimator that predicts, scores and samples, and that `warm_start=True` goes on from.
+
+        Args:
+            gmm: one mixture.
+            **parameters: of the estimator, but for `n_components` and `covariance_type`, which the mixture has.
+
+        Raises:
+            ValueError: a mixture with leading axes.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> from jaxgmm.sklearn import GaussianMixture
+            >>> GaussianMixture.from_gmm(jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")).predict([[3.0]])
+            array([1])
+        """
+        if np.ndim(gmm.weights) != 1:
+            raise ValueError(f"gmm has leading axes {np.shape(gmm.weights)[:-1]}; one mixture is needed.")
+        ours = cls(gmm.n_components, covariance_type=gmm.family, **parameters)
+        weights, means, covariances = (np.array(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
+        ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, gmm.family)))
+        del ours._finished
+        ours.n_features_in_ = gmm.n_features
+        # As scikit-learn's fit leaves them with max_iter=0.
+        ours.converged_, ours.n_iter_, ours.lower_bound_, ours.lower_bounds_, ours.prior_ = False, 0, -np.inf, [], None
+        return ours
+
+    def to_sklearn(self) -> mixture.GaussianMixture:
+        """The same estimator, fitted or not, as scikit-learn's own class, which has no prior: a refit would have none."""
+        theirs = super().to_sklearn()
+        for name in ("prior", "prior_"):
+            theirs.__dict__.pop(name, None)
+        return theirs
+
+    def _check_parameters(self, X: Any, xp: Any = None) -> None:
+        super()._check_parameters(X, xp=xp)
+        self.prior_ = None if self.prior is None else self._resolve_prior(X)
+
+    def _resolve_prior(self, X: Any) -> Prior | None:
+        if self._rows is None:
+            raise ValueError(f"prior is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or prior=None.")
+        if self.reg_covar not in (0, _DEFAULT_REG_COVAR):
+            raise ValueError(
+                f"reg_covar is {self.reg_covar!r}, but with a prior it isn't used: the prior keeps covariances from going "
+                "singular. Leave reg_covar out, or raise prior.scale."
+            )
+        source = as_source(X, self._sample_weight)
+        with float64():
+            moments = column_moments(source.x, source.weight, self.covariance_type in ("full", "tied"), np.float64)
+            return resolve_prior(self.prior, moments, self.n_components, self.covariance_type, source)
+
+    def _initialize(self, X: Any, resp: Any, xp: Any = None) -> None:
+        rows = self._rows
+        if rows is None or (resp is None and self.prior_ is None):
+            super()._initialize(X, resp, xp=xp)
+            return
+        covariances = None
+        if resp is not None:
+            self.weights_, self.means_, covariances = self._start(rows, resp)
+        if self.weights_init is not None:
+            self.weights_ = self.weights_init
+        if self.means_init is not None:
+            self.means_ = self.means_init
+        if self.precisions_init is None:
+            self.covariances_ = covariances
+            self.precisions_cholesky_ = _compute_precision_cholesky(covariances, self.covariance_type)
+            return
+        self.precisions_cholesky_ = _compute_precision_cholesky_from_precisions(
+            self.precisions_init, self.covariance_type, xp=get_namespace(X)[0]
+        )
+        if self.prior_ is not None:  # its density is one of covariances; scikit-learn has none before the first M-step
+            invert = np.linalg.inv if self.covariance_type in ("full", "tied") else np.reciprocal
+            self.covariances_ = invert(self.precisions_init)
+
+    def _start(self, rows: Rows, resp: np.ndarray) -> Moments:
+        """Weights, means and covariances for given weighted responsibilities."""
+        if self.prior_ is None:
+            start = assigned_moments(rows, resp, self)
+            return start._replace(counts=start.counts / rows.total_weight)
+        with float64():
+            ones, prior = np.ones(len(resp)), precision.cast(self.prior_, np.dtype(np.float64))
+            gmm = assigned_start(rows.data.x, ones, resp, rows.mean, self.n_components, self.covariance_type, prior)
+            return Moments(*(np.array(leaf, rows.x.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
+
+    def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
+        log_prob_norm, log_resp = super()._e_step(X, xp=xp)
+        if self.prior_ is not None and self._rows is not None and not self._finished:
+            with float64():
+                log_prior = float(self.prior_.log_prob(_wide_gmm(self)))
+            log_prob_norm += X.dtype.type(log_prior / self._rows.total_weight)
+        return log_prob_norm, log_resp
+
+    def _m_step(self, X: Any, log_resp: Any, xp: Any = None) -> None:
+        if self.prior_ is None:
+            super()._m_step(X, log_resp, xp=xp)
+            return
+        with float64():
+            gmm = m_step(log_resp.statistics, _wide_gmm(self), self.prior_)
+            leaves = [np.array(leaf, X.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)]
+        self.weights_, self.means_, self.covariances_ = leaves
+        self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
+
+    def _update(self, moments: Moments) -> None:
+        counts, self.means_, self.covariances_ = moments
+        self.weights_ = counts / counts.sum()
+        self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
+
+
+def _wide_gmm(estimator: GaussianMixture) -> GMM:
+    leaves = estimator.weights_, estimator.means_, estimator.covariances_
+    weights, means, covariances = (np.asarray(leaf, float) for leaf in leaves)
+    return GMM.unchecked(weights, means, covariances, estimator.covariance_type)
