@@ -247,3 +247,37 @@ def test_wrong_input_is_named(make_gmm):
         plots.components(flat, [[0.0, 0.0], [np.nan, 0.0]])
     with pytest.raises(ValueError, match=r"sample_weight has shape \(2,\)"):
         plots.components(deep, np.zeros((5, 3)), sample_weight=[1.0, 1.0])
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 3])
+def test_uncertain_rows_are_large_dark_and_on_top(n_features):
+    means = np.zeros((2, n_features))
+    means[1, 0] = 3
+    gmm = jg.GMM([0.5, 0.5], means, [1.0, 1.0], "spherical")
+    x = np.zeros((31, n_features))
+    x[:, 0] = np.linspace(-2, 5.1, 31)[::-1]
+    ax = jg.plots.uncertainty(gmm, x, feature_names=["a", "b", "c"][:n_features])
+    doubt = 1 / (1 + np.exp(abs(3 * (x[:, 0] - 1.5))))
+    (drawn,) = ax.collections
+    order = np.argsort(doubt, kind="stable")
+    if n_features == 1:
+        np.testing.assert_allclose([segment[1] for segment in drawn.get_segments()], np.c_[x[order], doubt[order]], atol=1e-6)
+        assert ax.get_ylabel() == "uncertainty"
+    else:
+        np.testing.assert_allclose(drawn.get_offsets(), x[order, :2], atol=1e-6)
+        sizes = drawn.get_sizes()
+        assert (np.diff(sizes) >= 0).all()
+        np.testing.assert_allclose(
+            (sizes - sizes[0]) / (sizes[-1] - sizes[0]), (doubt - min(doubt))[order] / np.ptp(doubt), atol=1e-6
+        )
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("a", "b")
+    assert f"{(doubt > 0.1).sum()} of 31 rows above 0.1" in ax.get_title(loc="left")
+
+
+def test_uncertainty_of_other_columns(make_gmm):
+    gmm, x = make_gmm("full"), rows(50, 3)
+    ax = jg.plots.uncertainty(gmm, x, features=[2, 0])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x2", "x0")
+    for features, words in ([0, 0], "two columns"), ([0], "two columns"), ([0, 3], "must lie in 0..2"):
+        with pytest.raises(ValueError, match=words):
+            jg.plots.uncertainty(gmm, x, features=features)

@@ -8,9 +8,9 @@ around, as in Zanella (2020), "Informed proposals for local MCMC in discrete spa
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgmm.bayes.gibbs import draw_labels
 from jaxgmm.bayes.partition import Data, Partition, blocks_of, log_memberships
 from jaxgmm.bayes.partition_prior import log_gamma
 from jaxgmm.bayes.split_merge import exchange
@@ -66,15 +66,18 @@ def _draw_rows(
     data: Data,
 ) -> tuple[Bool[Array, " N"], Int[Array, ""], Float[Array, ""]]:
     """`size` rows that leave, or those `inside` in random order; their home; and the log probability to leave in this order."""
-    group, log_weights = jnp.zeros(labels.size, bool), log_first
-    home, log_p = jnp.zeros((), labels.dtype), jnp.zeros((), data.rows.dtype)
-    for i, own in enumerate(jax.random.split(key, _MOST_ROWS)):
-        row = _draw(own, jnp.where(leave, log_weights, _log_indicator(inside & ~group, log_p.dtype)))
-        log_p += jnp.where(i < size, jax.nn.log_softmax(log_weights)[row], 0)
-        group |= (jnp.arange(labels.size) == row) & (i < size)
-        home = labels[row] if i == 0 else home
+
+    def choose(i: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        group, log_weights, home, log_p = carry
+        row = _draw(jax.random.fold_in(key, i), jnp.where(leave, log_weights, _log_indicator(inside & ~group, log_p.dtype)))
+        log_p += jax.nn.log_softmax(log_weights)[row]
+        group |= jnp.arange(labels.size) == row
+        home = jnp.where(i == 0, labels[row], home)
         gain = _log_density(group, extra, data) - at_home
-        log_weights = jnp.where((labels == home) & ~group, gain, -jnp.inf)
+        return group, jnp.where((labels == home) & ~group, gain, -jnp.inf), home, log_p
+
+    group, nothing = jnp.zeros(labels.size, bool), jnp.zeros((), data.rows.dtype)
+    group, _, home, log_p = lax.fori_loop(0, size, choose, (group, log_first, jnp.zeros((), labels.dtype), nothing))
     return group, home, log_p
 
 
@@ -89,4 +92,4 @@ def _log_indicator(which: Bool[Array, " M"], dtype: jnp.dtype) -> Float[Array, "
 
 def _draw(key: Array, log_weights: Float[Array, " M"]) -> Int[Array, ""]:
     """An index, in proportion to exp(log_weights)."""
-    return draw_labels(log_weights[None], jax.random.uniform(key, (1,), log_weights.dtype))[0][0]
+    return jax.random.categorical(key, log_weights)

@@ -11,8 +11,9 @@ from jaxgmm.plots.mixing import chains
 from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
 from jaxgmm.plots.posterior import draws, intervals
 from jaxgmm.plots.selection import criterion
+from jaxgmm.plots.uncertainty import uncertainty
 
 __all__ = [
     "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "n_clusters", "pairs", "replication",
-    "responsibilities", "scatter", "similarity", "trace",
+    "responsibilities", "scatter", "similarity", "trace", "uncertainty",
 ]  # fmt: skip

@@ -1,0 +1,69 @@
+"""Where a mixture is unsure which component a row comes from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+
+from jaxgmm.mixture import GMM
+from jaxgmm.plots import canvas
+from jaxgmm.validation import check_count
+
+_SMALL, _LARGE = 4.0, 90.0  # areas of points, points^2
+
+
+def uncertainty(
+    gmm: GMM, x: Any, *, features: Sequence[int] = (0, 1), feature_names: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """The rows, the larger and darker the less sure their component is: uncertainty 1 - max_k r_nk.
+
+    Of one feature the uncertainty stands against its value; of more, two features span the plane.
+
+    Args:
+        gmm: the mixture.
+        x: (N, D) data.
+        features: the two columns to show, where D > 2.
+        feature_names: the D axis labels.
+        ax: to draw into; a new figure by default.
+
+    Raises:
+        ValueError: bad data, or columns that aren't there.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [1.0, 1.0], "spherical")
+        >>> ax = jg.plots.uncertainty(gmm, [[0.0, 0.0], [1.5, 0.0], [3.0, 0.0]])
+        >>> ax.get_title(loc="left")
+        'Uncertainty: 1 of 3 rows above 0.1'
+    """
+    x, names = canvas.checked(gmm, x, feature_names)
+    r = np.asarray(gmm.responsibilities(x), float)
+    owner, doubt = r.argmax(axis=1), 1 - r.max(axis=1)
+    above = f"Uncertainty: {int((doubt > 0.1).sum())} of {len(x)} rows above 0.1"
+    ax = ax or canvas.new_axes()
+    shown, note = canvas.subsample(np.column_stack([x, owner, doubt]))
+    x, owner, doubt = shown[:, :-2], shown[:, -2].astype(int), shown[:, -1]
+    order = np.argsort(doubt, kind="stable")  # the least sure are drawn last, on top
+    share = doubt[order] / max(1 - 1 / len(canvas.active(gmm)), 0.5)  # of the most doubt there can be
+    if gmm.n_features == 1:
+        ax.vlines(x[order, 0], 0, doubt[order], colors=[canvas.colour(k) for k in owner[order]], lw=1.5)
+        ax.set(xlabel=names[0], ylabel="uncertainty", ylim=(0, 1))
+    else:
+        i, j = _two(features, gmm.n_features)
+        colours = [to_rgba(canvas.colour(k), 0.25 + 0.75 * much) for k, much in zip(owner[order], share, strict=True)]
+        ax.scatter(x[order, i], x[order, j], s=_SMALL + (_LARGE - _SMALL) * share, c=colours, lw=0, rasterized=True)
+        ax.set(xlabel=names[i], ylabel=names[j])
+    ax.set_title(canvas.title(above, note), loc="left", fontsize="medium")
+    return ax
+
+
+def _two(features: Sequence[int], n_features: int) -> tuple[int, int]:
+    given = [check_count(feature, "features", least=0) for feature in features]
+    if len(given) != 2 or given[0] == given[1]:
+        raise ValueError(f"features must be two columns, got {list(features)}.")
+    for feature in given:
+        if feature >= n_features:
+            raise ValueError(f"features {given} must lie in 0..{n_features - 1}, the mixture's features.")
+    return given[0], given[1]
