@@ -11,7 +11,7 @@ from jaxgmm.mixture import GMM
 from jaxgmm.plots import canvas
 from jaxgmm.validation import check_count
 
-_SMALL, _LARGE = 4.0, 90.0  # areas of points, points^2
+_SMALL, _LARGE = 8.0, 90.0  # areas of points, points^2
 
 
 def uncertainty(
@@ -52,7 +52,7 @@ def uncertainty(
         ax.set(xlabel=names[0], ylabel="uncertainty", ylim=(0, 1))
     else:
         i, j = _two(features, gmm.n_features)
-        colours = [to_rgba(canvas.colour(k), 0.25 + 0.75 * much) for k, much in zip(owner[order], share, strict=True)]
+        colours = [to_rgba(canvas.colour(k), 0.35 + 0.65 * much) for k, much in zip(owner[order], share, strict=True)]
         ax.scatter(x[order, i], x[order, j], s=_SMALL + (_LARGE - _SMALL) * share, c=colours, lw=0, rasterized=True)
         ax.set(xlabel=names[i], ylabel=names[j])
     ax.set_title(canvas.title(above, note), loc="left", fontsize="medium")
