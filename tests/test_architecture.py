@@ -1,6 +1,8 @@
 """jaxgmm/README.md: its steps lead to a family that works, and the drawing names what is there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -63,3 +65,12 @@ def test_the_drawing_names_modules_that_exist_and_leaves_none_out():
     for name in ("telescoping", "split_merge", "birth_death", "few_rows", "coordinate_ascent", "datatree", "relabel"):
         assert name in words
         assert (ROOT / "bayes" / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize(("module", "package", "line"), [("sklearn", "sklearn", "sklearn"), ("plots", "matplotlib", "cli")])
+def test_a_missing_extra_is_named_with_how_to_get_it(module, package, line):
+    code = f"import sys; sys.modules[{package!r}] = None; import jaxgmm.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: jaxgmm.{module} needs ")
+    assert last.endswith(f": pip install 'jaxgmm[{line}]'")

@@ -4,6 +4,11 @@ Functions that draw one panel take `ax=` and return it; those that need several 
 pyplot's global state, so they work headless, in threads and in notebooks alike: `ax.figure.savefig("name.png")`.
 """
 
+try:
+    import matplotlib  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("jaxgmm.plots needs matplotlib: pip install 'jaxgmm[cli]'", name=error.name) from None
+
 from jaxgmm.plots.canvas import PALETTE
 from jaxgmm.plots.counting import n_clusters, similarity
 from jaxgmm.plots.fitting import replication, trace

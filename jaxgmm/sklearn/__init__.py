@@ -5,6 +5,11 @@ the time a fit takes. The classes are scikit-learn's own, subclassed: parameters
 rule, attributes, warnings and errors are its code. What is replaced is what crosses the rows of the data.
 """
 
+try:
+    import sklearn  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("jaxgmm.sklearn needs scikit-learn: pip install 'jaxgmm[sklearn]'", name=error.name) from None
+
 from jaxgmm.sklearn.bayesian import BayesianGaussianMixture
 from jaxgmm.sklearn.gaussian import GaussianMixture
 
