@@ -10,7 +10,7 @@ import pytest
 
 import jaxgmm as jg
 
-collect_ignore = ["benchmarks"]
+collect_ignore = ["benchmarks", "downstream.py"]
 
 FAMILIES = ("full", "tied", "diag", "spherical")
 MCLUST_DATA = ("faithful", "iris", "diabetes")

@@ -74,3 +74,8 @@ def test_a_missing_extra_is_named_with_how_to_get_it(module, package, line):
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"ModuleNotFoundError: jaxgmm.{module} needs ")
     assert last.endswith(f": pip install 'jaxgmm[{line}]'")
+
+
+def test_what_is_public_is_written_out():
+    assert sorted(jg.__all__) == sorted([*jg._HOME, *jg._MODULES, "__version__"])
+    assert len(set(jg.__all__)) == len(jg.__all__)
