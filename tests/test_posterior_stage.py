@@ -339,7 +339,7 @@ def test_a_fit_that_differs_in_its_last_digits_does_not_end_a_run(tmp_path, whol
 
 def test_the_command_line_says_how_to_continue(tmp_path, jaxgmm, monkeypatch, whole):
     @contextlib.contextmanager
-    def watched(name):
+    def watched(name, quiet=False):
         yield interrupt_after(60)
 
     arguments = ("run", CONFIG, "--output", tmp_path / "my run")
@@ -379,7 +379,7 @@ from jaxgmm.cli import main
 from jaxgmm.run import Watch
 
 @contextlib.contextmanager
-def watched(name):
+def watched(name, quiet=False):
     yield Watch(draws=lambda done, total: time.sleep(60 if done > 30 else 0))
 
 jaxgmm.show.watched = watched
