@@ -82,8 +82,8 @@ def _lead(run: RunFiles) -> str:
     k, d = fit["n_components"], len(fit["feature_names"])
     chosen = ", the most probable number of clusters," if fit.get("n_components_from") == "count" else ""
     return (
-        f"A Gaussian mixture of {k} component{'s' * (k > 1)}{chosen} with {_FAMILY.get(fit['family'], fit['family'])}, fitted to "
-        f"{fit['n_samples']} rows of {d} feature{'s' * (d > 1)}: {', '.join(fit['feature_names'][:8])}{', …' * (d > 8)}."
+        f"A Gaussian mixture of {k} component{'s' * (k > 1)}{chosen} with {_FAMILY.get(fit['family'], fit['family'])}, "
+        f"fitted to {fit['n_samples']} rows of {d} feature{'s' * (d > 1)}: {', '.join(fit['feature_names'][:8])}{', …' * (d > 8)}."
     )
 
 
