@@ -255,6 +255,7 @@ def in_browser(page, script, tmp_path):
         CHROMIUM,
         "--headless",
         "--no-sandbox",
+        "--disable-dev-shm-usage",
         "--disable-gpu",
         "--virtual-time-budget=20000",
         "--dump-dom",
