@@ -23,7 +23,7 @@ from jaxgmm.initialisation import assigned_start, column_scales, seed_uniforms, 
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior, log_normaliser
 from jaxgmm.search import Method, Rules, Search, climb
-from jaxgmm.status import RUNNING, Status
+from jaxgmm.status import status_of
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
@@ -116,7 +116,7 @@ def account(search: Search, model: Model, settings: Settings, total_weight: floa
     Raises:
         FitError: no start gave finite, consistent sums.
     """
-    status = tuple(Status(code) if code != RUNNING else Status.max_steps for code in search.status.tolist())
+    status = tuple(map(status_of, search.status.tolist()))
     objective, log_likelihood = np.asarray(search.objective, float), np.asarray(search.statistics.log_likelihood, float)
     n_steps, traces = np.asarray(search.n_steps), np.asarray(search.trace)
     best = best_start(objective, status)

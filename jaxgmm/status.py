@@ -48,6 +48,11 @@ _MEANING = {
 RUNNING = -1  # what the compiled loop carries while none of the above has happened
 
 
+def status_of(code: int) -> Status:
+    """How a start ended, by the loop's code: one that is still running has taken all its steps."""
+    return Status.max_steps if code == RUNNING else Status(code)
+
+
 class FitError(RuntimeError):
     """No start of a fit gave parameters worth returning, or a saved fit cannot be used."""
 

@@ -1,5 +1,6 @@
 """jaxgmm/README.md: its steps lead to a family that works, and the drawing names what is there."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -65,6 +66,35 @@ def test_the_drawing_names_modules_that_exist_and_leaves_none_out():
     for name in ("telescoping", "split_merge", "birth_death", "few_rows", "coordinate_ascent", "datatree", "relabel"):
         assert name in words
         assert (ROOT / "bayes" / f"{name}.py").is_file()
+
+
+def test_imports_go_down_the_drawing():
+    drawing = re.search(r"(?s)```\n(.*?)```", PAGE)[1]
+    row_of = {}
+    for row, line in enumerate(drawing.splitlines()):
+        for name in re.findall(r"[a-z_]+", line[:38]):
+            row_of.setdefault(name, row)
+    up = []
+    for file in ROOT.rglob("*.py"):
+        mine = _room(file.relative_to(ROOT).with_suffix("").parts[0])
+        for node in _that_run(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "jaxgmm":
+                inner = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+                up += [(file.name, other) for other in map(_room, inner) if row_of.get(other, 99) < row_of.get(mine, -1)]
+    assert up == []
+    assert row_of["cli"] < row_of["run"] < row_of["bayes"] < row_of["em"] < row_of["statistics"] < row_of["precision"]
+
+
+def _that_run(node):
+    """The nodes of a tree but for those that only type checkers see."""
+    if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        yield node
+        for child in ast.iter_child_nodes(node):
+            yield from _that_run(child)
+
+
+def _room(module):
+    return "run" if module.endswith("_stage") else module
 
 
 @pytest.mark.parametrize(("module", "package", "line"), [("sklearn", "sklearn", "sklearn"), ("plots", "matplotlib", "cli")])

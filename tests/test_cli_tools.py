@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import re
-import sys
 import tomllib
 
 import numpy as np
@@ -180,7 +179,6 @@ def test_a_narrow_terminal_still_shows_every_number(tmp_path, jaxgmm, monkeypatc
     assert "and 3 more features, in gmm.npz" in " ".join(out.split())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="bash")
 def test_completion_for_the_shell(jaxgmm, monkeypatch):
     monkeypatch.setenv("_JAXGMM_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "jaxgmm ")

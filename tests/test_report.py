@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -269,7 +268,7 @@ def in_browser(page, script, tmp_path):
 
 
 CLICKS = """<script>
-const found = {seconds: 0, missed: [], hidden: [], narrow: 0};
+const found = {missed: [], hidden: [], narrow: 0};
 for (const link of document.querySelectorAll("nav a")) {
   link.click();
   const target = document.querySelector(link.getAttribute("href"));
@@ -281,7 +280,6 @@ for (const details of document.querySelectorAll("details")) {
   if (!details.open) found.hidden.push(details.textContent.slice(0, 40));
 }
 for (const image of document.images) if (!image.complete || !image.naturalWidth) found.hidden.push(image.alt);
-found.seconds = performance.getEntriesByType("navigation")[0].domInteractive / 1000;
 found.width = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 document.title = "FOUND " + JSON.stringify(found);
 </script>"""
@@ -289,9 +287,7 @@ document.title = "FOUND " + JSON.stringify(found);
 
 @needs_chromium
 def test_can_be_opened_and_clicked_through(page, tmp_path):
-    start = time.perf_counter()
     found = in_browser(page, CLICKS, tmp_path)
-    assert time.perf_counter() - start < 100
     assert found["missed"] == found["hidden"] == []
     assert found["width"] <= 0  # nothing sticks out
 

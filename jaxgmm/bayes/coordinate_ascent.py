@@ -100,11 +100,6 @@ def _padded(prior: Prior, n_components: int, capacity: int, model: Model, dtype:
     return dataclasses.replace(prior, concentration=concentration)
 
 
-def status_of(code: int) -> Status:
-    """How a start ended: one that is still running has taken all its steps."""
-    return Status.max_steps if code == RUNNING else Status(code)
-
-
 def ascend(start: Statistics, data: ArraySource, rules: Rules, max_steps: int, model: Model) -> Ascent:
     """Run a batch of starts, given by the statistics of their allocations, to the end."""
     n_starts, dtype = start.counts.shape[0], start.counts.dtype

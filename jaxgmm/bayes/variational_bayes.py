@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm import precision
 from jaxgmm.batch import TOGETHER, Moments, capacity, pad
-from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, rules_of, statistics_under, status_of
+from jaxgmm.bayes.coordinate_ascent import Ascent, Model, Rules, ascend, posterior_of, rules_of, statistics_under
 from jaxgmm.bayes.variational_fit import VariationalFit
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
@@ -21,7 +21,7 @@ from jaxgmm.initialisation import column_scales, is_dense, mixture_at, seed_unif
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
 from jaxgmm.statistics import Statistics, assigned_statistics, column_moments
-from jaxgmm.status import FitWarning, Status
+from jaxgmm.status import FitWarning, Status, status_of
 from jaxgmm.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
 
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from jaxgmm.batch import TOGETHER, Moments, pad
-from jaxgmm.bayes.coordinate_ascent import Model, ascend, rules_of, statistics_under, status_of
+from jaxgmm.bayes.coordinate_ascent import Model, ascend, rules_of, statistics_under
 from jaxgmm.bayes.weight_priors import WEIGHT_PRIORS
 from jaxgmm.data import ArraySource
 from jaxgmm.fitted import USABLE, Fit
-from jaxgmm.status import Status
+from jaxgmm.status import Status, status_of
 
 
 class Bound(NamedTuple):
