@@ -96,6 +96,24 @@ def test_an_overwritten_comparison_leaves_nothing_of_itself(tmp_path):
     assert {file.name for file in (tmp_path / "run").iterdir()} == {name for name in FILES if "comparison" not in name}
 
 
+def test_what_the_table_says_is_what_the_library_is_asked_for(tmp_path, monkeypatch):
+    asked = {}
+
+    class Enough(Exception):
+        pass
+
+    def compare(x, **options):
+        asked.update(options)
+        raise Enough
+
+    monkeypatch.setattr("jaxgmm.compare_stage.compare", compare)
+    overrides = ["compare.elbo=true", "compare.loo=true", "compare.criterion=log_evidence", "compare.max_steps=7"]
+    with pytest.raises(Enough):
+        run(load_config(CONFIG, [*overrides, f"output.directory={json.dumps(str(tmp_path / 'run'))}"]))
+    wanted = {"elbo": True, "loo": True, "max_steps": 7, "held_out_folds": load_config(CONFIG).compare.held_out_folds}
+    assert wanted.items() <= asked.items()
+
+
 def test_no_model_could_be_fitted(tmp_path):
     (tmp_path / "two.csv").write_text("a,b\n0,1\n1,2\n5,5\n")
     config = tmp_path / "two.toml"

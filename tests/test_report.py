@@ -285,6 +285,7 @@ document.title = "FOUND " + JSON.stringify(found);
 </script>"""
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_can_be_opened_and_clicked_through(page, tmp_path):
     found = in_browser(page, CLICKS, tmp_path)
@@ -292,6 +293,7 @@ def test_can_be_opened_and_clicked_through(page, tmp_path):
     assert found["width"] <= 0  # nothing sticks out
 
 
+@pytest.mark.browser
 @needs_chromium
 @pytest.mark.skipif("AXE_CORE" not in os.environ, reason="AXE_CORE is not set to the path of axe.min.js")
 @pytest.mark.parametrize("colours", ["light", "dark"])
