@@ -148,7 +148,7 @@ def predict_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Assign the rows of DATA to the components of a finished run."""
-    from jaxgmm.run import predict
+    from jaxgmm.assignments import predict
     from jaxgmm.tables import write_table
 
     if output is not None and output.suffix not in (".csv", ".parquet"):

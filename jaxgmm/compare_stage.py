@@ -17,7 +17,7 @@ from jaxgmm.settings import CompareTable
 from jaxgmm.status import FitWarning
 
 if TYPE_CHECKING:
-    from jaxgmm.run import Rows
+    from jaxgmm.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,13 +17,13 @@ from jaxgmm.bayes.counts import count_clusters
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.schema import check_feature_names, facts_of
 from jaxgmm.bayes.storage import save_posterior
-from jaxgmm.count_settings import CountTable
 from jaxgmm.fitted import Fit
 from jaxgmm.prior import Prior
 from jaxgmm.settings import Config
+from jaxgmm.settings.count import CountTable
 
 if TYPE_CHECKING:
-    from jaxgmm.run import Rows
+    from jaxgmm.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)

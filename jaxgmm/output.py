@@ -2,14 +2,16 @@
 
 While Markov chains are running their directory holds `unfinished/`: the config, the fit, and the draws so far of each stage.
 A finished run takes its place. Inside the directory and not next to it, which may be the top of another file system.
+A run that fails leaves `failed.json`, which says in which stage and why, unless there is an older run in its directory.
 """
 
+import json
 import os
 import shutil
 import tomllib
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 _OPTIONAL = (
     "assignments.csv", "assignments.parquet", "posterior.nc", "posterior.json", "posterior_chains.png", "posterior_draws.png",
     "posterior_intervals.png", "comparison.csv", "comparison.png", "counts.nc", "cluster_count.csv", "cluster_count.png",
-    "similarity.png", "report.html",
+    "similarity.png", "report.html", "failed.json",
 )  # fmt: skip
-_UNFINISHED = "unfinished"
+_UNFINISHED, _FAILED = "unfinished", "failed.json"
 _CHAIN_STAGES = ("posterior", "count")
 _MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as if nothing had happened
 
@@ -41,6 +43,43 @@ def holds_draws(directory: Path) -> bool:
 def draws_folder(directory: Path, stage: str) -> Path:
     """Where the Markov chains of a stage keep what is done."""
     return directory / _UNFINISHED / stage
+
+
+def failure(directory: Path) -> str | None:
+    """In which stage the run that was to be there failed, and why; None if none did."""
+    try:
+        record = json.loads((directory / _FAILED).read_text(encoding="utf-8"))
+        return f"failed in {record['stage']}: {record['error']}"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"failed, but {_FAILED} can't be read ({error})"
+
+
+@contextmanager
+def failure_recorded(directory: Path) -> Iterator[Callable[[str], None]]:
+    """Where the block fails, say so in the directory, unless an older run is there. An interruption is no failure.
+
+    Yields:
+        What is to be told the name of each stage that begins.
+    """
+    stage = "start"
+
+    def begins(name: str) -> None:
+        nonlocal stage
+        stage = name
+
+    with suppress(OSError):
+        (directory / _FAILED).unlink(missing_ok=True)
+    try:
+        yield begins
+    except Exception as error:
+        if not holds_run(directory):
+            record = json.dumps({"stage": stage, "error": f"{type(error).__name__}: {error}"}, indent=2)
+            with suppress(OSError):  # a disk that is full is what failed
+                directory.mkdir(parents=True, exist_ok=True)
+                (directory / _FAILED).write_text(f"{record}\n", encoding="utf-8")
+        raise
 
 
 def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
@@ -61,7 +100,7 @@ def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
         raise ValueError(f"{directory} holds no unfinished run to resume: {why}")
     if unfinished and not (resume or overwrite):
         raise ValueError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
-    if not unfinished and directory.exists() and any(directory.iterdir()):
+    if not unfinished and directory.exists() and any(path.name != _FAILED for path in directory.iterdir()):
         if not holds_run(directory):
             raise ValueError(f"{directory} is not empty and holds no run: give another directory with --output")
         if not overwrite:

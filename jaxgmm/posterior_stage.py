@@ -22,11 +22,12 @@ from jaxgmm.bayes.schema import check_feature_names, facts_of
 from jaxgmm.bayes.storage import save_posterior
 from jaxgmm.fitted import Fit
 from jaxgmm.mixture import GMM
-from jaxgmm.settings import MARKOV_CHAINS, Config, PosteriorTable, ThresholdsTable
+from jaxgmm.settings import Config
+from jaxgmm.settings.posterior import MARKOV_CHAINS, PosteriorTable, ThresholdsTable
 from jaxgmm.status import FitWarning
 
 if TYPE_CHECKING:
-    from jaxgmm.run import Rows
+    from jaxgmm.rows import Rows
 
 _CREATION = ("created_at", "creation_library", "creation_library_version", "creation_library_language")
 

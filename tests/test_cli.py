@@ -267,18 +267,29 @@ def test_output_that_is_a_file(faithful_csv, jaxgmm):
     assert_one_line(jaxgmm("run", CONFIGS / "faithful.toml", "--output", faithful_csv), "is a file: give another")
 
 
-def test_a_run_that_fails_leaves_nothing(tmp_path, jaxgmm, monkeypatch):
+def test_a_run_that_fails_leaves_but_the_reason(tmp_path, faithful_copy, monkeypatch):
+    before = {file.name: file.read_bytes() for file in faithful_copy.iterdir()}
     monkeypatch.setattr("jaxgmm.plots.trace", lambda fit: 1 / 0)  # late, when most files are written
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(tmp_path / "run")])
-    assert list(tmp_path.iterdir()) == []
+    for directory, overwrite in [(tmp_path / "run", []), (faithful_copy, ["--overwrite"])]:
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(directory), *overwrite])
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["failed.json"]
+    assert json.loads((tmp_path / "run" / "failed.json").read_text()) == {
+        "stage": "write",
+        "error": "ZeroDivisionError: division by zero",
+    }
+    assert {file.name: file.read_bytes() for file in faithful_copy.iterdir()} == before
 
 
 def test_a_collapsed_fit_is_an_error(tmp_path, config_for, jaxgmm):
     data = write_csv(tmp_path / "flat.csv", ["a", "b"], [(i % 3, 1) for i in range(9)])
     result = jaxgmm("run", config_for(data, prior='kind = "none"'), "--output", tmp_path / "run")
     assert_one_line(result, "the fit ended as collapsed. A component shrank")
-    assert not (tmp_path / "run").exists()
+    result = jaxgmm("report", tmp_path / "run")
+    assert_one_line(result, "it failed in fit: FitError: the fit ended as collapsed. A component shrank")
+    # In the way of nothing: the config's next run takes its place.
+    assert jaxgmm("run", CONFIGS / "faithful.toml", "--output", tmp_path / "run")[0] == 0
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES
 
 
 # Wrong input
@@ -310,7 +321,7 @@ def assert_one_line(result, words):
 )
 def test_wrong_settings(tmp_path, jaxgmm, setting, words):
     assert_one_line(jaxgmm("run", CONFIGS / "faithful.toml", "--output", tmp_path / "run", "--set", setting), words)
-    assert not (tmp_path / "run").exists()
+    assert {file.name for file in (tmp_path / "run").glob("*")} <= {"failed.json"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import jaxgmm as jg
 from jaxgmm import cli
 from jaxgmm.config import load_config
+from jaxgmm.report import write_report
 from jaxgmm.run import run
 
 pytestmark = pytest.mark.default_precision  # as in a process of its own
@@ -122,4 +123,5 @@ def test_no_model_could_be_fitted(tmp_path):
     )
     with pytest.raises(jg.FitError, match="no model has a bic: full 2 ended as collapsed"):
         run(load_config(config, [f"output.directory={json.dumps(str(tmp_path / 'run'))}"]))
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="it failed in compare: FitError: no model has a bic"):
+        write_report(tmp_path / "run")

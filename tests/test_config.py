@@ -13,8 +13,9 @@ from jaxgmm.bayes.count_model import MODELS
 from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
 from jaxgmm.bayes.variational import GUIDES
 from jaxgmm.config import load_config, to_toml
-from jaxgmm.count_settings import ALPHA, COUNTED_FAMILIES, N_COMPONENTS, CountTable, CountThresholdsTable
-from jaxgmm.settings import MARKOV_CHAINS, METHODS_WITH, Config, FitTable, Group, Guide, PosteriorTable, ThresholdsTable
+from jaxgmm.settings import Config, FitTable
+from jaxgmm.settings.count import ALPHA, COUNTED_FAMILIES, N_COMPONENTS, CountTable, CountThresholdsTable
+from jaxgmm.settings.posterior import MARKOV_CHAINS, METHODS_WITH, Group, Guide, PosteriorTable, ThresholdsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = '[data]\ndataset = "iris"\n\n[fit]\nn_components = 3\n'

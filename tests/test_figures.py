@@ -7,6 +7,8 @@ The data are given, not fitted, so that no rounding of another machine moves a l
 import numpy as np
 import pandas as pd
 import pytest
+import xarray
+from posteriors import draws_around, tree_of
 
 import jaxgmm as jg
 from jaxgmm import plots
@@ -94,3 +96,45 @@ def test_n_clusters():
     }
     table = pd.DataFrame(columns, index=pd.Index(range(1, 7), name="n_clusters"))
     return plots.n_clusters(ClusterCount(table, 3, 1.004, 812.0, 640.0, ())).figure
+
+
+def posterior_of(n_features):
+    """Independent draws around the mixture, in four chains."""
+    gmm, x = mixture(n_features)
+    draws = draws_around(gmm, sd=0.15, shape=(4, 60))
+    return jg.relabel(tree_of(draws, x, feature_names=["length", "width", "mass"][:n_features]), gmm), gmm, x
+
+
+@picture
+def test_intervals():
+    tree, gmm, _ = posterior_of(2)
+    return plots.intervals(tree, gmm)
+
+
+@picture
+def test_draws():
+    tree, gmm, x = posterior_of(2)
+    return plots.draws(tree, x, gmm)
+
+
+@picture
+def test_draws_of_one_feature():
+    tree, gmm, x = posterior_of(1)
+    return plots.draws(tree, x, gmm)
+
+
+@picture
+def test_chains():
+    return plots.chains(posterior_of(2)[0])
+
+
+@picture
+def test_similarity():
+    rng = np.random.default_rng(3)
+    sure = np.repeat([0, 1, 2], [25, 15, 10])
+    label = np.broadcast_to(sure, (2, 100, 50)).copy()
+    moves = rng.random(label.shape) < np.linspace(0, 0.3, 50)  # the later rows of each cluster come and go
+    label[moves & (label == 1)] = 0
+    label[moves & (label == 2)] = 1
+    tree = xarray.DataTree.from_dict({"allocations": xarray.Dataset({"label": (("chain", "draw", "obs_id"), label)})})
+    return plots.similarity(tree).figure

@@ -332,7 +332,7 @@ def test_a_fit_that_differs_in_its_last_digits_does_not_end_a_run(tmp_path, whol
         gmm = dataclasses.replace(fit.gmm, means=np.nextafter(np.asarray(fit.gmm.means), np.inf))
         return dataclasses.replace(fit, gmm=gmm)
 
-    monkeypatch.setattr("jaxgmm.run.fit", nearly)
+    monkeypatch.setattr("jaxgmm.fit_stage.fit", nearly)
     finished = run(config_for(tmp_path / "run"), resume=True)
     assert_same_draws(finished.posterior.tree, whole("gibbs").posterior.tree)
 
@@ -472,7 +472,7 @@ def test_other_data_are_not_resumed(tmp_path, jaxgmm):
 
 
 def test_a_column_that_cannot_name_a_variable_is_said_before_the_fit(tmp_path, jaxgmm, monkeypatch):
-    monkeypatch.setattr("jaxgmm.run.fit", None)
+    monkeypatch.setattr("jaxgmm.fit_stage.fit", None)
     (tmp_path / "rows.csv").write_text("a,draw\n1,2\n2,3\n4,4\n5,1\n")
     config = tmp_path / "own.toml"
     config.write_text('[data]\npath = "rows.csv"\n[fit]\nn_components = 1\n[posterior]\nmethod = "gibbs"\n')

@@ -223,6 +223,15 @@ def stop(directory):
     (directory / "unfinished" / "posterior").mkdir(parents=True)
 
 
+def fail(directory):
+    stop(directory)
+    (directory / "failed.json").write_text('{"stage": "count", "error": "OSError: disk full"}')
+
+
+def cut_failure(directory):
+    (directory / "failed.json").write_text('{"stage"')
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -230,7 +239,9 @@ def stop(directory):
         (old_fit, "fit.json has no 'n_starts': it is damaged or of another version of jaxgmm"),
         (old_assignments, "assignments.csv has no column 'log_density'"),
         (cut_picture, "trace.png is no PNG picture"),
-        (stop, "holds a run that stopped in [posterior]: go on with `jaxgmm run CONFIG --resume`"),
+        (stop, "holds a run that stopped in posterior; go on with `jaxgmm run CONFIG --resume`"),
+        (fail, "holds a run that failed in count: OSError: disk full; go on with `jaxgmm run CONFIG --resume`"),
+        (cut_failure, "holds no finished run: it failed, but failed.json can't be read"),
         (lambda directory: (directory / "assignments.csv").unlink(), "has no assignments.csv or assignments.parquet"),
         (lambda directory: (directory / "comparison.csv").unlink(), "comparison.csv is missing"),
         (lambda directory: (directory / "gmm.npz").unlink(), "does not hold a run"),

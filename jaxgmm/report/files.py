@@ -50,13 +50,17 @@ class RunFiles:
             ValueError: no run, an unfinished one, or a file that is damaged or of another version.
         """
         if not directory.is_dir():
-            raise ValueError(f"{directory} is not a directory: give the one that `jaxgmm run` wrote")
+            raise ValueError(
+                f"{directory} is not a directory: give the one that `jaxgmm run` wrote; a run that refuses its config or data "
+                "writes none"
+            )
+        failed = output.failure(directory)
         if (directory / "unfinished").is_dir():
             stages = [stage for stage in ("posterior", "count") if (directory / "unfinished" / stage).is_dir()]
-            where = f" in [{stages[-1]}]" if stages else ""
-            raise ValueError(
-                f"{directory} holds a run that stopped{where}: go on with `jaxgmm run CONFIG --resume`, then report"
-            )
+            stopped = failed or f"stopped{f' in {stages[-1]}' if stages else ''}"
+            raise ValueError(f"{directory} holds a run that {stopped}; go on with `jaxgmm run CONFIG --resume`, then report")
+        if failed is not None:
+            raise ValueError(f"{directory} holds no finished run: it {failed}; put that right and run the config again")
         if not output.holds_run(directory):
             raise ValueError(f"{directory} does not hold a run: give the directory that `jaxgmm run` wrote")
         fit = _json(directory / "fit.json", _OF_FIT)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jaxgmm.covariance import get_family
-from jaxgmm.strict import Positive, Seed, StrictTable
+from jaxgmm.settings.strict import Positive, Seed, StrictTable
 from jaxgmm.validation import is_finite_number
 
 # As `jaxgmm.bayes` has them, without importing it.
