@@ -4,7 +4,6 @@ import copy
 import pickle
 import subprocess
 import sys
-import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +24,6 @@ from test_sklearn_differential import FAMILIES, assert_same, fitted, outcome
 
 import jaxgmm as jg
 import jaxgmm.sklearn as ours
-from jaxgmm.sklearn import rows
 
 ESTIMATORS = ("GaussianMixture", "BayesianGaussianMixture")
 
@@ -262,23 +260,6 @@ def test_no_program_is_compiled_twice(both, blobs):
     parameters = {"n_components": 2, "n_init": 3, "init_params": "random", "random_state": 1, "max_iter": 7, "tol": 1e-5}
     both[0](**parameters, reg_covar=1e-3).fit(blobs + 1)
     assert _statistics._cache_size() == compiled
-
-
-def test_the_program_that_is_compiled_ahead_is_the_one_that_runs(both, blobs, compilations, family):
-    """Beside k-means; a program for other shapes or types would make two."""
-    jax.clear_caches()
-    rows._asked_for.clear()
-    both[0](n_components=2, covariance_type=family, random_state=0).fit(blobs)
-    assert compilations.count("jit(_statistics)") == 1
-    assert len(rows._asked_for) == 1
-    jax.clear_caches()
-    compilations.clear()
-    ahead = threading.enumerate()
-    rows._asked_for.clear()
-    rows.Rows(np.asarray(blobs, float), None).compile_ahead(2, family)
-    for thread in set(threading.enumerate()) - set(ahead):
-        thread.join()
-    assert compilations == ["jit(_statistics)"]
 
 
 def test_ordinary_rows_are_summed_by_the_compiled_function(both, blobs, monkeypatch, family):

@@ -95,8 +95,6 @@ class CompiledMixture:
             raise ValueError(f"sample_weight is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or no weights.")
 
     def _initialize_parameters(self, X: Any, random_state: Any, xp: Any = None) -> None:
-        if self._rows is not None:
-            self._rows.compile_ahead(self.n_components, self.covariance_type)
         given = (getattr(self, name, None) for name in ("weights_init", "means_init", "precisions_init"))
         if self._sample_weight is None or all(value is not None for value in given):
             super()._initialize_parameters(X, random_state, xp=xp)  # type: ignore[misc]

@@ -4,7 +4,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -21,7 +21,6 @@ from jaxgmm.statistics import Statistics, choose_block_size, e_step_moments, e_s
 
 # Threads (joblib's, say) take turns: JAX 0.12 has been seen to mix up the buffers of first calls under a local `enable_x64`.
 _turn = threading.Lock()
-_asked_for: set[tuple[Any, ...]] = set()  # of `compile_ahead`
 
 
 @contextmanager
@@ -47,21 +46,6 @@ class Rows:
         self.variance = ones @ (x - self.mean) ** 2 / self.total_weight
         with float64():
             self.data = ArraySource(jax.device_put(x.view()), jax.device_put(ones))
-
-    def compile_ahead(self, n_components: int, covariance_type: str) -> None:
-        """Have the first E-step compiled by another thread, while this one looks for a start; `statistics` waits for it."""
-        program = self.x.shape, self.x.dtype, n_components, covariance_type
-        if program not in _asked_for:
-            _asked_for.add(program)
-            threading.Thread(target=self._compile, args=(n_components, covariance_type)).start()
-
-    def _compile(self, n_components: int, covariance_type: str) -> None:
-        shape = n_components, self.x.shape[1]
-        size = shape[1] + math.prod(shape) + math.prod(get_family(covariance_type).shape(*shape)) + n_components
-        # Whatever is wrong is raised where the program is called.
-        with suppress(Exception), float64():
-            parameters = jax.ShapeDtypeStruct((size,), np.float64)
-            _statistics.lower(self.data, parameters, n_components, covariance_type, "moments").compile()
 
     def statistics(
         self, means: np.ndarray, whiteners: np.ndarray, constants: np.ndarray, covariance_type: str, engine: str
