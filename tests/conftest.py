@@ -2,6 +2,9 @@
 
 import functools
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +17,32 @@ collect_ignore = ["benchmarks", "downstream.py"]
 
 FAMILIES = ("full", "tied", "diag", "spherical")
 MCLUST_DATA = ("faithful", "iris", "diabetes")
+
+
+def pytest_configure(config):
+    """What several tests compile, or the processes that they start, is compiled once.
+
+    Each worker has a folder of its own: JAX doesn't lock it.
+    """
+    folder = config.programs = tempfile.mkdtemp(prefix="jaxgmm-programs-")
+    cache = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0}
+    for name, value in (cache | {"persistent_cache_min_entry_size_bytes": -1}).items():
+        jax.config.update(f"jax_{name}", value)
+        os.environ[f"JAX_{name}".upper()] = str(value)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.programs, ignore_errors=True)
+
+
+@pytest.fixture
+def no_compilation_cache(monkeypatch):
+    """JAX as users have it, here and in processes that a test starts."""
+    folder = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @pytest.fixture(autouse=True)

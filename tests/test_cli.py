@@ -30,12 +30,6 @@ RUN_FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _no_cache(monkeypatch):
-    # It would change JAX's configuration for the tests that follow.
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
-
-
 @pytest.fixture
 def jaxgmm(capfd):
     """The command line in this process: exit code, stdout, stderr."""
@@ -52,10 +46,8 @@ def jaxgmm(capfd):
 def faithful(tmp_path_factory):
     """The directory of configs/faithful.toml, run once."""
     directory = tmp_path_factory.mktemp("runs") / "faithful"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "use_compilation_cache", lambda: None)
-        with pytest.raises(SystemExit, match=r"^0$"):
-            cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(directory)])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(directory)])
     return directory
 
 
@@ -456,6 +448,7 @@ def test_a_missing_extra_is_one_line(package):
     assert (result.returncode, result.stderr) == (2, wanted)
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_a_process_keeps_compiled_programs(faithful, faithful_csv, tmp_path):
     result = python("-m", "jaxgmm", "predict", faithful, faithful_csv, XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert (result.returncode, result.stderr) == (0, "")
@@ -465,12 +458,19 @@ def test_a_process_keeps_compiled_programs(faithful, faithful_csv, tmp_path):
     assert cache.stat().st_mode & 0o077 == 0  # what is in it gets executed, so nobody else may write it
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_a_cache_that_cannot_be_written_is_done_without(faithful_csv, monkeypatch):
-    monkeypatch.undo()  # the real function
     monkeypatch.setenv("XDG_CACHE_HOME", str(faithful_csv))  # a file: no folder can be made in it
+    cli.use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_cache_of_ones_own_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
     cli.use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_version(jaxgmm):

@@ -30,8 +30,6 @@ CSV = """id,name,size,weight,count,gap,same
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    # The cache would change JAX's configuration for the tests that follow.
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(b""))
 
 

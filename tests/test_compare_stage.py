@@ -29,8 +29,7 @@ SHORT = ["compare.n_init=2", 'compare.families=["tied", "VII"]', "compare.n_comp
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    # The cache would change JAX's configuration for the tests that follow; drawing takes most of the time of a short run.
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
+    # Drawing takes most of the time of a short run.
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(b""))
 
 

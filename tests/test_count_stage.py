@@ -44,12 +44,6 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _no_cache(monkeypatch):
-    # It would change JAX's configuration for the tests that follow.
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
-
-
 @pytest.fixture
 def quick_figures(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(b""))

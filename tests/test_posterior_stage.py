@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import re
 import shutil
 import signal
@@ -39,12 +38,6 @@ FILES = {
 # Chunks are of 100 steps at most, so that 130 draws after 30 steps of warm-up are several.
 SHORT = ["posterior.n_draws=130", "posterior.n_warmup=30", "posterior.n_chains=2", "fit.n_init=2", "posterior.groups=[]"]
 NUTS = ["posterior.method=nuts", "posterior.target_accept=0.8"]
-
-
-@pytest.fixture(autouse=True)
-def _no_cache(monkeypatch):
-    # It would change JAX's configuration for the tests that follow.
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
 
 
 @pytest.fixture
@@ -386,9 +379,8 @@ jaxgmm.show.watched = watched
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main({arguments})
 """
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     draws = tmp_path / "run" / "unfinished" / "posterior"
-    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
         try:
             while not list(draws.glob("draws_*.npz")):
                 with pytest.raises(subprocess.TimeoutExpired):

@@ -49,11 +49,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
-@pytest.fixture(autouse=True)
-def _no_cache(monkeypatch):
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with every stage."""
