@@ -110,6 +110,9 @@ def run_command(
             typer.echo(json.dumps({"directory": str(finished.directory), **finished.summary}))
         elif not quiet:
             show(finished)
+        elif not finished.fit.converged:
+            status = finished.fit.status
+            print(f"warning: the fit ended as {status.name}. {status.meaning}", file=sys.stderr)
     except KeyboardInterrupt:
         again = ["jaxgmm", "run", str(config)]
         again += [part for setting in settings or () for part in ("--set", setting)]
@@ -155,6 +158,8 @@ def predict_command(
         raise ValueError(f"--output {output}: a file that ends in .csv or .parquet is needed.")
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(f"--output {output} exists: choose another name, or add --overwrite.")
+    if output is not None:
+        _check_folder(output)
     use_compilation_cache()
     write_table(output or sys.stdout.buffer, predict(run_dir, data, delimiter))
 
@@ -174,7 +179,12 @@ def init_command(
     output = output or Path(f"{data.name.partition('.')[0]}.toml")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists: choose another name with --output, or add --overwrite")
-    output.write_text(starter_config(data, delimiter, output.parent), encoding="utf-8")
+    _check_folder(output)
+    text = starter_config(data, delimiter, output.parent)
+    output.write_text(text, encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("# left out: "):
+            typer.echo(line.removeprefix("# "), err=True)
     typer.echo(f"written to {output}; now: {shlex.join(['jaxgmm', 'run', str(output)])}")
 
 
@@ -229,6 +239,15 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _check_folder(output: Path) -> None:
+    """Before anything is computed."""
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--output {output}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--output {output} can't be written: no permission for {folder}")
 
 
 def _meant_for_user(error: Exception) -> bool:

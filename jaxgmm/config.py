@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the TOML file, {path / 'config.toml'} if it is a run's directory")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no config file {path}") from None
     except tomllib.TOMLDecodeError as error:
@@ -126,6 +126,10 @@ def _one_line(error: Mapping[str, Any]) -> str:
         return f"{where} is missing"
     if error["type"] == "model_type":
         return f"{where} should be a table, got {error['input']!r}"
+    if error["type"] in ("tuple_type", "list_type"):
+        return f"{where} should be a list, such as {json.dumps([error['input']], default=str)}, got {error['input']!r}"
+    if error["type"].startswith("string_too"):
+        return f"{where}: {message}, got {error['input']!r}"
     if message.startswith("Input should be "):
         return f"{where} should be {message.removeprefix('Input should be ')}, got {error['input']!r}"
     return f"{where}: {message}"

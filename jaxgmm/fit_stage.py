@@ -62,7 +62,8 @@ def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: st
     """gmm.npz, the assignments and the figures."""
     gmm, x = fitted.gmm, rows.x
     gmm.save(directory / "gmm.npz")
-    write_table(directory / f"assignments.{assignments_format}", assignments(gmm, x))
+    weight = {} if rows.sample_weight is None else {"sample_weight": rows.sample_weight}
+    write_table(directory / f"assignments.{assignments_format}", assignments(gmm, x) | weight)
     trace: Any = plots.trace(fitted).figure
     figures = {
         "components": plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),

@@ -1,7 +1,7 @@
 """Numbers as people read them: as many digits as their spread warrants."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -37,6 +37,17 @@ def plus_minus(mean: float, sd: float) -> str:
     if not 0 <= decimals <= 8:
         return f"{mean:.5g} ± {sd:.3g}"
     return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
+
+
+def with_names(quantity: str, names: Mapping[str, str]) -> str:
+    """A quantity of a posterior with its indices renamed.
+
+    Example:
+        >>> with_names("means[0, speed_m_s]", {"speed_m_s": "speed m/s"})
+        'means[0, speed m/s]'
+    """
+    name, bracket, indices = quantity.removesuffix("]").partition("[")
+    return f"{name}[{', '.join(names.get(index, index) for index in indices.split(', '))}]" if bracket else quantity
 
 
 def share(value: float) -> str:

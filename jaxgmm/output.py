@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgmm.status import FitError
+
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 # What a run may have written and the next one, with another config, may not.
 _OPTIONAL = (
@@ -49,10 +51,10 @@ def failure(directory: Path) -> str | None:
     """In which stage the run that was to be there failed, and why; None if none did."""
     try:
         record = json.loads((directory / _FAILED).read_text(encoding="utf-8"))
-        return f"failed in {record['stage']}: {record['error']}"
+        return f"failed in {record['stage']}: {record['error'].rstrip('.')}"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"failed, but {_FAILED} can't be read ({error})"
 
 
@@ -75,7 +77,8 @@ def failure_recorded(directory: Path) -> Iterator[Callable[[str], None]]:
         yield begins
     except Exception as error:
         if not holds_run(directory):
-            record = json.dumps({"stage": stage, "error": f"{type(error).__name__}: {error}"}, indent=2)
+            kind = "" if isinstance(error, ValueError | OSError | FitError) else f"{type(error).__name__}: "
+            record = json.dumps({"stage": stage, "error": f"{kind}{error}"}, indent=2)
             with suppress(OSError):  # a disk that is full is what failed
                 directory.mkdir(parents=True, exist_ok=True)
                 (directory / _FAILED).write_text(f"{record}\n", encoding="utf-8")

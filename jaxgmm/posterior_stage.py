@@ -34,13 +34,23 @@ _CREATION = ("created_at", "creation_library", "creation_library_version", "crea
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What the stage made: draws relabelled by the fit, the fit's mixture, diagnostics, the content of posterior.json."""
+    """What the stage made.
+
+    Attributes:
+        tree: the draws, relabelled by the fit.
+        gmm: the fit's mixture.
+        diagnostics: of the draws.
+        thresholds: that they were held against.
+        summary: the content of posterior.json.
+        feature_of: the data's name of each feature, by that in the tree.
+    """
 
     tree: xarray.DataTree
     gmm: GMM
     diagnostics: Diagnostics
     thresholds: ThresholdsTable
     summary: dict[str, Any]
+    feature_of: dict[str, str]
 
     def write(self, directory: Path, rows: "Rows") -> None:
         """posterior.nc, posterior.json and the figures."""
@@ -119,7 +129,8 @@ class PosteriorStage:
             )
         tree = relabel(tree, fitted.gmm)
         diagnostics = diagnose(tree, **settings.thresholds.model_dump())
-        return Drawn(tree, fitted.gmm, diagnostics, settings.thresholds, _summary(tree, diagnostics))
+        names = dict(zip(check_feature_names(rows.feature_names, rows.x.shape[1]), rows.feature_names, strict=True))
+        return Drawn(tree, fitted.gmm, diagnostics, settings.thresholds, _summary(tree, diagnostics), names)
 
 
 def _summary(tree: xarray.DataTree, diagnostics: Diagnostics) -> dict[str, Any]:

@@ -112,7 +112,8 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
                 compared = _compare(config, rows)
                 fitted = _fit(config, rows, made.get("count"), watch.fit) if compared is None else compared.fit
                 if fitted.status is Status.collapsed:
-                    raise FitError(f"the fit ended as {fitted.status.name}. {fitted.status.meaning}")
+                    meaning = fitted.status.meaning.replace("prior='default'", "prior.kind = 'default'")
+                    raise FitError(f"the fit ended as {fitted.status.name}. {meaning}")
                 clock.ends(first)
                 if folder is not None:
                     gmm, prior = output.same_start(folder, (fitted.gmm, fitted.prior))

@@ -1,19 +1,21 @@
 """What `jaxgmm run` prints: how far it is, and what came out."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jaxgmm.fitted import Progress as FitProgress
-from jaxgmm.formatting import alike, number, plus_minus
+from jaxgmm.formatting import alike, number, plus_minus, with_names
 from jaxgmm.plots import replication
 from jaxgmm.run import Run, Watch
 
@@ -78,19 +80,15 @@ def _show_comparison(console: Console, compared: "Compared") -> None:
     comparison, by = compared.comparison, compared.criterion
     rows = comparison.table.sort_values(f"rank_{by}", kind="stable", na_position="last")
     title = f"{len(rows)} models, the best by {by.replace('_', '-')} first"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
-    table.add_column("model", no_wrap=True)
     shown = ("log_likelihood", *comparison.criteria)
-    for name in shown:
-        table.add_column(_HEADING.get(name, name), justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
+    table = _Table(title, ["model", *(_HEADING.get(name, name) for name in shown), "status"], "comparison.csv")
     winner = compared.fit.gmm
     for model, row in rows[:_MOST_MODELS].iterrows():
         numbers = [number(row[name], ".4f" if name == "held_out" else ".1f") for name in shown]
         style = "green" if model == f"{winner.family} {winner.n_components}" else None
         style = style if row["status"] == "converged" else "yellow"
-        table.add_row(model, *numbers, row["status"], style=style)
-    console.print(table)
+        table.add([str(model), *numbers, row["status"]], style)
+    table.show(console)
     if len(rows) > _MOST_MODELS:
         console.print(f"and {len(rows) - _MOST_MODELS} more, in comparison.csv")
     console.print(f"[bold]agreement[/]  {comparison.agreement}")
@@ -123,7 +121,7 @@ def _show_fit(console: Console, finished: Run) -> None:
     components = Table(box=box.SIMPLE_HEAD, title="components: weight, then mean ± sd", title_justify="left")
     shown = max(1, (console.width - 16) // _CELL)
     for heading in ("", "weight", *names[:shown]):
-        components.add_column(heading, justify="right")
+        components.add_column(escape(heading), justify="right")
     means, sds = np.asarray(gmm.means), np.sqrt(np.diagonal(np.asarray(gmm.dense_covariances()), axis1=1, axis2=2))
     for k, weight in enumerate(np.asarray(gmm.weights)):
         cells = (plus_minus(m, s) for m, s in zip(means[k, :shown], sds[k, :shown], strict=True))
@@ -156,7 +154,8 @@ def _show_posterior(console: Console, drawn: "Drawn") -> None:
     for meaning, words in _MEANINGS.items():
         rows = table[table["meaning"] == meaning]
         if len(rows):
-            console.print(_quantities(rows[:_MOST_QUANTITIES], words, None if approximate else drawn.thresholds))
+            thresholds = None if approximate else drawn.thresholds
+            _quantities(rows[:_MOST_QUANTITIES], words, drawn.feature_of, thresholds).show(console)
         if len(rows) > _MOST_QUANTITIES:
             console.print(f"and {len(rows) - _MOST_QUANTITIES} more, in posterior.json")
     for sentence in drawn.diagnostics.problems:
@@ -167,24 +166,21 @@ def _show_posterior(console: Console, drawn: "Drawn") -> None:
 
 def _show_count(console: Console, counted: "Counted") -> None:
     count = counted.count
-    table = Table(box=box.SIMPLE_HEAD, title="number of clusters", title_justify="left", collapse_padding=True)
-    for heading in ("", "posterior", "± error", "prior", "Bayes factor", "components"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["", "posterior", "± error", "prior", "Bayes factor", "components"]
+    table = _Table("number of clusters", headings, "cluster_count.csv")
     shown = count.table[(count.table[["posterior", "n_components"]] >= _LEAST_PROBABILITY).any(axis=1)]
     for clusters, row in shown.iterrows():
         cells = [number(row[name], ".3f") for name in ("posterior", "mcse", "prior")]
         cells += [number(row["bayes_factor"], ".3g"), number(row["n_components"], ".3f")]
-        table.add_row(str(clusters), *cells, style="green" if count.ok and clusters == count.mode else None)
-    console.print(table)
+        table.add([str(clusters), *cells], "green" if count.ok and clusters == count.mode else None)
+    table.show(console)
     console.print(f"less probable ones, with {1 - shown['prior'].sum():.2f} of the prior, in cluster_count.csv")
     console.print(f"[bold]clusters[/]  [{'green' if count.ok else 'yellow'}]{escape(count.verdict)}[/]", soft_wrap=True)
 
 
-def _quantities(rows: Any, title: str, thresholds: "ThresholdsTable | None") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
-    table.add_column("")
-    for heading in ("mean", "sd", "5 %", "95 %", *(("r-hat", "ESS") if thresholds else ())):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _quantities(rows: Any, title: str, feature_of: Mapping[str, str], thresholds: "ThresholdsTable | None") -> "_Table":
+    headings = ["", "mean", "sd", "5 %", "95 %", *(("r-hat", "ESS") if thresholds else ())]
+    table = _Table(title, headings, "posterior.json")
     for name, row in rows.iterrows():
         cells = alike(row["sd"], row[["mean", "sd", "lower", "upper"]])
         style = None
@@ -192,7 +188,34 @@ def _quantities(rows: Any, title: str, thresholds: "ThresholdsTable | None") -> 
             r_hat, ess = row["r_hat"], row[["ess_bulk", "ess_tail"]].min()
             cells += [number(r_hat, ".3f"), number(ess, ".0f")]
             style = "yellow" if r_hat > thresholds.r_hat or ess < thresholds.ess else None
+        name = with_names(name, feature_of)
         for long, short in _SHORT.items():
             name = name.replace(long, short)
-        table.add_row(escape(name), *cells, style=style)
+        table.add([name, *cells], style)
     return table
+
+
+class _Table:
+    """Rows of text; shows as many columns as the terminal is wide, and says which it has no room for."""
+
+    def __init__(self, title: str, headings: list[str], file: str):
+        self._title, self._headings, self._file = title, headings, file
+        self._rows: list[tuple[list[str], str | None]] = []
+
+    def add(self, cells: list[str], style: str | None) -> None:
+        self._rows.append((cells, style))
+
+    def show(self, console: Console) -> None:
+        columns = zip(self._headings, *(cells for cells, _ in self._rows), strict=True)
+        first, *others = (max(map(cell_len, column)) + 2 for column in columns)
+        room = console.width - min(first, max(14, console.width // 3)) - 2
+        shown = 1 + sum(total <= room for total in itertools.accumulate(others))
+        table = Table(box=box.SIMPLE_HEAD, title=self._title, title_justify="left", collapse_padding=True)
+        table.add_column(self._headings[0], overflow="fold")  # it says which row this is
+        for heading in self._headings[1:shown]:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for cells, style in self._rows:
+            table.add_row(*map(escape, cells[:shown]), style=style)
+        console.print(table)
+        if shown < len(self._headings):
+            console.print(f"no room for {', '.join(self._headings[shown:])}: see {self._file}")

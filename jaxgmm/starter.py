@@ -60,6 +60,7 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
         *(f"    {json.dumps(name, ensure_ascii=False)},  # {_range(column)}" for name, column in whole.items()),
         "]",
     ]
+    lines += ['# sample_weight = "..."  # a column that says how often each row counts']
     lines += [f"# left out: {json.dumps(name, ensure_ascii=False)}: {why}" for name, why in left_out.items()]
     lines += ["", "[prior]", 'kind = "default"  # keeps covariances from going singular; "none" is maximum likelihood', ""]
     family = "full" if _parameters(n_features) * 2 * _FEW_ROWS_A_PARAMETER <= n_rows else "diag"

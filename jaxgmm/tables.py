@@ -14,6 +14,7 @@ from jaxgmm.validation import unknown
 
 _CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
 _PARQUET = (".parquet", ".pq")
+_SEPARATORS = (";", "\t", "|", ",")
 _SHOWN = 12  # columns named in a message
 
 
@@ -57,10 +58,8 @@ class Table:
         if numbers is None:
             numeric = [f'"{other}"' for other, column in self.columns.items() if _numbers(column) is not None]
             shown = ", ".join(numeric[:_SHOWN] + ["..."] * (len(numeric) > _SHOWN))
-            raise ValueError(
-                f"{self.source}: column {name!r} is not numbers ({_obstacle(self.columns[name])}); "
-                f"choose among the numeric ones: columns = [{shown}]"
-            )
+            choice = f"choose among the numeric ones: columns = [{shown}]" if numeric else "no other column is"
+            raise ValueError(f"{self.source}: column {name!r} is not numbers ({_obstacle(self.columns[name])}); {choice}")
         return numbers
 
 
@@ -88,19 +87,39 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
         if suffix in _PARQUET:
             table = pa.parquet.read_table(path)
         else:
-            table = pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(delimiter=delimiter))
+            table = _read_csv(path, delimiter)
         names = [name.strip() for name in table.column_names]
     except UnicodeDecodeError:
         raise ValueError(f"{path} can't be read: its first line is not UTF-8 text") from None
     except pa.ArrowException as error:
         how = "" if delimiter is None else f" as columns separated by {delimiter!r}"
-        raise ValueError(f"{path} can't be read{how}: {' '.join(str(error).split())}") from None
+        way_out = "" if delimiter is None else ". Another delimiter? Set it"
+        raise ValueError(f"{path} can't be read{how}: {' '.join(str(error).split())}{way_out}") from None
+    between = [mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]]
+    if between and suffix in _CSV:
+        raise ValueError(
+            f"{path} has one column, {names[0]!r}: if {between[0]!r} is between its columns, set delimiter to that"
+        )
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
     if suffix in _CSV and all(map(_is_number, names)):
         raise ValueError(f"{path}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names")
     return Table(str(path), dict(zip(names, table.columns, strict=True)))
+
+
+def _read_csv(path: Path, delimiter: str | None) -> pa.Table:
+    def read(ignore_empty_lines: bool) -> pa.Table:
+        options = pa.csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=ignore_empty_lines)
+        return pa.csv.read_csv(path, parse_options=options)
+
+    table = read(ignore_empty_lines=True)
+    if table.num_columns > 1:
+        return table
+    # Of a single column an empty line is a missing value, but for those at the end.
+    table = read(ignore_empty_lines=False)
+    present = np.flatnonzero(table.column(0).is_valid())
+    return table.slice(0, present[-1] + 1 if len(present) else 0)
 
 
 def write_table(file: str | Path | BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
@@ -133,7 +152,8 @@ def _obstacle(column: pa.ChunkedArray | np.ndarray) -> str:
     for row, value in enumerate(column):
         value = value.as_py() if isinstance(value, pa.Scalar) else value
         if value not in (None, "") and not (isinstance(value, str) and _is_number(value)):
-            return f"row {row} is {value!s:.40}"
+            comma = isinstance(value, str) and value.count(",") == 1 and _is_number(value.replace(",", "."))
+            return f"row {row} is {value!s:.40}{': write a decimal point' * comma}"
     return f"type {kind}"
 
 

@@ -47,7 +47,7 @@ def unknown(what: str, value: object, choices: Iterable[str]) -> ValueError:
     """The error for a name that isn't one of `choices`, with the nearest one."""
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return ValueError(f"unknown {what} {value!r}{hint} Choose from {', '.join(choices)}.")
 
 

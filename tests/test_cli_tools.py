@@ -55,7 +55,9 @@ def test_init_writes_a_config_that_runs(tmp_path, jaxgmm):
     x = jg.datasets.load_faithful().x
     lines = ["eruption,long,eruptions,waiting", *(f"{i},{'yes' if a > 3 else 'no'},{a},{b}" for i, (a, b) in enumerate(x))]
     write(tmp_path / "geyser.csv", "\n".join(lines))
-    assert jaxgmm("init", "geyser.csv") == (0, "written to geyser.toml; now: jaxgmm run geyser.toml\n", "")
+    code, out, err = jaxgmm("init", "geyser.csv")
+    assert (code, out) == (0, "written to geyser.toml; now: jaxgmm run geyser.toml\n")
+    assert err.splitlines() == ['left out: "eruption": counts the rows', 'left out: "long": not numbers']
     text = (tmp_path / "geyser.toml").read_text()
     assert '# left out: "long": not numbers' in text
     assert '# left out: "eruption": counts the rows' in text
@@ -162,6 +164,9 @@ def test_run_can_be_quiet(tmp_path, jaxgmm, monkeypatch):
     code, _, err = jaxgmm("run", config, "--quiet")
     assert code == 2
     assert "already holds a run" in err  # errors are still said
+    code, out, err = jaxgmm("run", config, "--quiet", "--overwrite", "--set", "fit.max_steps=1")
+    assert (code, out) == (0, "")
+    assert err.startswith("warning: the fit ended as max_steps. Still climbing")
     assert jaxgmm("run", config, "--quiet", "--json", "--overwrite")[2].startswith("error: --json prints")
 
 
@@ -175,6 +180,29 @@ def test_a_narrow_terminal_still_shows_every_number(tmp_path, jaxgmm, monkeypatc
         assert f"{weight:.4f}" in out
     assert "\x1b" not in out  # no colours where nobody sees them
     assert "and 3 more features, in gmm.npz" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_tables_name_their_rows_at_any_width(width, tmp_path, jaxgmm, monkeypatch):
+    """Columns there is no room for are named instead."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    more = '[posterior]\nmethod = "laplace"\nn_draws = 20\n[count]\nn_draws = 10\nn_warmup = 5\nmax_components = 4\n'
+    code, out, _ = jaxgmm("run", write(tmp_path / "more.toml", SMALL + more))
+    assert code == 0
+    assert max(len(line) for line in out.splitlines() if not re.match("written to|clusters  ", line)) <= width
+    assert "…" not in out
+    for name in ("means[0,", "weights[1]", "n_clusters"):
+        assert re.search(rf"(?m)^ +{re.escape(name)}", out), name
+    assert re.search(r"(?m)^ +\d +[01]\.\d+ ", out[out.index("number of clusters") :])
+    assert ("no room for Bayes factor, components: see cluster_count.csv" in " ".join(out.split())) == (width == 40)
+
+
+def test_folders_are_looked_at_before_anything_is_computed(tmp_path, jaxgmm):
+    write(tmp_path / "data.csv")
+    for command in (["init", "data.csv"], ["predict", "nowhere", "data.csv"]):
+        code, out, err = jaxgmm(*command, "--output", tmp_path / "no" / "x.csv")
+        assert (code, out) == (2, "")
+        assert err == f"error: --output {tmp_path / 'no' / 'x.csv'}: there is no folder {tmp_path / 'no'}\n"
 
 
 def test_completion_for_the_shell(jaxgmm, monkeypatch):

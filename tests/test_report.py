@@ -92,7 +92,7 @@ class Page(HTMLParser):
 
 
 def test_is_one_file_that_needs_nothing_else(page, finished):
-    assert not re.search(r"https?://|@import|<script|<link", page.source)
+    assert not re.search(r"https?://|@import|<script [^>]*src|<link", page.source)
     pictures = page.all("img")
     names = ["cluster_count", "similarity", "comparison", "responsibilities", "components", "trace"]
     names += ["posterior_draws", "posterior_intervals", "posterior_chains"]
@@ -196,6 +196,34 @@ def test_without_other_stages_they_are_not_there(tmp_path):
     assert "The run is of jaxgmm 0.0.1" in write_report(directory).read_text(encoding="utf-8")
 
 
+def test_names_and_weights_are_those_of_the_data(tmp_path):
+    """Names that a posterior's file can't have keep their intervals; rows of weight 0 are no rows."""
+    rng = np.random.default_rng(5)
+    x, weight = np.repeat([[0.0, 5.0], [9.0, 1.0]], 40, axis=0) + rng.normal(size=(80, 2)), np.arange(80) % 3
+    x[42] = 1000  # of weight 0
+    rows = "".join(f"{a},{b},{w}\n" for (a, b), w in zip(x.tolist(), weight, strict=True))
+    (tmp_path / "rows.csv").write_text(f"speed m/s,<b>b [red],w\n{rows}")
+    config = tmp_path / "rows.toml"
+    config.write_text(
+        '[data]\npath = "rows.csv"\nsample_weight = "w"\n[fit]\nn_components = 2\nn_init = 2\n'
+        '[posterior]\nmethod = "laplace"\nn_draws = 50\n'
+    )
+    directory = run(load_config(config, [f"output.directory={json.dumps(str(tmp_path / 'run'))}"])).directory
+    page = Page(write_report(directory).read_text(encoding="utf-8"))
+    lead, components = page.sections[""], page.sections["components"]
+    assert f"Rows are weighted by w, {weight.sum()} in all; 27 have weight 0 and take no part." in lead
+    assert len(re.findall(r"(?:speed m/s|<b>b \[red\])(?: [-\d.]+ \[[-\d.]+, [-\d.]+\]){2}", components)) == 4
+    gmm, seen = jg.load(directory / "gmm.npz"), weight > 0
+    k = np.asarray(gmm.predict(x[seen]))
+    for component in (0, 1):
+        part = weight[seen][k == component].sum() / weight.sum()
+        assert f"{(k == component).sum()} {100 * part:.0f} %" in components
+    assert not re.search(r"\b42 [01] ", page.sections["outliers"])
+    (directory / "assignments.csv").write_text((directory / "assignments.csv").read_text().replace("sample_weight", "w"))
+    with pytest.raises(ValueError, match="no column 'sample_weight'"):
+        write_report(directory)
+
+
 def break_fit(directory):
     (directory / "fit.json").write_text("{")
 
@@ -218,6 +246,30 @@ def stop(directory):
     (directory / "unfinished" / "posterior").mkdir(parents=True)
 
 
+def other_rows(directory):
+    lines = (directory / "assignments.csv").read_text().splitlines()
+    (directory / "assignments.csv").write_text("\n".join(lines[:20]))
+
+
+def other_features(directory):
+    fit = json.loads((directory / "fit.json").read_text())
+    (directory / "fit.json").write_text(json.dumps(fit | {"feature_names": ["eruptions"]}))
+
+
+def no_toml(directory):
+    (directory / "config.toml").write_text("x = [")
+
+
+def no_text(directory):
+    (directory / "config.toml").write_bytes(b'x = "\xff"')
+
+
+def no_verdict(directory):
+    fit = json.loads((directory / "fit.json").read_text())
+    del fit["count"]["verdict"]
+    (directory / "fit.json").write_text(json.dumps(fit))
+
+
 def fail(directory):
     stop(directory)
     (directory / "failed.json").write_text('{"stage": "count", "error": "OSError: disk full"}')
@@ -235,6 +287,12 @@ def cut_failure(directory):
         (old_assignments, "assignments.csv has no column 'log_density'"),
         (cut_picture, "trace.png is no PNG picture"),
         (stop, "holds a run that stopped in posterior; go on with `jaxgmm run CONFIG --resume`"),
+        (other_rows, "fit.json, gmm.npz and assignments.csv are not of one run"),
+        (other_features, "fit.json, gmm.npz and assignments.csv are not of one run"),
+        (no_toml, "config.toml is damaged"),
+        (no_text, "config.toml is damaged"),
+        (no_verdict, "its files have no 'verdict'"),
+        (lambda directory: (directory / "posterior.nc").unlink(), "posterior.nc is missing"),
         (fail, "holds a run that failed in count: OSError: disk full; go on with `jaxgmm run CONFIG --resume`"),
         (cut_failure, "holds no finished run: it failed, but failed.json can't be read"),
         (lambda directory: (directory / "assignments.csv").unlink(), "has no assignments.csv or assignments.parquet"),
@@ -285,6 +343,9 @@ for (const details of document.querySelectorAll("details")) {
   details.querySelector("summary").click();
   if (!details.open) found.hidden.push(details.textContent.slice(0, 40));
 }
+for (const details of document.querySelectorAll("details")) details.open = false;
+dispatchEvent(new Event("beforeprint"));
+found.not_printed = document.querySelectorAll("details:not([open])").length;
 for (const image of document.images) if (!image.complete || !image.naturalWidth) found.hidden.push(image.alt);
 found.width = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 document.title = "FOUND " + JSON.stringify(found);
@@ -297,6 +358,7 @@ def test_can_be_opened_and_clicked_through(page, tmp_path):
     found = in_browser(page, CLICKS, tmp_path)
     assert found["missed"] == found["hidden"] == []
     assert found["width"] <= 0  # nothing sticks out
+    assert found["not_printed"] == 0
 
 
 @pytest.mark.browser

@@ -1,6 +1,7 @@
 """`report.html`: what a run found and whether to trust it, as one file that needs no network."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from jaxgmm.report.contents import contents
@@ -38,6 +39,11 @@ def write_report(directory: str | Path, *, title: str | None = None, n_outliers:
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
+    except PermissionError:
+        raise PermissionError(
+            f"{path} can't be written: no permission for {directory}; copy the run to a folder of yours"
+        ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path

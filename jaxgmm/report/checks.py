@@ -17,11 +17,21 @@ class Check(NamedTuple):
     text: str
 
 
-def checks(run: RunFiles) -> list[Check]:
-    """The checks of every stage that the run had."""
+def checks(run: RunFiles, odd_statistics: tuple[int, int] | None) -> list[Check]:
+    """The checks of every stage that the run had.
+
+    Args:
+        run: its files.
+        odd_statistics: how many the mixture doesn't reproduce, of how many; None if that isn't known.
+    """
     found = [_status(run.fit), _replication(run.fit)]
     if run.posterior is not None:
         found += _posterior(run.posterior)
+    if odd_statistics is not None:
+        level, title = (
+            ("look", "Not all of the data is reproduced") if odd_statistics[0] else ("good", "The data is reproduced")
+        )
+        found.append(Check(level, title, reproduced(*odd_statistics)))
     if run.cluster_count is not None:
         count = run.fit["count"]
         level, title = (
@@ -31,9 +41,20 @@ def checks(run: RunFiles) -> list[Check]:
     return found
 
 
+def reproduced(odd: int, total: int) -> str:
+    """What posterior predictive checks say, in a sentence."""
+    if not odd:
+        return f"The mixture reproduces all {total} statistics: each lies within 95 % of the drawn ones."
+    return (
+        f"The mixture doesn’t reproduce {odd} of {total} statistics: of the data, they lie outside of 95 % of the drawn ones, "
+        "as one in twenty does by chance."
+    )
+
+
 def _status(fit: dict[str, Any]) -> Check:
     if fit["status"] == "converged":
-        return Check("good", "The fit converged", f"After {fit['n_steps']} steps: {_lower(fit['meaning'])}")
+        said = f"After {fit['n_steps']} steps of EM another one would change next to nothing: an optimum, if maybe a local one."
+        return Check("good", "The fit converged", said)
     return Check("bad", f"The fit ended as “{fit['status']}”", fit["meaning"])
 
 
@@ -45,6 +66,8 @@ def _replication(fit: dict[str, Any]) -> Check:
     said = f"{n} of {starts} starts reached the best optimum.{below}"
     if n < max(2, _FEW * starts):
         return Check("look", "Few starts agree", f"{said} There may be a better one: raise n_init.")
+    if 2 * n < starts:
+        return Check("good", "Several starts agree", f"{said} The others ended at lower optima.")
     return Check("good", "Starts agree", said)
 
 
@@ -69,7 +92,3 @@ def _posterior(posterior: dict[str, Any]) -> list[Check]:
     level, title = ("good", "Components can be told apart") if rate <= 0.05 else ("look", "Components overlap")
     found.append(Check(level, title, text if rate <= 0.05 else f"{text} What is said of single components is to be doubted."))
     return found + [Check("look", "To note", sentence) for sentence in posterior.get("notes", [])]
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from jaxgmm import output
+from jaxgmm.formatting import with_names
 from jaxgmm.io import load
 from jaxgmm.mixture import GMM
 from jaxgmm.tables import read_table
 
-_OF_FIT = ("status", "meaning", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")
+_OF_FIT = ("status", "meaning", "n_steps", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")
+_OF_POSTERIOR = ("ok", "problems", "quantities", "method", "non_permutation_rate")
 _OF_ROWS = ("row", "component", "uncertainty", "log_density", "tail_probability")
 
 
@@ -24,17 +27,19 @@ class RunFiles:
 
     Attributes:
         directory: of the run.
-        config: the effective config, TOML.
+        text: the effective config, TOML.
+        config: the same, parsed.
         fit: of fit.json.
         gmm: the mixture.
-        rows: the columns of its assignments, by name.
+        rows: the columns of its assignments, by name; without rows of weight 0, and `sample_weight` 1 where there is none.
         posterior: of posterior.json; None if there was no such stage, as for the next ones.
         comparison: rows of comparison.csv by column, numbers where they are.
         cluster_count: rows of cluster_count.csv.
     """
 
     directory: Path
-    config: str
+    text: str
+    config: dict[str, Any]
     fit: dict[str, Any]
     gmm: GMM
     rows: dict[str, np.ndarray]
@@ -63,25 +68,36 @@ class RunFiles:
             raise ValueError(f"{directory} holds no finished run: it {failed}; put that right and run the config again")
         if not output.holds_run(directory):
             raise ValueError(f"{directory} does not hold a run: give the directory that `jaxgmm run` wrote")
-        fit = _json(directory / "fit.json", _OF_FIT)
+        fit, text, gmm = _json(directory / "fit.json", _OF_FIT), _text(directory / "config.toml"), load(directory / "gmm.npz")
+        config = tomllib.loads(text)
         found = [path for path in (directory / "assignments.csv", directory / "assignments.parquet") if path.is_file()]
         if not found:
             raise ValueError(f"{directory} has no assignments.csv or assignments.parquet: run the config again")
         table = read_table(found[0])
-        missing = [name for name in _OF_ROWS if name not in table.columns]
+        weighted = "sample_weight" in config.get("data", {})
+        wanted = (*_OF_ROWS, "sample_weight") if weighted else _OF_ROWS
+        missing = [name for name in wanted if name not in table.columns]
         if missing:
             raise ValueError(
                 f"{found[0]} has no column {missing[0]!r}: it is of another version of jaxgmm; run the config again"
             )
-        rows = {name: table.select([name])[:, 0] for name in _OF_ROWS}
+        rows = {name: table.select([name])[:, 0] for name in wanted}
+        told = fit["n_samples"], fit["n_components"], len(fit["feature_names"])
+        if told != (len(rows["row"]), gmm.n_components, gmm.n_features):
+            raise ValueError(
+                f"{directory}: fit.json, gmm.npz and {found[0].name} are not of one run, or cut short; run the config again"
+            )
+        rows.setdefault("sample_weight", np.ones(len(rows["row"])))
+        rows = {name: column[rows["sample_weight"] > 0] for name, column in rows.items()}
         posterior = directory / "posterior.json"
         return cls(
             directory,
-            (directory / "config.toml").read_text(encoding="utf-8"),
+            text,
+            config,
             fit,
-            load(directory / "gmm.npz"),
+            gmm,
             rows,
-            _json(posterior, ("ok", "problems", "quantities")) if posterior.is_file() else None,
+            _json(posterior, _OF_POSTERIOR) if posterior.is_file() else None,
             _csv(directory / "comparison.csv", {"model", "family", "status"}) if "selected_by" in fit else None,
             _csv(directory / "cluster_count.csv", set()) if "count" in fit else None,
         )
@@ -91,12 +107,37 @@ class RunFiles:
         return self.rows[name]
 
     @property
+    def is_weighted(self) -> bool:
+        """Did the rows have weights?"""
+        return "sample_weight" in self.config.get("data", {})
+
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """90 % intervals by quantity, of those whose labels mean something."""
+        """90 % intervals by quantity, of those whose labels mean something; features by the data's own names."""
         if self.posterior is None:
             return {}
+        names = self.feature_of
         told_apart = [row for row in self.posterior["quantities"] if row["meaning"] == "relabelled"]
-        return {row["quantity"]: (row["lower"], row["upper"]) for row in told_apart if row["lower"] is not None}
+        return {
+            with_names(row["quantity"], names): (row["lower"], row["upper"]) for row in told_apart if row["lower"] is not None
+        }
+
+    @property
+    def feature_of(self) -> dict[str, str]:
+        """The data's name of each feature, by that in a posterior's tree."""
+        from jaxgmm.bayes.schema import check_feature_names  # only here: runs without draws need no xarray
+
+        names = self.fit["feature_names"]
+        return dict(zip(check_feature_names(names, len(names)), names, strict=True))
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+        tomllib.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): run the config again") from None
+    return text
 
 
 def _json(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
