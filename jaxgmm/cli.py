@@ -35,7 +35,7 @@ except ModuleNotFoundError:
     _fail_for_missing("typer")
 
 app = typer.Typer(
-    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, with one line that says why; 130 interrupted; 1 anything else. "
+    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, and stderr says why; 130 interrupted; 1 anything else. "
     "JAXGMM_DEBUG=1 shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -130,6 +130,10 @@ class Comparison:
     def fit(self, family: str, n_components: int) -> Fit:
         """The fit of one model.
 
+        Args:
+            family: scikit-learn's name or mclust's.
+            n_components: K.
+
         Raises:
             ValueError: a model that wasn't compared.
             FitError: a model without a fit.

@@ -70,7 +70,11 @@ class Merging:
         return elbow(self.entropy[:m], self.merged_weight[:m], self.overlap[:m])
 
     def responsibilities(self, x: Float[ArrayLike, "N D"], n_clusters: int | None = None) -> Float[Array, "N C"]:
-        """p(cluster c given x_n): the sum over the cluster's components. `n_clusters` is `choose()` by default.
+        """p(cluster c given x_n): the sum over the cluster's components.
+
+        Args:
+            x: (N, D), finite.
+            n_clusters: C, to merge down to; `choose()` by default.
 
         Raises:
             ValueError: n_clusters outside 1..K, rows that can't be used.

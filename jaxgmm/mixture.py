@@ -134,18 +134,29 @@ class GMM:
         return self._ask(_predict, x)
 
     def log_likelihood(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
-        """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n)."""
+        """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n).
+
+        Args:
+            x: (N, D), as for `log_prob`.
+            sample_weight: (N,), finite, not negative; 1 each by default.
+
+        Returns:
+            A float, or a traced scalar inside jit.
+
+        Raises:
+            ValueError: rows or weights that can't be used.
+        """
         return self._total(lambda w, log_prob, complete: (w * log_prob).sum(), x, sample_weight)
 
     def aic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
-        """Akaike's criterion, -2 log L + 2 p (Akaike 1974); smaller is better."""
+        """Akaike's criterion, -2 log L + 2 p (Akaike 1974); smaller is better. Arguments and errors as for `log_likelihood`."""
         p = self.n_parameters
         return self._total(lambda w, log_prob, complete: 2 * p - 2 * (w * log_prob).sum(), x, sample_weight)
 
     def bic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Bayesian information criterion, -2 log L + p log N (Schwarz 1978); smaller is better, mclust's sign changed.
 
-        N is the total weight of the rows.
+        N is the total weight of the rows. Arguments and errors as for `log_likelihood`.
 
         Example:
             >>> import jaxgmm as jg
@@ -159,7 +170,7 @@ class GMM:
     def icl(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Integrated completed likelihood, BIC - 2 sum_n w_n log max_k r_nk (Biernacki, Celeux & Govaert 2000).
 
-        Smaller is better; equals the negative of mclust's `icl`.
+        Smaller is better; equals the negative of mclust's `icl`. Arguments and errors as for `log_likelihood`.
         """
         p = self.n_parameters
         return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * complete).sum(), x, sample_weight)

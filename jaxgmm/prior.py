@@ -103,7 +103,18 @@ class Prior:
     def from_moments(
         cls, total_weight: float, mean: np.ndarray, scatter: np.ndarray, n_components: int, family: str
     ) -> "Prior":
-        """The default prior from the total weight, column means and scatter (D, D) or its diagonal (D,)."""
+        """The default prior of data that are known by their sums.
+
+        Args:
+            total_weight: N.
+            mean: (D,), of the columns.
+            scatter: about the mean: (D, D), or its diagonal (D,) for families that need no more.
+            n_components: K.
+            family: of the covariances.
+
+        Raises:
+            ValueError: an unknown family.
+        """
         covariance = proper_covariance(total_weight, mean, scatter)
         kind = get_family(family)
         values: dict[str, Any] = {
@@ -117,6 +128,9 @@ class Prior:
 
     def log_prob(self, gmm: GMM) -> Float[Array, ""]:
         """Log density of a mixture's parameters, with respect to (weights, means, covariances) themselves, in nats.
+
+        Args:
+            gmm: the mixture; components of weight 0 take no part.
 
         Raises:
             ValueError: a mixture of another family or dimension.

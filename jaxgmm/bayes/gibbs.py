@@ -237,7 +237,17 @@ class GibbsKernel(MCMCKernel):
         self._start, self._prior = start, prior
 
     def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> GibbsChain:
-        """The chain, or several for several keys, before the first sweep."""
+        """The chain, or several for several keys, before the first sweep.
+
+        Args:
+            rng_key: one PRNG key, or an array of them.
+            num_warmup: not used: there is nothing to adapt.
+            init_params: None.
+            model_args, model_kwargs: the rows `x` (N, D), as `MCMC.run` was given them.
+
+        Raises:
+            ValueError: `init_params` that is given, rows that can't be used.
+        """
         if init_params is not None:
             raise ValueError("init_params isn't used: GibbsKernel(start, prior) starts from the mixture `start`.")
         x, gmm, prior = self._cast(*model_args, **model_kwargs)
@@ -246,13 +256,18 @@ class GibbsKernel(MCMCKernel):
         return jax.tree.map(lambda leaf: leaf[0], chains) if single else chains
 
     def sample(self, state: GibbsChain, model_args: Any, model_kwargs: Any) -> GibbsChain:
-        """The chain, or several, a sweep later."""
+        """The chain, or several, a sweep later.
+
+        Args:
+            state: of `init` or `sample`.
+            model_args, model_kwargs: the rows `x` (N, D).
+        """
         x, _, prior = self._cast(*model_args, **model_kwargs)
         step, data = _Stepper().step, _Data(x, prior)
         return step(state, data) if is_prng_key(state.rng_key) else jax.vmap(step, in_axes=(0, None))(state, data)
 
     def get_diagnostics_str(self, state: GibbsChain) -> str:
-        """For the progress bar."""
+        """What the progress bar says of `state`."""
         return f"log joint {float(state.lp):.2f}"
 
     def _cast(self, x: ArrayLike) -> tuple[Array, GMM, Any]:

@@ -68,7 +68,17 @@ class TelescopingKernel(MCMCKernel):
         self._telescoping = Telescoping(check_count(n_moves, "n_moves", least=0))
 
     def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> Chain:
-        """The chain, or several for several keys, before the first sweep."""
+        """The chain, or several for several keys, before the first sweep.
+
+        Args:
+            rng_key: one PRNG key, or an array of them.
+            num_warmup: not used: there is nothing to adapt.
+            init_params: labels to start from, whole numbers (N,), or (C, N) of several chains; None: one cluster.
+            model_args, model_kwargs: the rows `x` (N, D), as `MCMC.run` was given them.
+
+        Raises:
+            ValueError: JAX in float32, labels or rows that can't be used.
+        """
         if not jax.config.jax_enable_x64:
             raise ValueError(
                 "TelescopingKernel needs float64, but JAX is configured for float32, in which differences of evidences are "
@@ -81,12 +91,17 @@ class TelescopingKernel(MCMCKernel):
         return jax.tree.map(lambda leaf: leaf[0], chains) if single else chains
 
     def sample(self, state: Chain, model_args: Any, model_kwargs: Any) -> Chain:
-        """The chain, or several, a sweep later."""
+        """The chain, or several, a sweep later.
+
+        Args:
+            state: of `init` or `sample`.
+            model_args, model_kwargs: the rows `x` (N, D).
+        """
         data, step = self._data(*model_args, **model_kwargs), self._telescoping.step
         return step(state, data) if is_prng_key(state.rng_key) else jax.vmap(step, in_axes=(0, None))(state, data)
 
     def get_diagnostics_str(self, state: Chain) -> str:
-        """For the progress bar."""
+        """What the progress bar says of `state`."""
         return f"{int(state.n_clusters)} clusters"
 
     def _data(self, x: ArrayLike) -> Data:

@@ -135,11 +135,14 @@ class VariationalFit:
         return self._ask(_log_prob, x)
 
     def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
-        """q(z_n = k): proportional to exp E[log pi_k + log Normal(x_n | mu_k, Sigma_k)]; each row adds up to one."""
+        """q(z_n = k): proportional to exp E[log pi_k + log Normal(x_n | mu_k, Sigma_k)]; each row adds up to one.
+
+        Arguments and errors as for `log_prob`.
+        """
         return self._ask(_responsibilities, x)
 
     def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
-        """The most probable component of each row by `responsibilities`."""
+        """The most probable component of each row by `responsibilities`. Arguments and errors as for `log_prob`."""
         return self._ask(_predict, x)
 
     def _ask(self, question: Callable, x: Any) -> Any:

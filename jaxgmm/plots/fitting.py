@@ -50,6 +50,9 @@ def trace(fit: "Fit", *, ax: Axes | None = None) -> Axes:
 def replication(fit: "Fit") -> str:
     """In words, how many starts agree on the optimum: the reason to trust it, or to ask for more starts.
 
+    Args:
+        fit: what `jaxgmm.fit` returned.
+
     Example:
         >>> import jax, jaxgmm as jg
         >>> fit = jg.fit(jg.datasets.load_faithful().x, n_components=2, key=jax.random.key(0))
