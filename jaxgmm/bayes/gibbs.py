@@ -243,7 +243,8 @@ class GibbsKernel(MCMCKernel):
             rng_key: one PRNG key, or an array of them.
             num_warmup: not used: there is nothing to adapt.
             init_params: None.
-            model_args, model_kwargs: the rows `x` (N, D), as `MCMC.run` was given them.
+            model_args: the rows `x` (N, D), as `MCMC.run` was given them,
+            model_kwargs: or here, by name.
 
         Raises:
             ValueError: `init_params` that is given, rows that can't be used.
@@ -260,7 +261,8 @@ class GibbsKernel(MCMCKernel):
 
         Args:
             state: of `init` or `sample`.
-            model_args, model_kwargs: the rows `x` (N, D).
+            model_args: the rows `x` (N, D),
+            model_kwargs: or here, by name.
         """
         x, _, prior = self._cast(*model_args, **model_kwargs)
         step, data = _Stepper().step, _Data(x, prior)

@@ -74,7 +74,8 @@ class TelescopingKernel(MCMCKernel):
             rng_key: one PRNG key, or an array of them.
             num_warmup: not used: there is nothing to adapt.
             init_params: labels to start from, whole numbers (N,), or (C, N) of several chains; None: one cluster.
-            model_args, model_kwargs: the rows `x` (N, D), as `MCMC.run` was given them.
+            model_args: the rows `x` (N, D), as `MCMC.run` was given them,
+            model_kwargs: or here, by name.
 
         Raises:
             ValueError: JAX in float32, labels or rows that can't be used.
@@ -95,7 +96,8 @@ class TelescopingKernel(MCMCKernel):
 
         Args:
             state: of `init` or `sample`.
-            model_args, model_kwargs: the rows `x` (N, D).
+            model_args: the rows `x` (N, D),
+            model_kwargs: or here, by name.
         """
         data, step = self._data(*model_args, **model_kwargs), self._telescoping.step
         return step(state, data) if is_prng_key(state.rng_key) else jax.vmap(step, in_axes=(0, None))(state, data)
