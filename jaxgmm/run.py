@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
                 for stage in stages:
                     draw(stage, fitted)
             begin("write")
-            with output.new_directory(directory) as partial:
+            with output.new_directory(directory) as partial, warnings.catch_warnings():
+                # Boxes in the figures; tables have the names.
+                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
                 (partial / "config.toml").write_text(effective, encoding="utf-8")
                 write_fit(fitted, rows, partial, config.output.assignments)
                 if compared is not None:

@@ -273,6 +273,12 @@ def test_a_run_that_fails_leaves_but_the_reason(tmp_path, faithful_copy, monkeyp
     assert {file.name: file.read_bytes() for file in faithful_copy.iterdir()} == before
 
 
+def test_names_that_the_font_lacks(tmp_path, config_for, jaxgmm):
+    """filterwarnings = error: nothing about glyphs gets through."""
+    data = write_csv(tmp_path / "names.csv", ["длина", "温度 °C"], [(i % 7, (i * i) % 11) for i in range(30)])
+    assert jaxgmm("run", config_for(data), "--output", tmp_path / "run")[0] == 0
+
+
 def test_a_collapsed_fit_is_an_error(tmp_path, config_for, jaxgmm):
     data = write_csv(tmp_path / "flat.csv", ["a", "b"], [(i % 3, 1) for i in range(9)])
     result = jaxgmm("run", config_for(data, prior='kind = "none"'), "--output", tmp_path / "run")
