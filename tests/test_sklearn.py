@@ -127,6 +127,7 @@ BAD_ROWS = {
     "a constant column": lambda x: x * [1, 0, 1],
     "integers": lambda x: np.round(10 * x).astype(int),
     "booleans": lambda x: x > 0,
+    "uint8": lambda x: np.abs(10 * x).astype(np.uint8),
     "object": lambda x: x.astype(object),
     "float16": lambda x: x.astype(np.float16),
     "list": lambda x: x.tolist(),
@@ -134,8 +135,13 @@ BAD_ROWS = {
     "unnamed columns": pd.DataFrame,
     "masked": lambda x: np.ma.masked_greater(x, 2),
     "not contiguous": lambda x: np.asfortranarray(x)[::2],
-    "read only": lambda x: np.broadcast_to(x[:1], (20, 3)) + np.zeros(1),
+    "read only": lambda x: read_only(x.copy()),
 }
+
+
+def read_only(x):
+    x.setflags(write=False)
+    return x
 
 
 def assert_same_outcome(both, x, **parameters):
@@ -169,6 +175,14 @@ def test_bad_priors(blobs, parameter, value):
 @pytest.mark.parametrize("rows", BAD_ROWS)
 def test_odd_rows(both, blobs, rows):
     assert_same_outcome(both, BAD_ROWS[rows](blobs), n_components=3, random_state=0)
+
+
+@pytest.mark.parametrize("rows", ["integers", "booleans", "uint8", "float16", "list", "DataFrame", "read only"])
+def test_labels(both, blobs, rows):
+    """Are those of the floats that were fitted, whatever they were made of."""
+    x = BAD_ROWS[rows](blobs)
+    mine, theirs = (cls(n_components=3, random_state=0).fit_predict(x) for cls in both)
+    np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("n_components", [1, 2])

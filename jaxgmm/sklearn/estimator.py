@@ -6,8 +6,9 @@ from typing import Any, Self
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils import _safe_indexing
+from sklearn.utils._array_api import get_namespace
 from sklearn.utils.parallel import _get_threadpool_controller
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxgmm.covariance import FAMILIES
 from jaxgmm.mixture import GMM
@@ -18,7 +19,7 @@ _BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
 
 
 class _NoLabels:
-    """What scikit-learn's loop takes labels from at its end. `fit` needs none, and `fit_predict` asks `predict`."""
+    """What scikit-learn's loop takes labels from at its end. `fit` needs none, and `fit_predict` makes its own."""
 
     def argmax(self, axis: int, out: None = None) -> None:
         """None."""
@@ -35,7 +36,7 @@ class CompiledMixture:
     _sklearn: type
     _initialize: Any
     _update: Any
-    predict: Any
+    _estimate_weighted_log_prob: Any
     n_components: Any
     init_params: Any
     weights_: Any
@@ -67,9 +68,14 @@ class CompiledMixture:
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
-        """`fit`, then the most probable component of each row, also of rows with weight 0. Arguments as `fit`."""
+        """`fit`, then the most probable component of each row.
+
+        Arguments as `fit`. Rows of weight 0 take no part in the fit, but are labelled, so they have to be finite.
+        """
         self._fit(X, sample_weight)
-        return self.predict(X)
+        xp, _ = get_namespace(X)
+        X = validate_data(self, X, dtype=[xp.float64, xp.float32], reset=False)
+        return xp.argmax(self._estimate_weighted_log_prob(X, xp=xp), axis=1)
 
     def _fit(self, X: Any, sample_weight: Any) -> None:
         if sample_weight is not None:
