@@ -1,9 +1,11 @@
 """jaxgmm.sklearn as estimators: scikit-learn's own checks, its tools, sample weights, the prior, converters, bad input."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +23,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from test_sklearn_differential import FAMILIES, assert_same, fitted, outcome
+from threadpoolctl import threadpool_info
 
 import jaxgmm as jg
 import jaxgmm.sklearn as ours
@@ -291,6 +294,73 @@ def test_threads(blobs):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda fit: fit(), fits))
     assert together == [fit() for fit in fits]
+
+
+def test_threads_leave_blas_its_threads(blobs):
+    """Also where one fit starts within another, and ends after it."""
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    class Meets(ours.GaussianMixture):
+        def _check_parameters(self, X, xp=None):
+            super()._check_parameters(X, xp=xp)
+            if self.n_components == 1:
+                first_is_in.set()
+                assert second_is_in.wait(60)
+            else:
+                second_is_in.set()
+                assert first_is_out.wait(60)
+
+    def fit(n_components):
+        assert n_components == 1 or first_is_in.wait(60)
+        Meets(n_components, init_params="random", random_state=0).fit(blobs)
+        if n_components == 1:
+            first_is_out.set()
+
+    before = threadpool_info()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fit, (1, 2)))
+    assert threadpool_info() == before
+
+
+FORKS = """
+import multiprocessing
+import numpy as np
+from jaxgmm.sklearn import BayesianGaussianMixture, GaussianMixture
+
+x = np.random.default_rng(0).normal(size=(100, 2))
+
+def fit(cls, sample_weight=None, **parameters):
+    estimator = cls(n_components=2, init_params="random", random_state=0, **parameters)
+    return estimator.fit(x, sample_weight=sample_weight).means_
+
+def in_fork(*args, **parameters):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(fit, args, parameters)
+
+before_jax = in_fork(GaussianMixture, np.ones(100), prior="default")
+np.testing.assert_allclose(before_jax, fit(GaussianMixture, prior="default"), rtol=1e-6)
+for cls in (GaussianMixture, BayesianGaussianMixture):
+    np.testing.assert_allclose(in_fork(cls), fit(cls), rtol=1e-6)
+for arguments, parameters in (((GaussianMixture, np.ones(100)), {}), ((GaussianMixture,), {"prior": "default"})):
+    try:
+        in_fork(*arguments, **parameters)
+    except RuntimeError as error:
+        assert "spawn" in str(error), error
+    else:
+        raise AssertionError(parameters)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forks():
+    """Of a process that ran JAX fit without it. In a process of their own: pytest's has threads, and k-means' hang forks."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], check=True, timeout=120)
+
+
+def test_inside_a_function_that_jax_traces(both, blobs):
+    mean = both[0](n_components=2, random_state=0).fit(blobs).means_[0, 0]
+    traced = jax.jit(lambda a: a * both[0](n_components=2, random_state=0).fit(blobs).means_[0, 0])
+    assert traced(2.0) == pytest.approx(2 * mean)
 
 
 # scikit-learn's tools

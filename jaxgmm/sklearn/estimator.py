@@ -3,16 +3,17 @@
 import copy
 from typing import Any, Self
 
+import jax
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils import _safe_indexing
 from sklearn.utils._array_api import get_namespace
-from sklearn.utils.parallel import _get_threadpool_controller
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxgmm.covariance import FAMILIES
 from jaxgmm.mixture import GMM
 from jaxgmm.sklearn.expectation import Expectation
+from jaxgmm.sklearn.parallel import forked, single_threaded_blas
 from jaxgmm.sklearn.rows import Rows
 
 _BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
@@ -86,7 +87,8 @@ class CompiledMixture:
         self._sample_weight = sample_weight
         try:
             # K matrices of D x D are too small for BLAS's threads: where cores are busy, waiting for them takes milliseconds.
-            with _get_threadpool_controller().limit(limits=1, user_api="blas"):
+            # Within a function that JAX traces, rows are numbers all the same.
+            with single_threaded_blas(), jax.ensure_compile_time_eval():
                 super().fit_predict(X)  # type: ignore[misc]
         finally:
             for name in ("_sample_weight", "_rows", "_finished"):
@@ -96,9 +98,9 @@ class CompiledMixture:
 
     def _check_parameters(self, X: Any, xp: Any = None) -> None:
         super()._check_parameters(X, xp=xp)  # type: ignore[misc]
-        self._rows = Rows(X, self._sample_weight) if isinstance(X, np.ndarray) else None
+        self._rows = Rows(X, self._sample_weight) if isinstance(X, np.ndarray) and not forked() else None
         if self._rows is None and self._sample_weight is not None:
-            raise ValueError(f"sample_weight is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or no weights.")
+            raise not_compiled("sample_weight", X)
 
     def _initialize_parameters(self, X: Any, random_state: Any, xp: Any = None) -> None:
         given = (getattr(self, name, None) for name in ("weights_init", "means_init", "precisions_init"))
@@ -179,3 +181,13 @@ class CompiledMixture:
         ours = cls()
         ours.__dict__.update(copy.deepcopy(estimator.__dict__))
         return ours
+
+
+def not_compiled(what: str, x: Any) -> Exception:
+    """Why what only the compiled E-step knows of can't be had."""
+    if isinstance(x, np.ndarray):
+        return RuntimeError(
+            f"{what} needs JAX, which doesn't run in the fork of a process that ran it: start processes by multiprocessing's "
+            '"spawn" or joblib\'s "loky" (its default).'
+        )
+    return ValueError(f"{what} is for NumPy rows, got {type(x).__name__}: pass NumPy rows, or no {what}.")

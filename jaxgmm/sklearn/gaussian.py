@@ -14,9 +14,10 @@ from jaxgmm.em import resolve_prior
 from jaxgmm.initialisation import assigned_start
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
-from jaxgmm.sklearn.estimator import CompiledMixture
+from jaxgmm.sklearn.estimator import CompiledMixture, not_compiled
 from jaxgmm.sklearn.expectation import Moments, assigned_moments
-from jaxgmm.sklearn.rows import Rows, float64
+from jaxgmm.sklearn.parallel import float64
+from jaxgmm.sklearn.rows import Rows
 from jaxgmm.statistics import column_moments, m_step
 
 _DEFAULT_REG_COVAR = 1e-6
@@ -140,7 +141,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
     def _resolve_prior(self, X: Any) -> Prior | None:
         if self._rows is None:
-            raise ValueError(f"prior is for NumPy rows, got {type(X).__name__}: pass NumPy rows, or prior=None.")
+            raise not_compiled("prior", X)
         if self.reg_covar not in (0, _DEFAULT_REG_COVAR):
             raise ValueError(
                 f"reg_covar is {self.reg_covar!r}, but with a prior it isn't used: the prior keeps covariances from going "

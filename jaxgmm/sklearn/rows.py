@@ -2,9 +2,7 @@
 
 import functools
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,22 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgmm import precision
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.structure import Dense, invert_tril
 from jaxgmm.data import ArraySource
 from jaxgmm.mixture import GMM
+from jaxgmm.sklearn.parallel import float64
 from jaxgmm.statistics import Statistics, choose_block_size, e_step_moments, e_step_whitened
-
-# Threads (joblib's, say) take turns: JAX 0.12 has been seen to mix up the buffers of first calls under a local `enable_x64`.
-_turn = threading.Lock()
-
-
-@contextmanager
-def float64() -> Iterator[None]:
-    """JAX in float64, for this thread and nothing else."""
-    with _turn, precision.scope(np.dtype(np.float64)):
-        yield
 
 
 class Rows:
