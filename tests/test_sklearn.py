@@ -279,6 +279,16 @@ def test_no_program_is_compiled_twice(both, blobs):
     assert _statistics._cache_size() == compiled
 
 
+def test_numbers_of_rows_share_programs(both, blobs, family):
+    from jaxgmm.sklearn.rows import _statistics
+
+    sizes = []
+    for n_samples in (200, 229):
+        both[0](n_components=2, covariance_type=family, random_state=0).fit(blobs[:n_samples])
+        sizes.append(_statistics._cache_size())
+    assert sizes[0] == sizes[1]
+
+
 def test_ordinary_rows_are_summed_by_the_compiled_function(both, blobs, monkeypatch, family):
     """Wherever rows are from zero, however many they are: scikit-learn's sums are for components on a single row."""
     from jaxgmm.sklearn.expectation import Expectation

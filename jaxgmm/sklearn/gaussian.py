@@ -9,7 +9,6 @@ from sklearn.utils._array_api import get_namespace
 from sklearn.utils._param_validation import StrOptions
 
 from jaxgmm import precision
-from jaxgmm.data import as_source
 from jaxgmm.em import resolve_prior
 from jaxgmm.initialisation import assigned_start
 from jaxgmm.mixture import GMM
@@ -140,17 +139,16 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         self.prior_ = None if self.prior is None else self._resolve_prior(X)
 
     def _resolve_prior(self, X: Any) -> Prior | None:
-        if self._rows is None:
+        if (rows := self._rows) is None:
             raise not_compiled("prior", X)
         if self.reg_covar not in (0, _DEFAULT_REG_COVAR):
             raise ValueError(
                 f"reg_covar is {self.reg_covar!r}, but with a prior it isn't used: the prior keeps covariances from going "
                 "singular. Leave reg_covar out, or raise prior.scale."
             )
-        source = as_source(X, self._sample_weight)
         with float64():
-            moments = column_moments(source.x, source.weight, self.covariance_type in ("full", "tied"), np.float64)
-            return resolve_prior(self.prior, moments, self.n_components, self.covariance_type, source)
+            moments = column_moments(rows.data.x, rows.data.weight, self.covariance_type in ("full", "tied"), np.float64)
+            return resolve_prior(self.prior, moments, self.n_components, self.covariance_type, rows.data)
 
     def _initialize(self, X: Any, resp: Any, xp: Any = None) -> None:
         rows = self._rows
@@ -181,8 +179,9 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             start = assigned_moments(rows, resp, self)
             return start._replace(counts=start.counts / rows.total_weight)
         with float64():
-            ones, prior = np.ones(len(resp)), precision.cast(self.prior_, np.dtype(np.float64))
-            gmm = assigned_start(rows.data.x, ones, resp, rows.mean, self.n_components, self.covariance_type, prior)
+            x, prior = rows.data.x, precision.cast(self.prior_, np.dtype(np.float64))
+            resp = np.pad(resp, ((0, rows.padding), (0, 0)))
+            gmm = assigned_start(x, np.ones(len(x)), resp, rows.mean, self.n_components, self.covariance_type, prior)
             return Moments(*(np.array(leaf, rows.x.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:

@@ -17,9 +17,13 @@ from jaxgmm.mixture import GMM
 from jaxgmm.sklearn.parallel import float64
 from jaxgmm.statistics import Statistics, choose_block_size, e_step_moments, e_step_whitened
 
+_MOST_PADDED = 32768  # rows; more take longer to sum than to compile for
+
 
 class Rows:
     """Rows that are fitted, and their copy on the device.
+
+    The copy is padded with rows of weight 0 to one of a few sizes, since each size compiles a program.
 
     Args:
         x: (N, D), float32 or float64; summed in float64 in any case.
@@ -32,8 +36,11 @@ class Rows:
         self.total_weight = float(ones.sum())
         self.mean = ones @ x / self.total_weight
         self.variance = ones @ (x - self.mean) ** 2 / self.total_weight
+        self.padding = _padded_size(len(x)) - len(x)
+        # By a row of the data: nothing overflows there that doesn't anyway.
+        padded = np.pad(x, ((0, self.padding), (0, 0)), mode="edge") if self.padding else x.view()
         with float64():
-            self.data = ArraySource(jax.device_put(x.view()), jax.device_put(ones))
+            self.data = ArraySource(jax.device_put(padded), jax.device_put(np.pad(ones, (0, self.padding))))
 
     def statistics(
         self, means: np.ndarray, whiteners: np.ndarray, constants: np.ndarray, covariance_type: str, engine: str
@@ -78,6 +85,15 @@ def _statistics(
     factor = Factor(scale, whiteners, half_log_det)
     sums = data.reduce(lambda x, w: e_step(gmm, factor, x, w, centre, block_size))
     return jnp.concatenate([jnp.ravel(leaf) for leaf in (sums.counts, sums.sums, sums.scatter, sums.log_likelihood)])
+
+
+def _padded_size(n_samples: int) -> int:
+    """The next of 128, 192, 256, 384, ..., 4096; then of steps of an eighth, since there flops are what takes the time."""
+    if n_samples > _MOST_PADDED:
+        return n_samples
+    power = 1 << (max(n_samples, 128) - 1).bit_length()
+    step = power // (4 if power <= 4096 else 16)
+    return -(-max(n_samples, 128) // step) * step
 
 
 def _unpack(vector: Any, *shapes: tuple[int, ...]) -> list[Any]:
