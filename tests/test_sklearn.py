@@ -451,10 +451,13 @@ def test_weighted_starts(name, blobs, family, init_params):
     np.testing.assert_array_equal(labels, weighted.predict(blobs))
 
 
-def test_scale_of_weights(blobs, row_counts):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("scale", [1e-18, 1e-9, 1e-3, 1e39])
+def test_scale_of_weights(blobs, row_counts, dtype, scale):
     """Maximum likelihood knows only ratios of weights."""
-    fits = [ours.GaussianMixture(2, random_state=0).fit(blobs, sample_weight=scale * row_counts) for scale in (1, 1e-4)]
-    np.testing.assert_allclose(fits[0].covariances_, fits[1].covariances_, rtol=1e-6)
+    x = blobs.astype(dtype)
+    fits = [ours.GaussianMixture(2, random_state=0).fit(x, sample_weight=unit * row_counts) for unit in (1, scale)]
+    assert_same(*fits, rtol=100 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(
@@ -471,6 +474,11 @@ def test_scale_of_weights(blobs, row_counts):
 def test_bad_weights(both, blobs, weight, message):
     with pytest.raises(ValueError, match=message):
         both[0]().fit(blobs, sample_weight=weight)
+
+
+def test_weighted_start_without_validation(blobs):
+    with sklearn.config_context(skip_parameter_validation=True), pytest.raises(ValueError, match="got 'bogus'"):
+        ours.GaussianMixture(2, init_params="bogus").fit(blobs, sample_weight=np.ones(240))
 
 
 # The prior

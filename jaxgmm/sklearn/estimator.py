@@ -59,8 +59,9 @@ class CompiledMixture:
         Args:
             X: (n_samples, n_features).
             y: ignored.
-            sample_weight: (n_samples,), non-negative, default 1: 2 is a row twice, 0 no row. KMeans and k-means++ starts
-                respect it; rows drawn by them or by "random_from_data" differ from those of a fit to repeated rows.
+            sample_weight: (n_samples,), non-negative, default 1: 2 is a row twice, 0 no row, whatever its values. KMeans
+                and k-means++ starts respect it; rows drawn by them or by "random_from_data" differ from those of a fit to
+                repeated rows.
 
         Returns:
             self
@@ -84,7 +85,8 @@ class CompiledMixture:
             present = np.flatnonzero(sample_weight)
             if len(present) < len(sample_weight):
                 X, sample_weight = _safe_indexing(X, present), sample_weight[present]
-        self._sample_weight = sample_weight
+            sample_weight = self._scaled(sample_weight)
+        self._sample_weight, self._finished = sample_weight, False
         try:
             # K matrices of D x D are too small for BLAS's threads: where cores are busy, waiting for them takes milliseconds.
             # Within a function that JAX traces, rows are numbers all the same.
@@ -93,6 +95,10 @@ class CompiledMixture:
         finally:
             for name in ("_sample_weight", "_rows", "_finished"):
                 self.__dict__.pop(name, None)
+
+    def _scaled(self, sample_weight: np.ndarray) -> np.ndarray:
+        """Positive weights as the fit takes them: how often each row counts."""
+        return sample_weight
 
     # The hooks of scikit-learn's loop, in the order in which it calls them
 
@@ -126,6 +132,8 @@ class CompiledMixture:
             case "k-means++":
                 _, rows = kmeans_plusplus(X, n_components, sample_weight=weight, random_state=random_state)
                 start[rows, components] = 1
+            case unknown:
+                raise ValueError(f"init_params must be one of kmeans, k-means++, random, random_from_data; got {unknown!r}.")
         return start
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:

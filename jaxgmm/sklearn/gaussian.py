@@ -150,6 +150,13 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             moments = column_moments(rows.data.x, rows.data.weight, self.covariance_type in ("full", "tied"), np.float64)
             return resolve_prior(self.prior, moments, self.n_components, self.covariance_type, rows.data)
 
+    def _scaled(self, sample_weight: np.ndarray) -> np.ndarray:
+        """Weights of mean 1, if only their ratios matter: scikit-learn adds 10 eps to their sums."""
+        if self.prior is not None:
+            return sample_weight
+        ratios = sample_weight / sample_weight.max()  # whose sum can't overflow
+        return ratios / ratios.mean()
+
     def _initialize(self, X: Any, resp: Any, xp: Any = None) -> None:
         rows = self._rows
         if rows is None or (resp is None and self.prior_ is None):
