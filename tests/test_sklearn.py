@@ -373,6 +373,64 @@ def test_inside_a_function_that_jax_traces(both, blobs):
     assert traced(2.0) == pytest.approx(2 * mean)
 
 
+# Loops and subclasses that call and override scikit-learn's private methods
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_own_loop(both, blobs, family):
+    pair = [cls(n_components=2, covariance_type=family, init_params="random", random_state=0) for cls in both]
+    labels = []
+    for estimator in pair:
+        estimator._check_parameters(blobs)
+        estimator._initialize_parameters(blobs, np.random.RandomState(0))
+        for _ in range(5):
+            _, log_resp = estimator._e_step(blobs)
+            estimator._m_step(blobs, log_resp)
+        _, log_resp = estimator._e_step(blobs[:50])  # other rows
+        estimator._m_step(blobs[:50], log_resp)
+        estimator._set_parameters(estimator._get_parameters())
+        labels.append(np.argmax(estimator._e_step(blobs)[1], axis=1))
+    np.testing.assert_array_equal(*labels)
+    for parameter in ("weights_", "means_", "covariances_"):
+        np.testing.assert_allclose(*(getattr(estimator, parameter) for estimator in pair), rtol=1e-6, atol=1e-9)
+    assert_same(*(estimator.fit(blobs) for estimator in pair))
+    log_likelihoods = [estimator._e_step(blobs)[0] for estimator in pair]
+    assert log_likelihoods[0] == pytest.approx(log_likelihoods[1])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_subclass_reads_responsibilities(both, blobs, family):
+    def blurred(cls):
+        class Blurred(cls):
+            def _m_step(self, X, log_resp, xp=None):
+                super()._m_step(X, np.log(0.9 * np.exp(log_resp) + 0.05))
+
+        return Blurred(n_components=2, covariance_type=family, random_state=0)
+
+    assert_same(*(blurred(cls).fit(blobs) for cls in both))
+
+
+@pytest.mark.parametrize("prior", [None, "default"])
+def test_responsibilities_have_the_weights(blobs, row_counts, family, prior):
+    class ByRow(ours.GaussianMixture):
+        def _m_step(self, X, log_resp, xp=None):
+            super()._m_step(X, np.asarray(log_resp))
+
+    parameters = {"n_components": 2, "covariance_type": family, "random_state": 0, "prior": prior}
+    fits = [cls(**parameters).fit(blobs, sample_weight=row_counts) for cls in (ByRow, ours.GaussianMixture)]
+    assert_same(*fits)
+
+
+def test_subclass_adds_to_the_e_step(both, blobs):
+    class Shifted(both[0]):
+        def _e_step(self, X, xp=None):
+            log_prob_norm, log_resp = super()._e_step(X, xp=xp)
+            return log_prob_norm + 1, log_resp
+
+    shifted, plain = (cls(n_components=2, random_state=0, tol=0.1).fit(blobs) for cls in (Shifted, both[0]))
+    np.testing.assert_array_equal(shifted.means_, plain.means_)
+
+
 # scikit-learn's tools
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn import mixture
 
 from jaxgmm.sklearn.estimator import CompiledMixture
-from jaxgmm.sklearn.expectation import Moments, assigned_moments
+from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
 
 
 class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
@@ -52,10 +52,10 @@ class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
             self.covariance_prior_ = choices[self.covariance_type]
 
     def _initialize(self, X: Any, resp: Any) -> None:
-        if self._rows is None:
+        if (rows := self._compiled(X)) is None:
             super()._initialize(X, resp)
         else:
-            self._update(assigned_moments(self._rows, resp, self))
+            self._update(assigned_moments(rows, resp, self))
 
     def _update(self, moments: Moments) -> None:
         counts, means, covariances = moments
@@ -64,7 +64,7 @@ class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
         self._estimate_precisions(counts, means, covariances)
 
     def _compute_lower_bound(self, log_resp: Any, log_prob_norm: Any) -> Any:
-        if self._rows is None:
+        if not isinstance(log_resp, Expectation):
             return super()._compute_lower_bound(log_resp, log_prob_norm)
         # Log responsibilities of zero have no entropy: the rest of the bound doesn't read them.
         return log_resp.entropy() + super()._compute_lower_bound(np.zeros(1), log_prob_norm)

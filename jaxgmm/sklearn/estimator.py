@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from jaxgmm.covariance import FAMILIES
 from jaxgmm.mixture import GMM
-from jaxgmm.sklearn.expectation import Expectation
+from jaxgmm.sklearn.expectation import Expectation, assigned_moments
 from jaxgmm.sklearn.parallel import forked, single_threaded_blas
 from jaxgmm.sklearn.rows import Rows
 
@@ -29,9 +29,9 @@ class _NoLabels:
 class CompiledMixture:
     """Mixin before one of scikit-learn's mixtures, whose `fit_predict` stays the one loop."""
 
-    _rows: Rows | None  # None while rows of another array library are fitted
-    _sample_weight: np.ndarray | None
-    _finished = False  # True once the loop has ended
+    _rows: Rows | None = None  # that `_check_parameters` was given; None while scikit-learn's own E-step is used
+    _sample_weight: np.ndarray | None = None
+    _finished: bool | None = None  # whether the loop of `fit` has ended; None outside of `fit`
 
     # What scikit-learn's class before us in a subclass's bases has, and what the subclass adds.
     _sklearn: type
@@ -100,6 +100,10 @@ class CompiledMixture:
         """Positive weights as the fit takes them: how often each row counts."""
         return sample_weight
 
+    def _compiled(self, X: Any) -> Rows | None:
+        """The rows on the device, if they are X: of any other rows sums are scikit-learn's."""
+        return self._rows if self._rows is not None and X is self._rows.x else None
+
     # The hooks of scikit-learn's loop, in the order in which it calls them
 
     def _check_parameters(self, X: Any, xp: Any = None) -> None:
@@ -137,16 +141,19 @@ class CompiledMixture:
         return start
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
-        if self._rows is None:  # rows of another array library are scikit-learn's own business
+        if (rows := self._compiled(X)) is None:
             return super()._e_step(X, xp=xp)  # type: ignore[misc]
         if self._finished:
-            return None, _NoLabels()
-        expectation = Expectation(self._rows, copy.copy(self))
+            return np.nan, _NoLabels()
+        expectation = Expectation(rows, copy.copy(self))
         return expectation.log_prob_norm, expectation
 
     def _m_step(self, X: Any, log_resp: Any, xp: Any = None) -> None:
         if not isinstance(log_resp, Expectation):
-            super()._m_step(X, log_resp, xp=xp)  # type: ignore[misc]
+            if (rows := self._compiled(X)) is None:
+                super()._m_step(X, log_resp, xp=xp)  # type: ignore[misc]
+            else:
+                self._update(assigned_moments(rows, np.exp(log_resp), self))
             return
         try:
             moments = log_resp.moments()
@@ -161,7 +168,8 @@ class CompiledMixture:
 
     def _set_parameters(self, params: Any, xp: Any = None) -> None:
         super()._set_parameters(params, xp=xp)  # type: ignore[misc]
-        self._finished = True
+        if self._finished is not None:
+            self._finished = True
 
     # Other forms of the same mixture
 

@@ -32,6 +32,8 @@ class Moments(NamedTuple):
 class Expectation:
     """The E-step of an estimator; takes the place of log responsibilities between scikit-learn's `_e_step` and `_m_step`.
 
+    As an array, for whoever reads them after all, it is these: (N, K), plus the logarithms of the rows' weights.
+
     Args:
         rows: that are fitted.
         at: copy of the estimator with the parameters of the E-step.
@@ -54,6 +56,10 @@ class Expectation:
         # About what rows were summed: what is subtracted from those sums costs digits.
         self.origin = at.means_ if self.ill_conditioned else rows.mean
         self.statistics = rows.statistics(at.means_, self.whiteners, self.constants, at.covariance_type, engine)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Log responsibilities, computed anew."""
+        return np.asarray(self._log_resp() + np.log(self._row_weights()), self.dtype if dtype is None else dtype)
 
     @property
     def log_prob_norm(self) -> Any:

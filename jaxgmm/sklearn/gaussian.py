@@ -14,7 +14,7 @@ from jaxgmm.initialisation import assigned_start
 from jaxgmm.mixture import GMM
 from jaxgmm.prior import Prior
 from jaxgmm.sklearn.estimator import CompiledMixture, not_compiled
-from jaxgmm.sklearn.expectation import Moments, assigned_moments
+from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
 from jaxgmm.sklearn.parallel import float64
 from jaxgmm.sklearn.rows import Rows
 from jaxgmm.statistics import column_moments, m_step
@@ -55,6 +55,9 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
     Source:
         scikit-learn 1.9, `sklearn.mixture`; the prior: Fraley & Raftery (2007).
     """
+
+    prior: Prior | str | None = None  # of estimators that `from_sklearn` makes
+    prior_: Prior | None = None
 
     _sklearn = mixture.GaussianMixture
     _parameter_constraints = {  # noqa: RUF012 (as scikit-learn declares it)
@@ -121,7 +124,6 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         ours = cls(gmm.n_components, covariance_type=gmm.family, **parameters)
         weights, means, covariances = (np.array(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
         ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, gmm.family)))
-        del ours._finished
         ours.n_features_in_ = gmm.n_features
         # As scikit-learn's fit leaves them with max_iter=0.
         ours.converged_, ours.n_iter_, ours.lower_bound_, ours.lower_bounds_, ours.prior_ = False, 0, -np.inf, [], None
@@ -158,7 +160,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         return ratios / ratios.mean()
 
     def _initialize(self, X: Any, resp: Any, xp: Any = None) -> None:
-        rows = self._rows
+        rows = self._compiled(X)
         if rows is None or (resp is None and self.prior_ is None):
             super()._initialize(X, resp, xp=xp)
             return
@@ -193,19 +195,22 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
         log_prob_norm, log_resp = super()._e_step(X, xp=xp)
-        if self.prior_ is not None and self._rows is not None and not self._finished:
+        if self.prior_ is not None and isinstance(log_resp, Expectation):
             with float64():
                 log_prior = float(self.prior_.log_prob(_wide_gmm(self)))
-            log_prob_norm += X.dtype.type(log_prior / self._rows.total_weight)
+            log_prob_norm += X.dtype.type(log_prior / log_resp.rows.total_weight)
         return log_prob_norm, log_resp
 
     def _m_step(self, X: Any, log_resp: Any, xp: Any = None) -> None:
         if self.prior_ is None:
             super()._m_step(X, log_resp, xp=xp)
             return
-        with float64():
-            gmm = m_step(log_resp.statistics, _wide_gmm(self), self.prior_)
-            leaves = [np.array(leaf, X.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)]
+        if isinstance(log_resp, Expectation):
+            with float64():
+                gmm = m_step(log_resp.statistics, _wide_gmm(self), self.prior_)
+                leaves = Moments(*(np.array(leaf, X.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
+        else:
+            leaves = self._start(Rows(X, None), np.exp(log_resp))
         self.weights_, self.means_, self.covariances_ = leaves
         self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
 
