@@ -482,6 +482,9 @@ def test_metadata_routing(blobs, row_counts):
     direct = ours.GaussianMixture(2, random_state=0).fit(scaled, sample_weight=row_counts)
     np.testing.assert_array_equal(routed[-1].means_, direct.means_)
     assert not np.allclose(direct.means_, ours.GaussianMixture(2, random_state=0).fit(scaled).means_)
+    with sklearn.config_context(enable_metadata_routing=True):
+        make_pipeline(routed[-1].to_sklearn()).get_metadata_routing()
+    assert "_metadata_request" not in vars(routed[-1].to_sklearn())
 
 
 # Sample weights
@@ -594,6 +597,8 @@ def test_mclust_names():
         estimator = ours.GaussianMixture(covariance_type=mclust)
         assert estimator.get_params()["covariance_type"] == theirs
         assert clone(estimator).set_params(covariance_type=mclust).covariance_type == theirs
+    del estimator.covariance_type
+    assert not hasattr(estimator, "covariance_type")
 
 
 def test_converters(both, blobs, family):
@@ -612,6 +617,18 @@ def test_converters(both, blobs, family):
     back.fit(blobs)
     with pytest.raises(TypeError, match="got StandardScaler"):
         mine_class.from_sklearn(StandardScaler())
+
+
+def test_from_sklearn_to_a_subclass(both, blobs):
+    class NeedsArgument(both[0]):
+        def __init__(self, n_components):
+            super().__init__(n_components=n_components)
+
+    theirs = both[1](n_components=2, random_state=0).fit(blobs)
+    mine = NeedsArgument.from_sklearn(theirs)
+    assert type(mine) is NeedsArgument
+    assert_same(mine, theirs, rtol=0)
+    assert_same(mine.fit(blobs), theirs)
 
 
 def test_gmm(both, blobs, family):

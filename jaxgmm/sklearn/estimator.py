@@ -40,18 +40,16 @@ class CompiledMixture:
     _estimate_weighted_log_prob: Any
     n_components: Any
     init_params: Any
+    covariance_type: Any
     weights_: Any
     means_: Any
     covariances_: Any
 
-    @property
-    def covariance_type(self) -> Any:
-        """The family by scikit-learn's name; may be set by mclust's: VVV, EEE, VVI or VII."""
-        return self.__dict__["covariance_type"]
-
-    @covariance_type.setter
-    def covariance_type(self, value: Any) -> None:
-        self.__dict__["covariance_type"] = _BY_MCLUST.get(value, value) if isinstance(value, str) else value
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A `covariance_type` by mclust's name (VVV, EEE, VVI or VII) is set as scikit-learn's."""
+        if name == "covariance_type" and isinstance(value, str):
+            value = _BY_MCLUST.get(value, value)
+        super().__setattr__(name, value)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Estimate the parameters, as scikit-learn's `fit`.
@@ -181,8 +179,8 @@ class CompiledMixture:
 
     def to_sklearn(self) -> Any:
         """The same estimator, fitted or not, as scikit-learn's own class."""
-        theirs = self._sklearn()
-        theirs.__dict__.update(copy.deepcopy(self.__dict__))
+        theirs, own = self._sklearn(), ("_rows", "_metadata_request")  # who has no sample_weight routes none
+        theirs.__dict__.update(copy.deepcopy({name: value for name, value in self.__dict__.items() if name not in own}))
         return theirs
 
     @classmethod
@@ -194,7 +192,7 @@ class CompiledMixture:
         """
         if not isinstance(estimator, cls._sklearn):
             raise TypeError(f"estimator must be a sklearn.mixture.{cls.__name__}, got {type(estimator).__name__}.")
-        ours = cls()
+        ours = cls.__new__(cls)  # the __init__ of a subclass may need arguments
         ours.__dict__.update(copy.deepcopy(estimator.__dict__))
         return ours
 
