@@ -456,7 +456,7 @@ def test_grid_search_and_pipeline(both, blobs):
     for cls in both:
         pipeline = Pipeline([("scale", StandardScaler()), ("mixture", cls(random_state=0))])
         grid = {"mixture__n_components": [1, 2], "mixture__covariance_type": ["full", "diag"]}
-        search = GridSearchCV(pipeline, grid, cv=3).fit(blobs)
+        search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(blobs)
         chosen.append(search.cv_results_["mean_test_score"])
     np.testing.assert_allclose(*chosen, rtol=1e-6)
 
