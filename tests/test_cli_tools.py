@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pydantic
@@ -203,6 +205,32 @@ def test_folders_are_looked_at_before_anything_is_computed(tmp_path, jaxgmm):
         code, out, err = jaxgmm(*command, "--output", tmp_path / "no" / "x.csv")
         assert (code, out) == (2, "")
         assert err == f"error: --output {tmp_path / 'no' / 'x.csv'}: there is no folder {tmp_path / 'no'}\n"
+
+
+def test_a_folder_that_is_read_only(tmp_path, jaxgmm, monkeypatch):
+    """Tests may run as root, who may write everywhere: the system's answers are ours."""
+    config = write(tmp_path / "small.toml", SMALL)
+    write(tmp_path / "data.csv")
+    assert jaxgmm("run", config, "--quiet", "--output", "mine")[0] == 0
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    commands = {
+        ("run", config, "--output", "new"): f"{tmp_path / 'new'} can't be written: no permission for {tmp_path}",
+        ("init", "data.csv"): f"--output data.toml can't be written: no permission for {tmp_path}",
+        ("predict", "mine", "data.csv", "--output", "p.csv"): f"--output p.csv can't be written: no permission for {tmp_path}",
+    }
+    for command, words in commands.items():
+        assert jaxgmm(*command) == (2, "", f"error: {words}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"small.toml", "data.csv", "mine"}
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for picture in Path("mine").glob("*.png"):
+        picture.unlink()  # `_quick` left them empty
+    monkeypatch.setattr(Path, "write_text", refuse)
+    code, out, err = jaxgmm("report", "mine")
+    assert (code, out) == (2, "")
+    assert err == "error: mine/report.html can't be written: no permission for mine; copy the run to a folder of yours\n"
 
 
 def test_completion_for_the_shell(jaxgmm, monkeypatch):
