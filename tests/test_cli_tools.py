@@ -1,6 +1,7 @@
 """`jaxgmm init`, `schema` and `doctor`, and how `run` speaks to programs, to nobody, and to narrow terminals."""
 
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -8,13 +9,17 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pydantic
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 import jaxgmm as jg
-from jaxgmm import cli, doctor
+from jaxgmm import cli, doctor, show
+from jaxgmm.bayes.count_verdict import ClusterCount
 from jaxgmm.config import load_config
+from jaxgmm.count_stage import Counted
 from jaxgmm.schema import json_schema, reference
 from jaxgmm.settings import TABLES, Config
 from jaxgmm.starter import starter_config
@@ -188,14 +193,25 @@ def test_a_narrow_terminal_still_shows_every_number(tmp_path, jaxgmm, monkeypatc
 def test_tables_name_their_rows_at_any_width(width, tmp_path, jaxgmm, monkeypatch):
     """Columns there is no room for are named instead."""
     monkeypatch.setenv("COLUMNS", str(width))
-    more = '[posterior]\nmethod = "laplace"\nn_draws = 20\n[count]\nn_draws = 10\nn_warmup = 5\nmax_components = 4\n'
+    more = '[posterior]\nmethod = "laplace"\nn_draws = 20\n'
     code, out, _ = jaxgmm("run", write(tmp_path / "more.toml", SMALL + more))
     assert code == 0
-    assert max(len(line) for line in out.splitlines() if not re.match("written to|clusters  ", line)) <= width
+    assert max(len(line) for line in out.splitlines() if "written to" not in line) <= width
     assert "…" not in out
     for name in ("means[0,", "weights[1]", "n_clusters"):
         assert re.search(rf"(?m)^ +{re.escape(name)}", out), name
-    assert re.search(r"(?m)^ +\d +[01]\.\d+ ", out[out.index("number of clusters") :])
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_number_of_clusters_at_any_width(width):
+    p = np.array([0.25, 0.75])
+    columns = dict.fromkeys(("posterior", "mcse", "prior", "bayes_factor", "n_components"), p)
+    count = ClusterCount(pd.DataFrame(columns, index=[1, 2]), 2, 1.0, 999.0, 999.0, ())
+    console = Console(width=width, record=True, file=io.StringIO())
+    show._show_count(console, Counted(None, count))
+    out = console.export_text()
+    for k in (1, 2):
+        assert re.search(rf"(?m)^ +{k} +{p[k - 1]:.3f} ", out)
     assert ("no room for Bayes factor, components: see cluster_count.csv" in " ".join(out.split())) == (width == 40)
 
 
