@@ -130,3 +130,17 @@ def fit_real_data(data, family, prior):
     # To rounding: these fits are also looked at through their gradients.
     options = {"n_init": 20, "rtol": 1e-13, "max_steps": 5000}
     return jg.fit(load_x(data), n_components, key=jax.random.key(0), family=family, prior=prior, **options)
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows with every compilation."""
+    seen = []
+
+    def listen(event, duration, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -424,20 +424,6 @@ def test_dtype_of_the_data_is_kept(dtype, library):
 # What it costs, and where it runs
 
 
-@pytest.fixture
-def compilations():
-    """A list that grows with every compilation."""
-    seen = []
-
-    def listen(event, duration, **details):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(details["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def test_second_call_compiles_nothing(compilations):
     """Other data, tolerance, step limit, prior, key, weights of rows, and K within the padding: the program stays."""
     jax.clear_caches()

@@ -289,6 +289,14 @@ def test_numbers_of_rows_share_programs(both, blobs, family):
     assert sizes[0] == sizes[1]
 
 
+def test_a_first_fit_compiles_one_program(both, blobs, compilations, family):
+    """And the zero by which it sees whether JAX is tracing."""
+    jax.clear_caches()
+    both[0](n_components=2, covariance_type=family, random_state=0).fit(blobs)
+    assert compilations.count("jit(_statistics)") == 1
+    assert len(compilations) <= 2
+
+
 def test_ordinary_rows_are_summed_by_the_compiled_function(both, blobs, monkeypatch, family):
     """Wherever rows are from zero, however many they are: scikit-learn's sums are for components on a single row."""
     from jaxgmm.sklearn.expectation import Expectation

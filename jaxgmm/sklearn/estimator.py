@@ -1,6 +1,7 @@
 """What both estimators share: fits with weights, the E-step's hook into scikit-learn's loop, and converters."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any, Self
 
 import jax
@@ -15,6 +16,7 @@ from jaxgmm.mixture import GMM
 from jaxgmm.sklearn.expectation import Expectation, assigned_moments
 from jaxgmm.sklearn.parallel import forked, single_threaded_blas
 from jaxgmm.sklearn.rows import Rows
+from jaxgmm.validation import in_jit
 
 _BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
 
@@ -87,8 +89,8 @@ class CompiledMixture:
         self._sample_weight, self._finished = sample_weight, False
         try:
             # K matrices of D x D are too small for BLAS's threads: where cores are busy, waiting for them takes milliseconds.
-            # Within a function that JAX traces, rows are numbers all the same.
-            with single_threaded_blas(), jax.ensure_compile_time_eval():
+            # Within a function that JAX traces, rows are numbers all the same. Elsewhere it would trace constants one by one.
+            with single_threaded_blas(), jax.ensure_compile_time_eval() if in_jit() else nullcontext():
                 super().fit_predict(X)  # type: ignore[misc]
         finally:
             for name in ("_sample_weight", "_rows", "_finished"):
