@@ -133,7 +133,7 @@ def test_other_models(model):
 
 
 def test_sensitivity():
-    options = {"family": "spherical", "n_draws": 800, "n_warmup": 100, "max_components": 10}
+    options = {"family": "spherical", "n_draws": 400, "n_warmup": 100, "max_components": 10}
     table = jg.count_sensitivity(simulated()[::5], key=KEY, **options)
     assert table.index.tolist() == ["as given", "alpha x 0.5", "scale x 0.5", "alpha x 2", "scale x 2"]
     assert (table["mode"] == 2).all()
