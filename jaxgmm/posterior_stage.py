@@ -18,7 +18,7 @@ from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
 from jaxgmm.bayes.posterior import posterior
 from jaxgmm.bayes.priors import RichardsonGreen
 from jaxgmm.bayes.relabel import relabel
-from jaxgmm.bayes.schema import check_feature_names, facts_of
+from jaxgmm.bayes.schema import check_feature_names, facts_of, names_of_data
 from jaxgmm.bayes.storage import save_posterior
 from jaxgmm.fitted import Fit
 from jaxgmm.mixture import GMM
@@ -129,7 +129,7 @@ class PosteriorStage:
             )
         tree = relabel(tree, fitted.gmm)
         diagnostics = diagnose(tree, **settings.thresholds.model_dump())
-        names = dict(zip(check_feature_names(rows.feature_names, rows.x.shape[1]), rows.feature_names, strict=True))
+        names = names_of_data(rows.feature_names)
         return Drawn(tree, fitted.gmm, diagnostics, settings.thresholds, _summary(tree, diagnostics), names)
 
 

@@ -7,9 +7,7 @@ import numpy as np
 from jaxgmm.datasets import LOADERS
 from jaxgmm.settings import DataTable
 from jaxgmm.tables import Table, read_table
-from jaxgmm.validation import check_rows
-
-_SHOWN = 5  # rows named in a message
+from jaxgmm.validation import check_rows, rows_named
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +52,14 @@ def usable(table: Table, names: tuple[str, ...]) -> np.ndarray:
         ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows.
     """
     x = table.select(names)
-    gaps = ~np.isfinite(x)
-    if gaps.any():
-        columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0))]
-        rows = np.flatnonzero(gaps.any(axis=1))
-        where = ", ".join(map(str, rows[:_SHOWN])) + f" and {len(rows) - _SHOWN} more" * (len(rows) > _SHOWN)
-        raise ValueError(
-            f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
-            f"row{'s' * (len(rows) > 1)} {where}, counted from 0: fill them in, drop those rows, or leave the columns out"
-        )
     try:
         return np.asarray(check_rows(x))
     except ValueError as error:
-        raise ValueError(f"{table.source}, rows counted from 0: {error}") from None
+        gaps = ~np.isfinite(x)
+        if not gaps.any():
+            raise ValueError(f"{table.source}, rows counted from 0: {error}") from None
+    columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0))]
+    raise ValueError(
+        f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
+        f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, drop those rows, or fit other columns"
+    )

@@ -96,7 +96,7 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
         way_out = "" if delimiter is None else ". Another delimiter? Set it"
         raise ValueError(f"{path} can't be read{how}: {' '.join(str(error).split())}{way_out}") from None
     between = [mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]]
-    if between and suffix in _CSV:
+    if between and suffix in _CSV and _numbers(table.column(0)) is None:
         raise ValueError(
             f"{path} has one column, {names[0]!r}: if {between[0]!r} is between its columns, set delimiter to that"
         )

@@ -51,7 +51,8 @@ def unknown(what: str, value: object, choices: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {value!r}{hint} Choose from {', '.join(choices)}.")
 
 
-def _rows_named(bad: np.ndarray) -> str:
+def rows_named(bad: np.ndarray) -> str:
+    """The first of the rows where `bad` is true, for a message."""
     rows = np.flatnonzero(bad)
     more = f" and {rows.size - _SHOWN} more" if rows.size > _SHOWN else ""
     return f"row{'s' if rows.size > 1 else ''} {', '.join(map(str, rows[:_SHOWN]))}{more}"
@@ -129,12 +130,12 @@ def check_rows(x: Any, name: str = "x", *, n_features: int | None = None, min_ro
         finite = _finite_rows(host)
         if not finite.all():
             if np.isnan(host).any():
-                where = _rows_named(np.isnan(host).any(axis=1))
+                where = rows_named(np.isnan(host).any(axis=1))
                 raise ValueError(
                     f"{name} has missing values (NaN) in {where}. Missing values aren't supported yet: "
                     f"drop these rows, {name}[~np.isnan({name}).any(axis=1)], or impute them."
                 )
-            raise ValueError(f"{name} has infinite values in {_rows_named(~finite)}. Drop or clip them.")
+            raise ValueError(f"{name} has infinite values in {rows_named(~finite)}. Drop or clip them.")
     return array
 
 
@@ -152,9 +153,9 @@ def check_weights(sample_weight: Any, n_samples: int) -> Float[Array, " N"] | No
     if not is_traced(weight):
         host = np.asarray(weight)
         if not np.isfinite(host).all():
-            raise ValueError(f"sample_weight is NaN or infinite in {_rows_named(~np.isfinite(host))}.")
+            raise ValueError(f"sample_weight is NaN or infinite in {rows_named(~np.isfinite(host))}.")
         if (host < 0).any():
-            raise ValueError(f"sample_weight is negative in {_rows_named(host < 0)}; weights count rows, so 0 is the least.")
+            raise ValueError(f"sample_weight is negative in {rows_named(host < 0)}; weights count rows, so 0 is the least.")
         if not host.any():
             raise ValueError("sample_weight is zero for every row, so there are no data. Give some rows a positive weight.")
     return weight

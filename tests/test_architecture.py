@@ -58,7 +58,7 @@ def test_the_drawing_names_modules_that_exist_and_leaves_none_out():
     drawing = re.search(r"(?s)```\n(.*?)```", PAGE)[1]
     words = set(re.findall(r"[a-z_*]+/?", drawing))
     modules = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    not_drawn = {"__init__", "__main__"} | {"blocks", "formatting", "fitted", "datasets", "io", "tables", "rows", "assignments"}
+    not_drawn = {"__init__", "__main__"} | {"blocks", "formatting", "fitted", "datasets", "io", "tables"}
     not_drawn |= {"doctor", "schema", "starter"}
     stages = {name for name in modules if name.endswith("_stage")}
     missing = {name for name in modules - not_drawn - stages if name not in words and f"{name}/" not in words}

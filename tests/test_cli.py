@@ -379,6 +379,11 @@ def test_text_that_is_no_table(tmp_path, content, delimiter, words):
         read_table(tmp_path / "d.csv", delimiter)
 
 
+def test_a_header_of_one_column_may_hold_a_separator(tmp_path):
+    (tmp_path / "d.csv").write_text('"speed; km/h, raw"\n1\n2\n')
+    np.testing.assert_array_equal(read_table(tmp_path / "d.csv").select(["speed; km/h, raw"]), [[1], [2]])
+
+
 def test_missing_files(tmp_path, config_for, jaxgmm, faithful):
     assert_one_line(jaxgmm("run", tmp_path / "nope.toml"), "no config file")
     assert_one_line(jaxgmm("run", config_for(tmp_path / "nope.csv")), "no data file")

@@ -62,6 +62,11 @@ def check_feature_names(feature_names: Sequence[str] | None, n_features: int) ->
     return names
 
 
+def names_of_data(feature_names: Sequence[str]) -> dict[str, str]:
+    """The data's name of each feature, by that in a tree (see `check_feature_names`)."""
+    return dict(zip(check_feature_names(feature_names, len(feature_names)), feature_names, strict=True))
+
+
 def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " N"]]:
     """The observed rows, columns in the order of the posterior's features, and their weights. `user` needs them.
 

@@ -47,13 +47,13 @@ def reproduced(odd: int, total: int) -> str:
         return f"The mixture reproduces all {total} statistics: each lies within 95 % of the drawn ones."
     return (
         f"The mixture doesn’t reproduce {odd} of {total} statistics: of the data, they lie outside of 95 % of the drawn ones, "
-        "as one in twenty does by chance."
+        "as hardly more than one in twenty would by chance."
     )
 
 
 def _status(fit: dict[str, Any]) -> Check:
     if fit["status"] == "converged":
-        said = f"After {fit['n_steps']} steps of EM another one would change next to nothing: an optimum, if maybe a local one."
+        said = f"After {fit['n_steps']} steps of EM another one would change next to nothing; the optimum may be a local one."
         return Check("good", "The fit converged", said)
     return Check("bad", f"The fit ended as “{fit['status']}”", fit["meaning"])
 
@@ -66,9 +66,7 @@ def _replication(fit: dict[str, Any]) -> Check:
     said = f"{n} of {starts} starts reached the best optimum.{below}"
     if n < max(2, _FEW * starts):
         return Check("look", "Few starts agree", f"{said} There may be a better one: raise n_init.")
-    if 2 * n < starts:
-        return Check("good", "Several starts agree", f"{said} The others ended at lower optima.")
-    return Check("good", "Starts agree", said)
+    return Check("good", "Starts agree" if 2 * n >= starts else "Several starts agree", said)
 
 
 def _posterior(posterior: dict[str, Any]) -> list[Check]:

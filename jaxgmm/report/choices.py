@@ -35,8 +35,8 @@ def count(run: RunFiles) -> Section | None:
         "the prior beside it is what the model said before, and a good part of the answer wherever the two are alike.",
     ]
     if len(likely) > 1:
-        tied = " and ".join(f"{shown[i]['n_clusters']:.0f}" for i in likely)
-        text.append(f"Which of {tied} is the most probable number is within the Monte-Carlo error.")
+        tied = " or ".join(f"{shown[i]['n_clusters']:.0f}" for i in likely)
+        text.append(f"Which is the most probable number, {tied}, the Monte-Carlo error leaves open.")
     if len(shown) < len(table):
         rest = sum(row["prior"] for row in table if row not in shown)
         text.append(f"Less probable numbers, with {rest:.2f} of the prior, are left out here; cluster_count.csv has them.")
@@ -45,7 +45,7 @@ def count(run: RunFiles) -> Section | None:
     figures += figure(
         run, "similarity", "Heat map: how often each two rows were in one cluster, rows in the order of their clusters.",
         "How often each two rows were in one cluster. Sharp blocks are clusters that the data insist on. The typical partition "
-        "is the one nearest to all draws, and often has fewer clusters than most of them.",
+        "is the one nearest to all draws, and may have fewer clusters than most of them.",
     )  # fmt: skip
     return Section("clusters", "How many clusters", text, [Table("Number of clusters", header, rows, likely)], figures)
 

@@ -125,10 +125,9 @@ class RunFiles:
     @property
     def feature_of(self) -> dict[str, str]:
         """The data's name of each feature, by that in a posterior's tree."""
-        from jaxgmm.bayes.schema import check_feature_names  # only here: runs without draws need no xarray
+        from jaxgmm.bayes.schema import names_of_data  # only here: runs without draws need no xarray
 
-        names = self.fit["feature_names"]
-        return dict(zip(check_feature_names(names, len(names)), names, strict=True))
+        return names_of_data(self.fit["feature_names"])
 
 
 def _text(path: Path) -> str:
