@@ -6,55 +6,55 @@ Names are resolved on first use, so that `import jaxgmm` and `jaxgmm --help` cos
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from jaxgmm.version import __version__
 
 _HOME = {
-    "GMM": "mixture",
-    "Prior": "prior",
-    "Statistics": "statistics",
-    "e_step": "statistics",
-    "m_step": "statistics",
-    "initialise": "initialisation",
-    "fit": "em",
-    "Fit": "fitted",
-    "Restarts": "fitted",
-    "Progress": "fitted",
-    "Status": "status",
-    "FitError": "status",
-    "FitWarning": "status",
-    "compare": "selection",
-    "Comparison": "comparison",
-    "load": "io",
-    "merge_components": "merging",
-    "Merging": "merging",
-    "merged_counts": "bayes.merged_counts",
-    "numpyro_model": "bayes.model",
-    "RichardsonGreen": "bayes.priors",
+    "GMM": "model.mixture",
+    "Prior": "model.prior",
+    "Statistics": "model.statistics",
+    "e_step": "model.steps",
+    "m_step": "model.steps",
+    "initialise": "fitting.starts",
+    "fit": "fitting.fit",
+    "Fit": "fitting.result",
+    "Restarts": "fitting.result",
+    "Progress": "fitting.result",
+    "Status": "fitting.status",
+    "FitError": "fitting.status",
+    "FitWarning": "fitting.status",
+    "compare": "comparing.compare",
+    "Comparison": "comparing.comparison",
+    "load": "model.mixture",
+    "merge_components": "comparing.merging",
+    "Merging": "comparing.merging",
+    "merged_counts": "comparing.merged_counts",
+    "numpyro_model": "bayes.target.numpyro_model",
+    "RichardsonGreen": "bayes.priors.base",
     "posterior": "bayes.posterior",
-    "fit_map": "bayes.map",
-    "fit_vb": "bayes.variational_bayes",
-    "VariationalFit": "bayes.variational_fit",
-    "relabel": "bayes.relabel",
-    "predictive_checks": "bayes.predictive_checks",
-    "Diagnostics": "bayes.diagnostics",
-    "intervals": "bayes.summaries",
-    "membership": "bayes.summaries",
-    "coclustering": "bayes.summaries",
-    "draws_of": "bayes.datatree",
-    "save_posterior": "bayes.storage",
-    "load_posterior": "bayes.storage",
-    "GibbsKernel": "bayes.gibbs",
-    "TelescopingKernel": "bayes.telescoping_kernel",
-    "diagnose": "bayes.diagnostics",
-    "count_clusters": "bayes.counts",
-    "cluster_count": "bayes.count_verdict",
-    "count_sensitivity": "bayes.count_sensitivity",
-    "ClusterCount": "bayes.count_verdict",
-    "components_given": "bayes.count_components",
-    "similarity": "bayes.partition_summaries",
-    "typical_partition": "bayes.partition_summaries",
-    "unconstrain": "bayes.unconstrained",
-    "constrain": "bayes.unconstrained",
+    "fit_map": "bayes.fit_map",
+    "fit_vb": "bayes.variational.fit_vb",
+    "VariationalFit": "bayes.variational.result",
+    "relabel": "bayes.trees.relabel",
+    "predictive_checks": "bayes.trees.predictive_checks",
+    "Diagnostics": "bayes.trees.diagnostics",
+    "intervals": "bayes.trees.summaries",
+    "membership": "bayes.trees.summaries",
+    "coclustering": "bayes.trees.summaries",
+    "draws_of": "bayes.trees.build",
+    "save_posterior": "bayes.trees.storage",
+    "load_posterior": "bayes.trees.storage",
+    "GibbsKernel": "bayes.samplers.gibbs",
+    "TelescopingKernel": "counting.telescoping_kernel",
+    "diagnose": "bayes.trees.diagnostics",
+    "count_clusters": "counting.count_clusters",
+    "cluster_count": "counting.verdict",
+    "count_sensitivity": "counting.sensitivity",
+    "ClusterCount": "counting.verdict",
+    "components_given": "counting.components",
+    "similarity": "counting.similarity",
+    "typical_partition": "counting.similarity",
+    "unconstrain": "bayes.target.coordinates",
+    "constrain": "bayes.target.coordinates",
 }
 _MODULES = ("covariance", "data", "datasets", "plots")
 
@@ -115,38 +115,38 @@ __all__ = [
 
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
-    from jaxgmm.bayes.count_components import components_given
-    from jaxgmm.bayes.count_sensitivity import count_sensitivity
-    from jaxgmm.bayes.count_verdict import ClusterCount, cluster_count
-    from jaxgmm.bayes.counts import count_clusters
-    from jaxgmm.bayes.datatree import draws_of
-    from jaxgmm.bayes.diagnostics import Diagnostics, diagnose
-    from jaxgmm.bayes.gibbs import GibbsKernel
-    from jaxgmm.bayes.map import fit_map
-    from jaxgmm.bayes.merged_counts import merged_counts
-    from jaxgmm.bayes.model import numpyro_model
-    from jaxgmm.bayes.partition_summaries import similarity, typical_partition
+    from jaxgmm.bayes.fit_map import fit_map
     from jaxgmm.bayes.posterior import posterior
-    from jaxgmm.bayes.predictive_checks import predictive_checks
-    from jaxgmm.bayes.priors import RichardsonGreen
-    from jaxgmm.bayes.relabel import relabel
-    from jaxgmm.bayes.storage import load_posterior, save_posterior
-    from jaxgmm.bayes.summaries import coclustering, intervals, membership
-    from jaxgmm.bayes.telescoping_kernel import TelescopingKernel
-    from jaxgmm.bayes.unconstrained import constrain, unconstrain
-    from jaxgmm.bayes.variational_bayes import fit_vb
-    from jaxgmm.bayes.variational_fit import VariationalFit
-    from jaxgmm.comparison import Comparison
-    from jaxgmm.em import fit
-    from jaxgmm.fitted import Fit, Progress, Restarts
-    from jaxgmm.initialisation import initialise
-    from jaxgmm.io import load
-    from jaxgmm.merging import Merging, merge_components
-    from jaxgmm.mixture import GMM
-    from jaxgmm.prior import Prior
-    from jaxgmm.selection import compare
-    from jaxgmm.statistics import Statistics, e_step, m_step
-    from jaxgmm.status import FitError, FitWarning, Status
+    from jaxgmm.bayes.priors.base import RichardsonGreen
+    from jaxgmm.bayes.samplers.gibbs import GibbsKernel
+    from jaxgmm.bayes.target.coordinates import constrain, unconstrain
+    from jaxgmm.bayes.target.numpyro_model import numpyro_model
+    from jaxgmm.bayes.trees.build import draws_of
+    from jaxgmm.bayes.trees.diagnostics import Diagnostics, diagnose
+    from jaxgmm.bayes.trees.predictive_checks import predictive_checks
+    from jaxgmm.bayes.trees.relabel import relabel
+    from jaxgmm.bayes.trees.storage import load_posterior, save_posterior
+    from jaxgmm.bayes.trees.summaries import coclustering, intervals, membership
+    from jaxgmm.bayes.variational.fit_vb import fit_vb
+    from jaxgmm.bayes.variational.result import VariationalFit
+    from jaxgmm.comparing.compare import compare
+    from jaxgmm.comparing.comparison import Comparison
+    from jaxgmm.comparing.merged_counts import merged_counts
+    from jaxgmm.comparing.merging import Merging, merge_components
+    from jaxgmm.counting.components import components_given
+    from jaxgmm.counting.count_clusters import count_clusters
+    from jaxgmm.counting.sensitivity import count_sensitivity
+    from jaxgmm.counting.similarity import similarity, typical_partition
+    from jaxgmm.counting.telescoping_kernel import TelescopingKernel
+    from jaxgmm.counting.verdict import ClusterCount, cluster_count
+    from jaxgmm.fitting.fit import fit
+    from jaxgmm.fitting.result import Fit, Progress, Restarts
+    from jaxgmm.fitting.starts import initialise
+    from jaxgmm.fitting.status import FitError, FitWarning, Status
+    from jaxgmm.model.mixture import GMM, load
+    from jaxgmm.model.prior import Prior
+    from jaxgmm.model.statistics import Statistics
+    from jaxgmm.model.steps import e_step, m_step
 
 
 def __getattr__(name: str) -> Any:

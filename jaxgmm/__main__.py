@@ -1,5 +1,5 @@
 """`python -m jaxgmm` is the command line."""
 
-from jaxgmm.cli import main
+from jaxgmm.app.cli import main
 
 main()

@@ -1,22 +1,15 @@
 """What the tests share: float64 unless a test asks for JAX's default, the families, small data, mclust's numbers."""
 
-import functools
-import json
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-import jaxgmm as jg
+from helpers import FAMILIES, MCLUST_DATA, fit_real_data, load_x, mclust_reference
 
 collect_ignore = ["benchmarks", "downstream.py"]
-
-FAMILIES = ("full", "tied", "diag", "spherical")
-MCLUST_DATA = ("faithful", "iris", "diabetes")
 
 
 def pytest_configure(config):
@@ -82,54 +75,11 @@ def row_counts():
     return np.random.default_rng(4).multinomial(240, np.full(240, 1 / 240))
 
 
-@pytest.fixture(scope="session")
-def make_gmm():
-    return random_gmm
-
-
 @pytest.fixture(params=[(data, None) for data in MCLUST_DATA] + [("faithful", "default")])
 def real(request, family):
     """A real data set and its fit to rounding: maximum likelihood, or with the default prior."""
     data, prior = request.param
     return load_x(data), fit_real_data(data, family, prior)
-
-
-def random_gmm(family, n_components=3, n_features=3, seed=0):
-    """A mixture of overlapping components in a random position."""
-    rng = np.random.default_rng(seed)
-    factors = rng.normal(size=(n_components, n_features, n_features))
-    dense = factors @ factors.transpose(0, 2, 1) / n_features + 0.3 * np.eye(n_features)
-    return jg.GMM(
-        weights=rng.dirichlet(np.full(n_components, 5.0)),
-        means=2 * rng.normal(size=(n_components, n_features)),
-        covariances={
-            "full": dense,
-            "tied": dense[0],
-            "diag": np.diagonal(dense, axis1=1, axis2=2),
-            "spherical": np.trace(dense, axis1=1, axis2=2) / n_features,
-        }[family],
-        family=family,
-    )
-
-
-@functools.cache
-def mclust_reference(data):
-    reference = json.loads((Path(__file__).parent / "reference" / f"mclust_{data}.json").read_text())
-    names = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical"}
-    return {"data": data, "fits": {names[fit["model"]]: fit for fit in reference["fits"]}}
-
-
-@functools.cache
-def load_x(data):
-    return getattr(jg.datasets, f"load_{data}")().x
-
-
-@functools.cache
-def fit_real_data(data, family, prior):
-    n_components = mclust_reference(data)["fits"][family]["G"]
-    # To rounding: these fits are also looked at through their gradients.
-    options = {"n_init": 20, "rtol": 1e-13, "max_steps": 5000}
-    return jg.fit(load_x(data), n_components, key=jax.random.key(0), family=family, prior=prior, **options)
 
 
 @pytest.fixture

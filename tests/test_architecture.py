@@ -1,9 +1,10 @@
-"""jaxgmm/README.md: its steps lead to a family that works, and the drawing names what is there."""
+"""jaxgmm/README.md: its steps lead to a family that works, its table of rooms is whole, and imports go down it."""
 
 import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import jax
@@ -54,47 +55,60 @@ def test_the_steps_lead_to_a_family_that_works(prior, equal_spheres):
     assert table.loc["equal-spheres 3", "log_likelihood"] < table.loc["spherical 3", "log_likelihood"]
 
 
-def test_the_drawing_names_modules_that_exist_and_leaves_none_out():
-    drawing = re.search(r"(?s)```\n(.*?)```", PAGE)[1]
-    words = set(re.findall(r"[a-z_*]+/?", drawing))
-    modules = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    not_drawn = {"__init__", "__main__"} | {"blocks", "formatting", "fitted", "datasets", "io", "tables"}
-    not_drawn |= {"doctor", "schema", "starter"}
-    stages = {name for name in modules if name.endswith("_stage")}
-    missing = {name for name in modules - not_drawn - stages if name not in words and f"{name}/" not in words}
-    assert missing == set()
-    for name in ("telescoping", "split_merge", "birth_death", "few_rows", "coordinate_ascent", "datatree", "relabel"):
-        assert name in words
-        assert (ROOT / "bayes" / f"{name}.py").is_file()
+def _table():
+    """The rows of the page's table: (names of rooms, in words), from the lowest to the highest."""
+    rows = re.findall(r"(?m)^\| (`.*?) \| (.*?) \|$", PAGE)
+    return [([name.strip("`/") for name in names.split(", ")], words) for names, words in rows]
 
 
-def test_imports_go_down_the_drawing():
-    drawing = re.search(r"(?s)```\n(.*?)```", PAGE)[1]
-    row_of = {}
-    for row, line in enumerate(drawing.splitlines()):
-        for name in re.findall(r"[a-z_]+", line[:38]):
-            row_of.setdefault(name, row)
-    up = []
+def _modules():
+    return {file.relative_to(ROOT.parent).with_suffix("") for file in ROOT.rglob("*.py")}
+
+
+def _level(module, levels):
+    """The row of a module, "jaxgmm.bayes.trees.build": that of the most particular name in the table that holds it."""
+    inner = module.removeprefix("jaxgmm").strip(".").replace(".", "/")
+    holds = [name for name in levels if inner == name or inner.startswith(f"{name}/")]
+    return levels[max(holds, key=len)]
+
+
+def _imported(file):
+    """Modules of the package that a file imports: at its top, inside functions, or for type checkers alone."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "jaxgmm")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "jaxgmm":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if Path(*whole.split(".")) in {*_modules(), *(m.parent for m in _modules())} else node.module
+
+
+def test_the_table_names_what_is_there_and_leaves_nothing_out():
+    named = [name for names, _ in _table() for name in names]
+    assert len(set(named)) == len(named)
+    there = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if (path / "__init__.py").is_file() and path != ROOT}
+    there |= {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
+    holders = {name.split("/")[0] for name in named if "/" in name}  # a folder may stand as its own row or by what is in it
+    assert set(named) <= there | {f"bayes/{path.stem}" for path in (ROOT / "bayes").glob("*.py")}
+    assert {name for name in there if not any(name == n or name.startswith(f"{n}/") for n in named)} <= holders
+
+
+def test_imports_go_down_the_table_and_in_no_circle():
+    """Function-level and type-checking imports included; nobody imports the package's face."""
+    levels = {name: row for row, (names, _) in enumerate(_table()) for name in names}
+    levels |= {"__main__": len(levels), "": len(levels)}
+    up, graph = [], {}
     for file in ROOT.rglob("*.py"):
-        mine = _room(file.relative_to(ROOT).with_suffix("").parts[0])
-        for node in _that_run(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "jaxgmm":
-                inner = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-                up += [(file.name, other) for other in map(_room, inner) if row_of.get(other, 99) < row_of.get(mine, -1)]
+        module = ".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+        if module == "jaxgmm":
+            continue
+        graph[module] = set(_imported(file)) - {module}
+        for other in graph[module]:
+            assert other != "jaxgmm", f"{module} imports the package's face"
+            if _level(other, levels) > _level(module, levels):
+                up.append((module, other))
     assert up == []
-    assert row_of["cli"] < row_of["run"] < row_of["bayes"] < row_of["em"] < row_of["statistics"] < row_of["precision"]
-
-
-def _that_run(node):
-    """The nodes of a tree but for those that only type checkers see."""
-    if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-        yield node
-        for child in ast.iter_child_nodes(node):
-            yield from _that_run(child)
-
-
-def _room(module):
-    return "run" if module.endswith("_stage") else module
+    assert list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize(("module", "package", "line"), [("sklearn", "sklearn", "sklearn"), ("plots", "matplotlib", "cli")])

@@ -13,22 +13,22 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm import precision
-from jaxgmm.bayes.chains import Schedule
-from jaxgmm.bayes.datatree import to_datatree
-from jaxgmm.bayes.draws import Draws, Problem
-from jaxgmm.bayes.gibbs import gibbs
-from jaxgmm.bayes.mcmc import nuts
-from jaxgmm.bayes.priors import RichardsonGreen
-from jaxgmm.bayes.schema import GROUPS, check_feature_names
-from jaxgmm.bayes.unconstrained import layout_of
-from jaxgmm.bayes.variational import laplace, svi
-from jaxgmm.bayes.variational_draws import vb
+from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.samplers.chains import Schedule
+from jaxgmm.bayes.samplers.gibbs import gibbs
+from jaxgmm.bayes.samplers.nuts import nuts
+from jaxgmm.bayes.samplers.svi import laplace, svi
+from jaxgmm.bayes.target.coordinates import layout_of
+from jaxgmm.bayes.target.problem import Draws, Problem
+from jaxgmm.bayes.trees.build import to_datatree
+from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
+from jaxgmm.bayes.variational.draws import vb
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.fitted import Fit
-from jaxgmm.mixture import GMM
-from jaxgmm.prior import Prior
-from jaxgmm.validation import check_count, check_key, check_single, in_jit, is_traced, key_data, unknown
+from jaxgmm.fitting.result import Fit
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_key, check_single, in_jit, is_traced, key_data, unknown
 
 CHAINS = {"nuts": nuts, "gibbs": gibbs}
 APPROXIMATIONS = {"svi": svi, "laplace": laplace, "vb": vb}

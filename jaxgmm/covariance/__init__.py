@@ -6,7 +6,7 @@ from jaxgmm.covariance.full import Full
 from jaxgmm.covariance.spherical import Spherical
 from jaxgmm.covariance.structure import Factor
 from jaxgmm.covariance.tied import Tied
-from jaxgmm.validation import unknown
+from jaxgmm.tools.validation import unknown
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Full(), Tied(), Diag(), Spherical())}
 _BY_ANY_NAME = {**FAMILIES, **{family.mclust: family for family in FAMILIES.values()}}

@@ -1,18 +1,27 @@
 """What a covariance family owes to the rest of the library."""
 
 import abc
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxgmm.covariance.structure import Dense, Diagonal, Factor
+from jaxgmm.covariance.structure import Factor, Structure
 
-if TYPE_CHECKING:
-    from jaxgmm.prior import Prior
 
-Structure = Dense | Diagonal
+class ScalePrior(Protocol):
+    """What a family reads of a prior of its covariances; `jaxgmm.Prior` has it."""
+
+    @property
+    def degrees_of_freedom(self) -> Any:
+        """nu0, ()."""
+        ...
+
+    @property
+    def scale(self) -> Any:
+        """Psi0, of `scale_shape`."""
+        ...
 
 
 class Family(abc.ABC):
@@ -58,7 +67,7 @@ class Family(abc.ABC):
         counts: Float[Array, " K"],
         n_features: int,
         active: Bool[Array, " K"],
-        prior: "Prior | None",
+        prior: ScalePrior | None,
     ) -> Array:
         """M-step of the covariances: their mode given the scatter about the new means.
 
@@ -71,7 +80,7 @@ class Family(abc.ABC):
         """
 
     @abc.abstractmethod
-    def log_prior(self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: "Prior") -> Float[Array, ""]:
+    def log_prior(self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: ScalePrior) -> Float[Array, ""]:
         """Log density of the active covariances under the family's conjugate prior, with respect to themselves, up to
         `log_normaliser`.
         """
@@ -82,7 +91,7 @@ class Family(abc.ABC):
         since compiling a float64 log-gamma takes longer than most fits.
         """
 
-    def prior_distribution(self, prior: "Prior", n_components: int) -> Any:
+    def prior_distribution(self, prior: ScalePrior, n_components: int) -> Any:
         """The NumPyro distribution of the covariances, with the density of `log_prior`.
 
         Raises:

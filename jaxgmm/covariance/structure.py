@@ -89,6 +89,10 @@ class Dense:
 
     # moments engine
 
+    def n_columns(self, n_features: int) -> int:
+        """How many `columns` there are."""
+        return n_features * (n_features + 1) // 2
+
     def columns(self, z: Float[Array, "B D"]) -> Float[Array, "B Q"]:
         return jnp.concatenate([z[:, i : i + 1] * z[:, i:] for i in range(z.shape[1])], axis=1)
 
@@ -149,6 +153,9 @@ class Pooled(Dense):
     def unwhiten(self, sums: Array, scatter: Array, factor: Factor) -> tuple[Array, Array]:
         return sums @ factor.scale.T, factor.scale @ scatter @ factor.scale.T
 
+    def n_columns(self, n_features: int) -> int:
+        return 0
+
     def columns(self, z: Array) -> Array:
         return z[:, :0]
 
@@ -203,6 +210,9 @@ class Diagonal:
     def unwhiten(self, sums: Array, scatter: Array, factor: Factor) -> tuple[Array, Array]:
         return factor.scale * sums, factor.scale**2 * scatter
 
+    def n_columns(self, n_features: int) -> int:
+        return n_features
+
     def columns(self, z: Array) -> Array:
         return z**2
 
@@ -242,8 +252,14 @@ class Isotropic(Diagonal):
     def unwhiten(self, sums: Array, scatter: Array, factor: Factor) -> tuple[Array, Array]:
         return factor.scale * sums, factor.scale[:, 0] ** 2 * scatter
 
+    def n_columns(self, n_features: int) -> int:
+        return 1
+
     def columns(self, z: Array) -> Array:
         return (z**2).sum(1, keepdims=True)
 
     def unpack(self, sums: Array, total: Array, n_features: int) -> Array:
         return sums[:, 0]
+
+
+Structure = Dense | Diagonal

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
-from jaxgmm.mixture import GMM
-from jaxgmm.validation import check_rows
+from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.validation import check_rows
 
 # Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
 # pale on white.

@@ -11,7 +11,7 @@ from jaxgmm.plots import canvas
 if TYPE_CHECKING:
     from xarray import DataTree
 
-    from jaxgmm.bayes.count_verdict import ClusterCount
+    from jaxgmm.counting.verdict import ClusterCount
 
 _LEAST_SHOWN = 1e-3  # probability, before the data or after, of a number that gets a bar
 _MOST_ROWS = 1000  # of a heat map
@@ -34,7 +34,7 @@ def n_clusters(tree: "DataTree | ClusterCount", *, ax: Axes | None = None) -> Ax
         >>> jg.plots.n_clusters(tree).get_xlabel()
         'number of clusters'
     """
-    from jaxgmm.bayes.count_verdict import ClusterCount, cluster_count
+    from jaxgmm.counting.verdict import ClusterCount, cluster_count
 
     count = tree if isinstance(tree, ClusterCount) else cluster_count(tree)
     ax = ax or canvas.new_axes()
@@ -81,8 +81,8 @@ def similarity(tree: "DataTree", *, ax: Axes | None = None) -> Axes:
     """
     import xarray
 
-    from jaxgmm.bayes import partition_summaries
-    from jaxgmm.bayes.schema import group_of, require
+    from jaxgmm.bayes.trees.schema import group_of, require
+    from jaxgmm.counting import similarity
 
     require(tree, "plots.similarity", allocations=("label",))
     allocations = group_of(tree, "allocations")
@@ -92,7 +92,7 @@ def similarity(tree: "DataTree", *, ax: Axes | None = None) -> Axes:
         rows = np.linspace(0, n_samples - 1, _MOST_ROWS).round().astype(int)
         allocations, note = allocations.isel(obs_id=rows), f"{_MOST_ROWS} of {n_samples} rows"
     drawn = xarray.DataTree.from_dict({"allocations": allocations})
-    shared, typical = partition_summaries.similarity(drawn).values, partition_summaries.typical_partition(drawn)
+    shared, typical = similarity.similarity(drawn).values, similarity.typical_partition(drawn)
     label = typical["label"].values
     order = np.lexsort((shared.mean(axis=1), label))
     ax = ax or canvas.new_axes(width=5.8)

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from jaxgmm.fitting.status import Status
 from jaxgmm.plots import canvas
-from jaxgmm.status import Status
 
 if TYPE_CHECKING:
-    from jaxgmm.fitted import Fit, Restarts
+    from jaxgmm.fitting.result import Fit, Restarts
 
 _ROUNDING = 1e-10  # of the objective: nothing to see below it
 

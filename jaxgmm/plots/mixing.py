@@ -41,7 +41,7 @@ def chains(tree: "DataTree") -> Figure:
         >>> [ax.get_ylabel() for ax in jg.plots.chains(tree).axes[::2]]
         ['log-likelihood', 'entropy of a row', 'clusters (K₊)', 'weight of rank 0']
     """
-    from jaxgmm.bayes.schema import group_of, require
+    from jaxgmm.bayes.trees.schema import group_of, require
 
     require(tree, "plots.chains", posterior=(*_WORDS, "sorted_weights"))
     posterior = group_of(tree, "posterior").transpose("chain", "draw", ...)

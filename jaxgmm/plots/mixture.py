@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxgmm.mixture import GMM
+from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
-from jaxgmm.validation import check_weights
+from jaxgmm.tools.validation import check_weights
 
 _SURE = 1e-6  # uncertainty: nothing to see below it
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from jaxgmm.mixture import GMM
+from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
-from jaxgmm.validation import check_count, check_weights
+from jaxgmm.tools.validation import check_count, check_weights
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -162,8 +162,8 @@ def draws(
 
 def _draws(tree: "DataTree", feature_names: Sequence[str] | None) -> tuple[GMM, list[str]]:
     """All draws in a row, (draws, ...), and the features' names."""
-    from jaxgmm.bayes.datatree import draws_of
-    from jaxgmm.bayes.schema import group_of
+    from jaxgmm.bayes.trees.build import draws_of
+    from jaxgmm.bayes.trees.schema import group_of
 
     many = jax.tree.map(lambda leaf: np.asarray(leaf, float).reshape(-1, *leaf.shape[2:]), draws_of(tree))
     names = group_of(tree, "posterior")["feature"].values if feature_names is None else feature_names

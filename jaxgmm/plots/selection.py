@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jaxgmm.criteria import CRITERIA
+from jaxgmm.model.criteria import CRITERIA
 from jaxgmm.plots import canvas
 
 if TYPE_CHECKING:
-    from jaxgmm.comparison import Comparison
+    from jaxgmm.comparing.comparison import Comparison
 
 
 def criterion(comparison: "Comparison", name: str = "bic", *, ax: Axes | None = None) -> Axes:

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from jaxgmm.mixture import GMM
+from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
-from jaxgmm.validation import check_count
+from jaxgmm.tools.validation import check_count
 
 _SMALL, _LARGE = 8.0, 90.0  # areas of points, points^2
 

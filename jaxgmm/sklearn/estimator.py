@@ -12,11 +12,11 @@ from sklearn.utils._array_api import get_namespace
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxgmm.covariance import FAMILIES
-from jaxgmm.mixture import GMM
+from jaxgmm.model.mixture import GMM
 from jaxgmm.sklearn.expectation import Expectation, assigned_moments
 from jaxgmm.sklearn.parallel import forked, single_threaded_blas
 from jaxgmm.sklearn.rows import Rows
-from jaxgmm.validation import in_jit
+from jaxgmm.tools.validation import in_jit
 
 _BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
 

@@ -8,8 +8,9 @@ from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.structure import Dense
+from jaxgmm.model.engines import ILL_CONDITIONED
+from jaxgmm.model.statistics import recentre
 from jaxgmm.sklearn.rows import Rows
-from jaxgmm.statistics import ILL_CONDITIONED, recentre
 
 _OWNS_NOTHING = 1e-3  # rows
 _SINGULAR = 1e13  # variance in units of itself given other features beyond which rounding decides if a matrix is singular

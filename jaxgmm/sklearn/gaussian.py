@@ -8,16 +8,17 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky, _comp
 from sklearn.utils._array_api import get_namespace
 from sklearn.utils._param_validation import StrOptions
 
-from jaxgmm import precision
-from jaxgmm.em import resolve_prior
-from jaxgmm.initialisation import assigned_start
-from jaxgmm.mixture import GMM
-from jaxgmm.prior import Prior
+from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.fit import resolve_prior
+from jaxgmm.fitting.starts import assigned_start
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.model.steps import m_step
 from jaxgmm.sklearn.estimator import CompiledMixture, not_compiled
 from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
 from jaxgmm.sklearn.parallel import float64
 from jaxgmm.sklearn.rows import Rows
-from jaxgmm.statistics import column_moments, m_step
+from jaxgmm.tools import precision
 
 _DEFAULT_REG_COVAR = 1e-6
 

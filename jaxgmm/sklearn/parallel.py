@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.parallel import _get_threadpool_controller
 
-from jaxgmm import precision
+from jaxgmm.tools import precision
 
 # Threads (joblib's, say) take turns: JAX 0.12 has been seen to mix up the buffers of first calls under a local `enable_x64`.
 _turn = threading.Lock()

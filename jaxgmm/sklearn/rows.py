@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.structure import Dense, invert_tril
 from jaxgmm.data import ArraySource
-from jaxgmm.mixture import GMM
+from jaxgmm.model.density import Components
+from jaxgmm.model.engines import choose_block_size, e_step_moments, e_step_whitened
+from jaxgmm.model.statistics import Statistics
 from jaxgmm.sklearn.parallel import float64
-from jaxgmm.statistics import Statistics, choose_block_size, e_step_moments, e_step_whitened
 
 _MOST_PADDED = 32768  # rows; more take longer to sum than to compile for
 
@@ -52,7 +53,7 @@ class Rows:
             whiteners: scikit-learn's `precisions_cholesky_`.
             constants: (K,), log p(x, k) at x = means[k].
             covariance_type: scikit-learn's name.
-            engine: "moments" or "whitened", see `jaxgmm.statistics`.
+            engine: "moments" or "whitened", see `jaxgmm.model.statistics`.
         """
         parameters = np.concatenate([np.ravel(leaf) for leaf in (self.mean, means, whiteners, constants)], dtype=np.float64)
         with float64():
@@ -71,19 +72,17 @@ def _statistics(
 ) -> Float[Array, " S"]:
     family, size = get_family(covariance_type), (n_components, data.n_features)
     centre, means, whiteners, constants = _unpack(parameters, size[1:], size, family.shape(*size), size[:1])
-    # Expected log weights of variational Bayes may be too small for weights: all of a constant travels with the determinant.
-    weights = jnp.full(n_components, 1 / n_components)
-    half_log_det = jnp.log(weights) - constants - data.n_features / 2 * jnp.log(2 * jnp.pi)
-    gmm = GMM.unchecked(weights, means, None, covariance_type)
-    block_size = choose_block_size(gmm, data.n_samples)
+    block_size = choose_block_size(family.structure, n_components, data.x.shape)
     dense = isinstance(family.structure, Dense)
     whiteners = whiteners if dense else whiteners.reshape(n_components, -1)
     e_step: Callable[..., Statistics]
     scale, e_step = whiteners, e_step_moments  # which doesn't read the scale
     if engine == "whitened":
         scale, e_step = invert_tril(whiteners.swapaxes(-1, -2)) if dense else 1 / whiteners, e_step_whitened
-    factor = Factor(scale, whiteners, half_log_det)
-    sums = data.reduce(lambda x, w: e_step(gmm, factor, x, w, centre, block_size))
+    # Neither engine looks at determinants or weights: the constants have them.
+    nothing = jnp.zeros(n_components)
+    components = Components(nothing, constants, means, Factor(scale, whiteners, nothing), family.structure)
+    sums = data.reduce(lambda x, w: e_step(components, x, w, centre, block_size))
     return jnp.concatenate([jnp.ravel(leaf) for leaf in (sums.counts, sums.sums, sums.scatter, sums.log_likelihood)])
 
 

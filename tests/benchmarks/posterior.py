@@ -24,7 +24,7 @@ from numpyro.infer.hmc import HMCState, hmc
 from numpyro.infer.util import initialize_model
 
 import jaxgmm as jg
-from jaxgmm.bayes.chains import Schedule, run_chains
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 
 K, CHAINS = 3, 4
 OUR_SETTINGS = {"target_accept_prob": 0.95, "dense_mass": [("covariances", "means", "weights")]}  # those of `posterior`

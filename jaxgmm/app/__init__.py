@@ -1,0 +1,1 @@
+"""The command line: a run of a config, its stages, its directory and its report."""

@@ -1,0 +1,64 @@
+"""What a run's mixture says of each row: of those that it was fitted to, and of new ones."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import chdtrc
+
+from jaxgmm.app import output
+from jaxgmm.app.rows import usable
+from jaxgmm.app.tables import read_table
+from jaxgmm.model.mixture import GMM, load
+
+
+def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
+    """Assign the rows of a data file to the components of a run: the columns of its assignments, by name.
+
+    Args:
+        run_directory: what `run` wrote.
+        data: a CSV or Parquet file that has the run's columns, in any order and among others.
+        delimiter: of a CSV; by the file's suffix if None.
+
+    Raises:
+        ValueError: not a run's directory, a column that isn't there, rows that can't be used.
+        OSError: a file can't be read.
+    """
+    if not output.holds_run(run_directory):
+        raise ValueError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
+    try:
+        names = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))["feature_names"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
+    with jax.enable_x64(True):
+        gmm = load(run_directory / "gmm.npz")
+        return assignments(gmm, usable(read_table(data, delimiter), names))
+
+
+def assignments(gmm: GMM, x: np.ndarray) -> dict[str, np.ndarray]:
+    """What the mixture says of each row, by column name.
+
+    Its most probable component, uncertainty 1 - max_k r_nk, log density, tail probability (of rows of that component, how many
+    lie as far out: chi-square of the squared Mahalanobis distance), and responsibilities.
+    """
+    r = np.asarray(gmm.responsibilities(x))
+    component = r.argmax(axis=1)
+    return {
+        "row": np.arange(len(r)),
+        "component": component,
+        "uncertainty": 1 - r.max(axis=1),
+        "log_density": np.asarray(gmm.log_prob(x)),
+        "tail_probability": _tail_probability(gmm, x, component),
+        **{f"responsibility_{k}": column for k, column in enumerate(r.T)},
+    }
+
+
+def _tail_probability(gmm: GMM, x: np.ndarray, component: np.ndarray) -> np.ndarray:
+    means, roots = np.asarray(gmm.means), np.linalg.cholesky(np.asarray(gmm.dense_covariances()))
+    distance = np.empty(len(x))
+    for k in np.unique(component):
+        mine = component == k
+        distance[mine] = (solve_triangular(roots[k], (x[mine] - means[k]).T, lower=True) ** 2).sum(axis=0)
+    return chdtrc(x.shape[1], distance)

@@ -1,0 +1,264 @@
+"""The command line: `jaxgmm init`, `run`, `report`, `predict`, `schema`, `doctor`.
+
+Only typer is imported at the top, so that `jaxgmm --help` answers at once; everything else waits for its command.
+"""
+
+import dis
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, NoReturn
+
+from jaxgmm.fitting.status import FitError
+from jaxgmm.version import __version__
+
+_EXTRA = ("h5netcdf", "h5py", "jinja2", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _fail_for_missing(package: str) -> NoReturn:
+    _fail(f"the command line needs {package}, which is not installed: pip install 'jaxgmm[cli]'")
+
+
+try:
+    import typer
+except ModuleNotFoundError:
+    _fail_for_missing("typer")
+
+app = typer.Typer(
+    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, and stderr says why; 130 interrupted; 1 anything else. "
+    "JAXGMM_DEBUG=1 shows the traceback of an error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; user errors end as one line on stderr and exit code 2.
+
+    Args:
+        arguments: instead of the process's own.
+    """
+    try:
+        app(None if arguments is None else list(arguments), prog_name="jaxgmm")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        _fail_for_missing(package)
+    except (ValueError, TypeError, OSError, FitError) as error:
+        if os.environ.get("JAXGMM_DEBUG") or not _meant_for_user(error):
+            raise
+        _fail(str(error))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jaxgmm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Gaussian mixtures on JAX."""
+
+
+@app.command("run")
+def run_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file: data, prior and what to fit.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the config: fit.n_components=3. Repeatable."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory of the results; default runs/<config's name>.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run whose Markov chains were interrupted.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="On stdout, fit.json and the directory instead of tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stdout, no progress on stderr.")] = False,
+) -> None:
+    """Run the stages of CONFIG: [fit] or [compare], [posterior], [count], [report]; results and figures go to a directory."""
+    directory = None
+    if as_json and quiet:
+        raise ValueError("--json prints the result, --quiet nothing: give one of them")
+    try:
+        from jaxgmm.app.config.toml import load_config
+        from jaxgmm.app.run import run
+        from jaxgmm.app.terminal import show, watched
+
+        checked = load_config(config, settings or ())
+        if output is not None:
+            checked = checked.model_copy(update={"output": checked.output.model_copy(update={"directory": str(output)})})
+        directory = checked.output.path
+        use_compilation_cache()
+        with watched(config.stem, quiet=quiet) as watch:
+            finished = run(checked, overwrite=overwrite, resume=resume, watch=watch)
+        if as_json:
+            typer.echo(json.dumps({"directory": str(finished.directory), **finished.summary}))
+        elif not quiet:
+            show(finished)
+        elif not finished.fit.converged:
+            status = finished.fit.status
+            print(f"warning: the fit ended as {status.name}. {status.meaning}", file=sys.stderr)
+    except KeyboardInterrupt:
+        again = ["jaxgmm", "run", str(config)]
+        again += [part for setting in settings or () for part in ("--set", setting)]
+        again += [] if output is None else ["--output", str(output)]
+        _interrupted(directory, [*again, "--resume"])
+
+
+def _interrupted(directory: Path | None, again: Sequence[str]) -> NoReturn:
+    from jaxgmm.app.output import holds_draws
+
+    kept = directory is not None and holds_draws(directory)
+    what = f"what is done is kept; continue with: {shlex.join(again)}" if kept else "nothing is kept of this run"
+    print(f"interrupted: {what}", file=sys.stderr)
+    raise SystemExit(_INTERRUPTED)
+
+
+@app.command("report")
+def report_command(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that `jaxgmm run` wrote.")],
+    title: Annotated[str | None, typer.Option(help="Of the page; default: the directory's name.")] = None,
+    outliers: Annotated[int, typer.Option(help="Rows farthest from their component, to list.", min=0)] = 10,
+) -> None:
+    """Write RUN_DIR/report.html: what the run found and whether to trust it, as one page that needs no network."""
+    from jaxgmm.app.report import write_report
+
+    use_compilation_cache()
+    typer.echo(f"written to {write_report(run_dir, title=title, n_outliers=outliers)}")
+
+
+@app.command("predict")
+def predict_command(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that `jaxgmm run` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file with the run's columns.")],
+    output: Annotated[Path | None, typer.Option(help="CSV or Parquet file to write; default: CSV on stdout.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
+) -> None:
+    """Assign the rows of DATA to the components of a finished run."""
+    from jaxgmm.app.assignments import predict
+    from jaxgmm.app.tables import write_table
+
+    if output is not None and output.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--output {output}: a file that ends in .csv or .parquet is needed.")
+    if output is not None and output.exists() and not overwrite:
+        raise FileExistsError(f"--output {output} exists: choose another name, or add --overwrite.")
+    if output is not None:
+        _check_folder(output)
+    use_compilation_cache()
+    write_table(output or sys.stdout.buffer, predict(run_dir, data, delimiter))
+
+
+@app.command("init")
+def init_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file with named columns.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Config to write; default: DATA's name with .toml, in this folder.")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the config if it exists.")] = False,
+) -> None:
+    """Write a commented config for DATA, from a look at its columns."""
+    from jaxgmm.app.config.starter import starter_config
+
+    output = output or Path(f"{data.name.partition('.')[0]}.toml")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists: choose another name with --output, or add --overwrite")
+    _check_folder(output)
+    text = starter_config(data, delimiter, output.parent)
+    output.write_text(text, encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("# left out: "):
+            typer.echo(line.removeprefix("# "), err=True)
+    typer.echo(f"written to {output}; now: {shlex.join(['jaxgmm', 'run', str(output)])}")
+
+
+@app.command("schema")
+def schema_command(
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON Schema, for editors.")] = False,
+) -> None:
+    """Print every table and key of a config, with types and defaults, as Markdown."""
+    from jaxgmm.app.config.reference import json_schema, reference
+
+    typer.echo(json_schema() if as_json else reference())
+
+
+@app.command("doctor")
+def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show versions, devices, precision and the cache; exit code 2 if something is missing or wrong."""
+    import jax
+
+    from jaxgmm.app.doctor import examine
+
+    use_compilation_cache()
+    folder = jax.config.jax_compilation_cache_dir
+    found = examine(None if folder is None else Path(folder))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for group, facts in found.items():
+            typer.echo(group)
+            for name, value in facts.items():
+                typer.echo(f"  {name:<16}{value}")
+    if any(value.startswith(("MISSING", "WRONG")) for facts in found.values() for value in facts.values()):
+        raise typer.Exit(2)
+
+
+def use_compilation_cache() -> None:
+    """Keep XLA's compiled programs in the user's cache folder, so that a second run starts fast.
+
+    The process is the command line's own, so JAX's configuration is too. A cache that the user has set up stays; a
+    folder that can't be written means compiling again, no more.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgmm" / "xla"
+    try:
+        # Others must not write there: what is in the cache gets executed.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _check_folder(output: Path) -> None:
+    """Before anything is computed."""
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--output {output}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--output {output} can't be written: no permission for {folder}")
+
+
+def _meant_for_user(error: Exception) -> bool:
+    """Does it come from a `raise` of ours, or the operating system? Anything else is a bug and keeps its traceback."""
+    if isinstance(error, OSError | FitError):
+        return True
+    innermost: TracebackType | None = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if innermost is None:
+        return False
+    frame = innermost.tb_frame
+    raised = dis.opname[frame.f_code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
+    return raised and frame.f_globals.get("__name__", "").partition(".")[0] == "jaxgmm"

@@ -1,0 +1,209 @@
+"""A run's directory: written whole or not at all, and what an interrupted run keeps in it.
+
+While Markov chains are running their directory holds `unfinished/`: the config, the fit, and the draws so far of each stage.
+A finished run takes its place. Inside the directory and not next to it, which may be the top of another file system.
+A run that fails leaves `failed.json`, which says in which stage and why, unless there is an older run in its directory.
+"""
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgmm.fitting.status import FitError
+from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+
+_RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
+# What a run may have written and the next one, with another config, may not.
+_OPTIONAL = (
+    "assignments.csv", "assignments.parquet", "posterior.nc", "posterior.json", "posterior_chains.png", "posterior_draws.png",
+    "posterior_intervals.png", "comparison.csv", "comparison.png", "counts.nc", "cluster_count.csv", "cluster_count.png",
+    "similarity.png", "report.html", "failed.json",
+)  # fmt: skip
+_UNFINISHED, _FAILED = "unfinished", "failed.json"
+_CHAIN_STAGES = ("posterior", "count")
+_MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as if nothing had happened
+
+
+def holds_run(directory: Path) -> bool:
+    """Is there a finished run?"""
+    return all((directory / name).is_file() for name in _RUN)
+
+
+def holds_draws(directory: Path) -> bool:
+    """Is there an unfinished run with something to continue from?"""
+    return any((draws_folder(directory, stage) / "state.npz").is_file() for stage in _CHAIN_STAGES)
+
+
+def draws_folder(directory: Path, stage: str) -> Path:
+    """Where the Markov chains of a stage keep what is done."""
+    return directory / _UNFINISHED / stage
+
+
+def failure(directory: Path) -> str | None:
+    """In which stage the run that was to be there failed, and why; None if none did."""
+    try:
+        record = json.loads((directory / _FAILED).read_text(encoding="utf-8"))
+        return f"failed in {record['stage']}: {record['error'].rstrip('.')}"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"failed, but {_FAILED} can't be read ({error})"
+
+
+@contextmanager
+def failure_recorded(directory: Path) -> Iterator[Callable[[str], None]]:
+    """Where the block fails, say so in the directory, unless an older run is there. An interruption is no failure.
+
+    Yields:
+        What is to be told the name of each stage that begins.
+    """
+    stage = "start"
+
+    def begins(name: str) -> None:
+        nonlocal stage
+        stage = name
+
+    with suppress(OSError):
+        (directory / _FAILED).unlink(missing_ok=True)
+    try:
+        yield begins
+    except Exception as error:
+        if not holds_run(directory):
+            kind = "" if isinstance(error, ValueError | OSError | FitError) else f"{type(error).__name__}: "
+            record = json.dumps({"stage": stage, "error": f"{kind}{error}"}, indent=2)
+            with suppress(OSError):  # a disk that is full is what failed
+                directory.mkdir(parents=True, exist_ok=True)
+                (directory / _FAILED).write_text(f"{record}\n", encoding="utf-8")
+        raise
+
+
+def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
+    """Before anything is computed: can results be written there, and is nothing in their way?
+
+    Raises:
+        ValueError: a file, a folder of other things, a run that isn't to be replaced; an unfinished one that nobody said
+            what to do with, or nothing to resume.
+        PermissionError: it can't be written.
+    """
+    if overwrite and resume:
+        raise ValueError("--resume continues an unfinished run, --overwrite starts again: give one of them")
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"the output directory {directory} is a file: give another with --output")
+    unfinished = (directory / _UNFINISHED / "config.toml").is_file()
+    if resume and not unfinished:
+        why = "the run there is finished" if holds_run(directory) else "leave out --resume, or give its directory with --output"
+        raise ValueError(f"{directory} holds no unfinished run to resume: {why}")
+    if unfinished and not (resume or overwrite):
+        raise ValueError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
+    if not unfinished and directory.exists() and any(path.name != _FAILED for path in directory.iterdir()):
+        if not holds_run(directory):
+            raise ValueError(f"{directory} is not empty and holds no run: give another directory with --output")
+        if not overwrite:
+            raise ValueError(f"{directory} already holds a run: replace it with --overwrite, or give another --output")
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"{directory} can't be written: no permission for {existing}")
+
+
+def check_unchanged(directory: Path, config: str) -> None:
+    """Raises ValueError where the unfinished run had another config (as TOML, with versions): names what has changed."""
+    path = directory / _UNFINISHED / "config.toml"
+    before = _flat(tomllib.loads(path.read_text(encoding="utf-8")))
+    now = _flat(tomllib.loads(config))
+    compared = sorted(name for name in before | now if not name.startswith(("output.", "versions.")))
+    compared += [f"versions.{name}" for name in _MUST_AGREE]
+    changes = [
+        f"{name} was {before.get(name, 'left out')!r}, is now {now.get(name, 'left out')!r}"
+        for name in compared
+        if before.get(name) != now.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"the unfinished run in {directory} can't be resumed with another config: {'; '.join(changes)}. Undo that, or "
+            "start again with --overwrite"
+        )
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with the path of each key."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+@contextmanager
+def unfinished_run(directory: Path, config: str, *, resume: bool) -> Iterator[Path]:
+    """A folder that outlives an interruption, once there are draws in it; `new_directory` removes it when all is done.
+
+    Args:
+        directory: of the run.
+        config: as TOML, to compare with when the run is resumed.
+        resume: is it there?
+    """
+    folder = directory / _UNFINISHED
+    made = [parent for parent in (directory, *directory.parents) if not parent.exists()]
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text(config, encoding="utf-8")
+    try:
+        yield folder
+    except BaseException:
+        if not holds_draws(directory):
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+def same_start(folder: Path, start: Any) -> Any:
+    """The pytree of arrays that the unfinished run in `folder` started from; `start`, kept there, if it starts now.
+
+    A fit that is repeated on another machine may differ in its last digits; chains go on from where they began.
+
+    Raises:
+        ValueError: a file that was cut short, or holds something else.
+    """
+    path = folder / "start.npz"
+    leaves, structure = jax.tree.flatten(start)
+    if not path.exists():
+        write_arrays(path, {f"arr_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
+        return start
+    try:
+        arrays, _ = read_arrays(path)
+        kept = list(arrays.values())
+    except (OSError, DamagedFileError) as error:
+        raise ValueError(f"{path} can't be read ({error}): start again with --overwrite") from None
+    if [leaf.shape for leaf in kept] != [np.shape(leaf) for leaf in leaves]:
+        raise ValueError(f"{path} is of another mixture: start again with --overwrite")
+    return jax.tree.unflatten(structure, kept)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A folder to write in, whose files become those of `directory` once the block is through; if it fails, none do."""
+    home = directory if directory.exists() else directory.parent
+    home.mkdir(parents=True, exist_ok=True)
+    partial = home / f".{directory.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        if directory.exists():
+            for name in _OPTIONAL:
+                (directory / name).unlink(missing_ok=True)
+            for file in list(partial.iterdir()):
+                file.replace(directory / file.name)
+            shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
+        else:
+            partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,123 @@
+"""The `[count]` stage of a run: the posterior over the number of clusters, whether to trust it, files and figures."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import h5netcdf  # noqa: F401 (counts.nc needs both: said before the draws, not after)
+import h5py  # noqa: F401
+import jax
+import xarray
+
+from jaxgmm import plots
+from jaxgmm.app.config import Config
+from jaxgmm.app.config.count import CountTable
+from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
+from jaxgmm.bayes.trees.storage import save_posterior
+from jaxgmm.counting.count_clusters import count_clusters
+from jaxgmm.counting.verdict import ClusterCount, cluster_count
+from jaxgmm.fitting.result import Fit
+from jaxgmm.model.prior import Prior
+
+if TYPE_CHECKING:
+    from jaxgmm.app.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What the stage made: draws of partitions, and the number of clusters with its verdict."""
+
+    tree: xarray.DataTree
+    count: ClusterCount
+
+    @property
+    def family(self) -> str:
+        """Of the components."""
+        return str(facts_of(self.tree)["family"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """For fit.json."""
+        count = self.count
+        return {
+            "n_clusters": count.mode if count.ok else None,
+            "verdict": count.verdict,
+            "problems": list(count.problems),
+            "r_hat": count.r_hat if math.isfinite(count.r_hat) else None,  # JSON has no infinity
+            "ess_bulk": count.ess_bulk,
+            "ess_tail": count.ess_tail,
+        }
+
+    def write(self, directory: Path, rows: "Rows") -> None:
+        """counts.nc, cluster_count.csv and the figures."""
+        save_posterior(self.tree, directory / "counts.nc")
+        self.count.table.to_csv(directory / "cluster_count.csv")
+        for name, ax in {"cluster_count": plots.n_clusters(self.count), "similarity": plots.similarity(self.tree)}.items():
+            figure: Any = ax.figure
+            figure.savefig(directory / f"{name}.png", dpi=130)
+
+
+@dataclass(frozen=True, eq=False)
+class CountStage:
+    """A checked `[count]` table, the data, and what `[prior]` makes of a default prior."""
+
+    name: ClassVar = "count"
+    can_resume: ClassVar = True
+    settings: CountTable
+    rows: "Rows"
+    change: Callable[[Prior], Prior] | None
+
+    def family(self, fitted: Fit | None) -> str:
+        """Of the components."""
+        without = "spherical" if self.settings.prior == "richardson-green" else "full"
+        return self.settings.family or (without if fitted is None else fitted.gmm.family)
+
+    @classmethod
+    def prepare(cls, config: Config, rows: "Rows", change: Callable[[Prior], Prior] | None) -> "CountStage":
+        """Check what can be before there is a fit.
+
+        Args:
+            config: with [count].
+            rows: the data.
+            change: of a default prior, as `[prior]` has it; None for maximum likelihood.
+
+        Raises:
+            ValueError: data that the prior is not for, or columns whose names a file can't have.
+        """
+        assert config.count is not None
+        check_feature_names(rows.feature_names, rows.x.shape[1])
+        if config.count.prior == "richardson-green":
+            RichardsonGreen.default(rows.x)
+        return cls(config.count, rows, change)
+
+    def draw(
+        self, fitted: Fit | None, progress: Callable[[int, int], None], *, checkpoint: Path | None = None, resume: bool = False
+    ) -> Counted:
+        """Draws as the table asks for, and their verdict.
+
+        Args:
+            fitted: whose family the components have, unless the table says another.
+            progress: called with (steps done, steps in all).
+            checkpoint: where the chains keep what is done.
+            resume: continue them from there.
+        """
+        x, family = self.rows.x, self.family(fitted)
+        if self.settings.prior == "richardson-green":
+            prior: Prior | RichardsonGreen = RichardsonGreen.default(x, family)
+        else:
+            assert self.change is not None  # the config has been checked
+            prior = self.change(Prior.default(x, 1, family))
+        tree = count_clusters(
+            x,
+            key=jax.random.key(self.settings.seed),
+            prior=prior,
+            feature_names=self.rows.feature_names,
+            progress=progress,
+            checkpoint=checkpoint,
+            resume=resume,
+            **self.settings.options,
+        )
+        return Counted(tree, cluster_count(tree, **self.settings.thresholds.model_dump()))

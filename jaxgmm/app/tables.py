@@ -1,0 +1,165 @@
+"""Tables in files: columns by name out of CSV and Parquet, and back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from jaxgmm.tools.validation import unknown
+
+_CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
+_PARQUET = (".parquet", ".pq")
+_SEPARATORS = (";", "\t", "|", ",")
+_SHOWN = 12  # columns named in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Named columns of equal length.
+
+    Attributes:
+        source: where they come from, for messages.
+        columns: each column's values, by name.
+    """
+
+    source: str
+    columns: Mapping[str, pa.ChunkedArray | np.ndarray]
+
+    def select(self, names: Sequence[str]) -> np.ndarray:
+        """The named columns as numbers.
+
+        Args:
+            names: of the columns, in the order they are wanted.
+
+        Returns:
+            (N, len(names)) float64; NaN where a value is missing.
+
+        Raises:
+            ValueError: a column that isn't there, or isn't numbers.
+
+        Example:
+            >>> import numpy as np
+            >>> from jaxgmm.app.tables import Table
+            >>> table = Table("example", {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])})
+            >>> table.select(["b"]).tolist()
+            [[3.0], [4.0]]
+        """
+        return np.column_stack([self._numbers(name) for name in names])
+
+    def _numbers(self, name: str) -> np.ndarray:
+        if name not in self.columns:
+            raise ValueError(f"{self.source}: {unknown('column', name, self.columns)}")
+        numbers = _numbers(self.columns[name])
+        if numbers is None:
+            numeric = [f'"{other}"' for other, column in self.columns.items() if _numbers(column) is not None]
+            shown = ", ".join(numeric[:_SHOWN] + ["..."] * (len(numeric) > _SHOWN))
+            choice = f"choose among the numeric ones: columns = [{shown}]" if numeric else "no other column is"
+            raise ValueError(f"{self.source}: column {name!r} is not numbers ({_obstacle(self.columns[name])}); {choice}")
+        return numbers
+
+
+def read_table(path: str | Path, delimiter: str | None = None) -> Table:
+    """Read a CSV (.csv, .tsv, .txt; also .gz of them) or Parquet (.parquet, .pq) file whose columns have names.
+
+    Args:
+        path: of the file; its suffix says what it is.
+        delimiter: between the columns of a CSV; by the suffix if None.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: another suffix, a broken file, no header, a name given to two columns.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no data file {path}")
+    if delimiter is not None and len(delimiter) != 1:
+        raise ValueError(f"delimiter must be one character, got {delimiter!r}")
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in (*_CSV, *_PARQUET):
+        raise ValueError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
+    delimiter = delimiter or _CSV.get(suffix)
+    try:
+        if suffix in _PARQUET:
+            table = pa.parquet.read_table(path)
+        else:
+            table = _read_csv(path, delimiter)
+        names = [name.strip() for name in table.column_names]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} can't be read: its first line is not UTF-8 text") from None
+    except pa.ArrowException as error:
+        how = "" if delimiter is None else f" as columns separated by {delimiter!r}"
+        way_out = "" if delimiter is None else ". Another delimiter? Set it"
+        raise ValueError(f"{path} can't be read{how}: {' '.join(str(error).split())}{way_out}") from None
+    between = [mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]]
+    if between and suffix in _CSV and _numbers(table.column(0)) is None:
+        raise ValueError(
+            f"{path} has one column, {names[0]!r}: if {between[0]!r} is between its columns, set delimiter to that"
+        )
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
+    if suffix in _CSV and all(map(_is_number, names)):
+        raise ValueError(f"{path}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names")
+    return Table(str(path), dict(zip(names, table.columns, strict=True)))
+
+
+def _read_csv(path: Path, delimiter: str | None) -> pa.Table:
+    def read(ignore_empty_lines: bool) -> pa.Table:
+        options = pa.csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=ignore_empty_lines)
+        return pa.csv.read_csv(path, parse_options=options)
+
+    table = read(ignore_empty_lines=True)
+    if table.num_columns > 1:
+        return table
+    # Of a single column an empty line is a missing value, but for those at the end.
+    table = read(ignore_empty_lines=False)
+    present = np.flatnonzero(table.column(0).is_valid())
+    return table.slice(0, present[-1] + 1 if len(present) else 0)
+
+
+def write_table(file: str | Path | BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
+    """Write columns to a file: Parquet if its suffix says so, CSV otherwise.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    table = pa.table(dict(columns))
+    if isinstance(file, str | Path) and Path(file).suffix.lower() in _PARQUET:
+        pa.parquet.write_table(table, file)
+    else:
+        pa.csv.write_csv(table, file)
+
+
+def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:
+    """The column as float64, None if it isn't numbers."""
+    if isinstance(column, np.ndarray):
+        return column.astype(float) if column.dtype.kind in "iuf" else None
+    kind = column.type
+    # A column of nothing but missing values has the type null.
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        return column.cast(pa.float64(), safe=False).to_numpy()
+    return None
+
+
+def _obstacle(column: pa.ChunkedArray | np.ndarray) -> str:
+    """The first value that stands in the way of numbers."""
+    kind = getattr(column, "type", "text")
+    for row, value in enumerate(column):
+        value = value.as_py() if isinstance(value, pa.Scalar) else value
+        if value not in (None, "") and not (isinstance(value, str) and _is_number(value)):
+            comma = isinstance(value, str) and value.count(",") == 1 and _is_number(value.replace(",", "."))
+            return f"row {row} is {value!s:.40}{': write a decimal point' * comma}"
+    return f"type {kind}"
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,344 @@
+"""`fit_map`: the mode of `numpyro_model`, by NumPyro's AutoDelta and BFGS. A twin of `fit` that knows more priors."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+from numpyro import handlers
+from numpyro.infer import SVI, Trace_ELBO, init_to_value
+from numpyro.infer.autoguide import AutoDelta
+from numpyro.optim import Minimize
+
+from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.target.coordinates import constrain_factored, layout_of
+from jaxgmm.bayes.target.numpyro_model import numpyro_model
+from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.fit import check_mode_exists, fit, resolve_init, resolve_prior
+from jaxgmm.fitting.result import Fit, Restarts
+from jaxgmm.fitting.starts import is_dense
+from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced
+
+_RUNS = 20
+_TRIES = 30  # of a step, each shorter than the last
+_TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
+_NEAR = 0.1  # nats: a run that gains less ends where its coordinates were made for
+_OWN_SHARE = 1e-2  # of the gradient that counts as none, at which BFGS stops: its last steps are its fastest
+
+
+def fit_map(
+    x: Float[ArrayLike, "N D"],
+    n_components: int | None = None,
+    *,
+    key: Array,
+    family: str = "full",
+    prior: Prior | RichardsonGreen | str = "default",
+    init: Any = "k-means++",
+    n_init: int = 10,
+    rtol: float = 1e-15,
+    max_steps: int = 1000,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+) -> Fit:
+    """The maximum a posteriori mixture as NumPyro finds it: an `AutoDelta` guide of `numpyro_model`, by `Minimize` (BFGS).
+
+    The same mode as MAP-EM's (of the density with respect to weights, means and covariances themselves), reached
+    superlinearly: where components overlap and EM creeps, to more digits. It also takes a prior that EM can't take,
+    `RichardsonGreen`. BFGS works in whitened coordinates, so units don't matter.
+
+    Args:
+        x: (N, D), finite, N >= 2.
+        n_components: K; may be left out where `init` holds it.
+        key: a PRNG key, for the starts.
+        family: "full", "tied", "diag" or "spherical", as in `fit`.
+        prior: "default" (`Prior.default`), a `Prior`, or a `RichardsonGreen`.
+        init: a GMM or a Fit, from which BFGS starts; or anything else that `fit` takes, whose result it starts from (fitted
+            with the default prior where `prior` is a `RichardsonGreen`).
+        n_init: number of starts of that fit.
+        rtol: converged where an EM step would gain less than `rtol` nats per unit of weight, or than rounding.
+        max_steps: the most BFGS steps.
+        sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+
+    Returns:
+        Fit. `n_steps` and `trace` count the steps of EM, if it made the start, and then those of BFGS. Of the `restarts`, only
+        the best was polished.
+
+    Raises:
+        TypeError, ValueError: as `fit`, and for prior=None, which has no posterior.
+        FitError: no start gave finite, consistent sums.
+
+    Warns:
+        FitWarning: BFGS did not converge.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit_map(x, n_components=2, key=jax.random.key(0), family="spherical")
+        >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
+        ('converged', [0.37, 0.63])
+    """
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("fit_map runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+    check_key(key)
+    source = as_source(x, sample_weight, min_rows=2)
+    if prior is None:
+        raise ValueError(
+            "prior is None, maximum likelihood, which is what `fit` is for: 'default', a Prior or RichardsonGreen."
+        )
+    given, n_components, family = resolve_init(init, n_components, family, source)
+    if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
+        empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
+        raise ValueError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")
+    check_count(n_init, "n_init")
+    max_steps = check_count(max_steps, "max_steps")
+    check_rtol(rtol)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    with precision.scope(dtype):
+        moments = column_moments(source.x, source.weight, is_dense(family), dtype)
+        if isinstance(prior, RichardsonGreen):
+            prior.check_fits(_shapes(n_components, source.n_features, family))
+            check_mode_exists(prior.concentration)
+        else:
+            prior = cast(Prior, resolve_prior(prior, moments, n_components, family, source))
+        start = None
+        if not isinstance(given, GMM):
+            em_prior = "default" if isinstance(prior, RichardsonGreen) else prior
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FitWarning)  # a start need not have converged
+                start = fit(
+                    source.x, n_components, key=key, family=family, prior=em_prior, init=init, n_init=n_init,
+                    sample_weight=sample_weight,
+                )  # fmt: skip
+            given = start.gmm
+        climbed = _climb(given, source, prior, sample_weight is not None, moments, rtol, max_steps, dtype)
+    if start is not None and isinstance(prior, RichardsonGreen):
+        start = None  # the steps of another objective are no part of this one
+    return _account(climbed, start, prior, out, fingerprint(source))
+
+
+class _Run(NamedTuple):
+    """What one run of BFGS did, the means less the shift of the rows."""
+
+    gmm: GMM
+    extra: dict[str, Array]
+    log_prior: Float[Array, ""]
+    promised: Float[Array, ""]  # nats that an EM step would still gain
+    n_steps: Array
+    trace: Float[Array, " T"]  # log joint density
+
+
+class _Climb(NamedTuple):
+    """Runs of BFGS to the end."""
+
+    gmm: GMM
+    status: Status
+    log_likelihood: float
+    trace: np.ndarray
+
+
+class _Search(NamedTuple):
+    """What BFGS carries: where it stands, and the step it tries next."""
+
+    v: Float[Array, " P"]
+    value: Float[Array, ""]
+    gradient: Float[Array, " P"]
+    inverse: Float[Array, "P P"]  # of the second derivatives, as far as the steps have told
+    direction: Float[Array, " P"]
+    length: Float[Array, ""]
+    n_steps: Array  # -1 before the first evaluation
+    n_tries: Array
+    trace: Float[Array, " T"]
+
+    def tried(self) -> Float[Array, " P"]:
+        """Where the next evaluation is due."""
+        return self.v + self.length * self.direction
+
+
+def _try(search: _Search, value: Array, gradient: Array) -> _Search:
+    """Take the step that was tried, or shorten it."""
+    first = search.n_steps < 0
+    slope = search.direction @ search.gradient
+    rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(search.value)
+    change = jnp.where(first, 0, value - search.value)
+    good = first | (change <= 1e-4 * search.length * slope + rounding)
+    good &= jnp.isfinite(value) & jnp.isfinite(gradient).all()
+
+    s, y = search.length * search.direction, gradient - search.gradient
+    curved = ~first & (s @ y > 1e-8 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
+    rho = 1 / jnp.where(curved, s @ y, 1)
+    left = jnp.eye(s.size, dtype=s.dtype) - rho * jnp.outer(s, y)
+    inverse = jnp.where(curved, left @ search.inverse @ left.T + rho * jnp.outer(s, s), search.inverse)
+    n_steps = search.n_steps + 1
+    taken = _Search(
+        search.tried(), value, gradient, inverse, -inverse @ gradient, jnp.ones_like(search.length), n_steps,
+        jnp.zeros_like(search.n_tries), search.trace.at[n_steps].set(value),
+    )  # fmt: skip
+    lowest = -slope * search.length**2 / (2 * (change - slope * search.length))  # of the parabola through what is known
+    lowest = jnp.where(jnp.isfinite(lowest), lowest, 0)
+    shorter = search._replace(
+        length=jnp.clip(lowest, search.length / 10, search.length / 2),
+        n_tries=search.n_tries + 1,
+        n_steps=jnp.maximum(search.n_steps, 0),
+    )
+    return jax.tree.map(functools.partial(jnp.where, good), taken, shorter)
+
+
+class WhitenedMinimize(Minimize):
+    """NumPyro's `Minimize`, a whole run of BFGS as one update, in whitened coordinates.
+
+    JAX's own BFGS compiles the loss four times over, which takes longer than any fit, and keeps no account. In these
+    coordinates full steps are nearly always good, so a backtracking line search will do (Nocedal & Wright 2006, algorithms 6.1
+    and 3.1, with interpolation), and the loss is compiled once.
+
+    Args:
+        spread: the linear map from whitened coordinates to the parameters, about where they start.
+        max_steps: the most steps; traced.
+        gtol: the largest entry of the gradient that counts as none; traced.
+        trace_length: room for the account of steps.
+    """
+
+    def __init__(self, spread: Callable[[Array], Array], max_steps: Any, gtol: Any, trace_length: int) -> None:
+        super().__init__()
+        self._spread, self._max_steps, self._gtol, self._trace_length = spread, max_steps, gtol, trace_length
+
+    def eval_and_update(self, fn: Callable, state: Any, forward_mode_differentiation: bool = False) -> Any:
+        """One run. The first part of the new state, NumPyro's counter, becomes the run's last `_Search`."""
+        _, inner = state
+        origin = inner.flat_params
+
+        def loss(v: Array) -> Array:
+            return fn(inner.unravel_fn(origin + self._spread(v)))[0]
+
+        def unfinished(search: _Search) -> Array:
+            far = (jnp.abs(search.gradient).max() >= self._gtol) & (search.n_steps < self._max_steps)
+            return (search.n_steps < 0) | (far & (search.n_tries < _TRIES))
+
+        zero = jnp.zeros_like(origin)
+        eye, nothing = jnp.eye(origin.size, dtype=origin.dtype), jnp.zeros((), jnp.int32)
+        infinite = jnp.full((), jnp.inf, origin.dtype)
+        start = _Search(
+            zero, infinite, zero, eye, zero, jnp.ones_like(infinite), nothing - 1, nothing,
+            jnp.zeros(self._trace_length, origin.dtype),
+        )  # fmt: skip
+        found = jax.lax.while_loop(unfinished, lambda search: _try(search, *jax.value_and_grad(loss)(search.tried())), start)
+        return (found.value, None), (found, inner._replace(flat_params=origin + self._spread(found.v)))
+
+
+def _shapes(n_components: int, n_features: int, family: str) -> GMM:
+    return GMM.unchecked(np.empty(n_components), np.empty((n_components, n_features)), np.empty(()), family)
+
+
+def _climb(
+    start: GMM,
+    source: ArraySource,
+    prior: Any,
+    weighted: bool,
+    moments: Any,
+    rtol: float,
+    max_steps: int,
+    dtype: Any,
+) -> _Climb:
+    """Runs of BFGS, each in coordinates made where the last one ended."""
+    total, shift, _ = moments
+    shift = jnp.asarray(shift, dtype)
+    x = jnp.asarray(source.x, dtype) - shift
+    weight = jnp.asarray(source.weight, dtype) if weighted else None
+    prior = shifted(precision.cast(prior, dtype), shift)
+    start = precision.cast(start, dtype)
+    layout = layout_of(start, prior)
+    gmm = GMM.unchecked(start.weights, start.means - shift, start.covariances, start.family)
+    extra = start_of_extra(prior, gmm)
+    constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), dtype)
+    eps = float(jnp.finfo(dtype).eps)
+
+    # What an EM step gains is, to first order, half the squared gradient in these coordinates.
+    gtol = np.asarray(_OWN_SHARE * np.sqrt(2 * max(rtol, eps) * total / layout.size), dtype)
+    trace_length = max(_TRACE, 1 << (max_steps + 1).bit_length())
+    trace, status, log_likelihood = np.empty(0), Status.max_steps, -np.inf
+    for _ in range(_RUNS):
+        left = np.int32(max_steps - max(trace.size - 1, 0))
+        run = _descend(x, weight, prior, constant, gmm, extra, left, gtol, layout, trace_length)
+        steps = np.asarray(run.trace[: int(run.n_steps) + 1], float)
+        trace = np.append(trace, steps[min(trace.size, 1) :])  # a run begins where the one before ended
+        if not np.isfinite(trace[-1]):
+            status = Status.not_finite
+            break
+        gmm, extra, log_likelihood = run.gmm, run.extra, float(trace[-1] - run.log_prior)
+        least = max(rtol * total, 4 * eps * abs(trace[-1]))
+        if steps[-1] - steps[0] < _NEAR and float(run.promised) <= least:
+            status = Status.converged
+            break
+        if trace.size > max_steps or steps.size == 1:
+            break
+    moved = GMM.unchecked(gmm.weights, gmm.means + shift, gmm.covariances, gmm.family)
+    return _Climb(jax.tree.map(np.asarray, moved), status, log_likelihood, trace)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "trace_length"))
+def _descend(x, weight, prior, constant, start, extra, max_steps, gtol, layout, trace_length):
+    """One run of BFGS, which descends: in minus the log density."""
+    total = x.shape[0] if weight is None else weight.sum()
+    frame = frame_at(start, extra, prior, total, layout)
+    sites = {"weights": start.weights, "means": start.means, "covariances": start.covariances} | extra
+    # Without the rows: NumPyro tries out what a guide is made for, and these values need no trial.
+    guide = AutoDelta(handlers.block(numpyro_model, hide=["x"]), init_loc_fn=init_to_value(values=sites))
+    optimiser = WhitenedMinimize(lambda v: spread(frame, v, layout), max_steps, gtol, trace_length)
+    search = SVI(numpyro_model, guide, optimiser, Trace_ELBO())
+    arguments = (x, layout.n_components, layout.family, prior)
+    state = search.init(jax.random.key(0), *arguments, sample_weight=weight)
+    state, _ = search.update(state, *arguments, sample_weight=weight)
+    found, parameters = state.optim_state
+    gmm, factor, extra, _ = constrain_factored(parameters.flat_params, layout)  # NumPyro's coordinates are ours
+    log_prior = log_prior_kernel(prior, gmm, factor, extra) + constant
+    return _Run(gmm, extra, log_prior, (found.gradient**2).sum() / 2, found.n_steps, -found.trace)
+
+
+def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, data: str) -> Fit:
+    """What `fit` would say of it; warns once."""
+    gmm, status, log_likelihood, trace = climbed
+    if status is not Status.converged:
+        warnings.warn(f"fit_map ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=3)
+    if start is None:
+        whole = np.asarray(trace)
+        restarts = Restarts(
+            whole[-1:], np.asarray([log_likelihood]), (status,), np.asarray([whole.size - 1]), (whole,), 0, 1e-6
+        )
+    else:
+        best, old = start.restarts.best, start.restarts
+        whole = np.concatenate([old.trace[best], trace[1:]])
+
+        def replaced(values: Any, new: Any) -> Any:
+            values = list(values)
+            values[best] = new
+            return values
+
+        restarts = dataclasses.replace(
+            old,
+            objective=np.asarray(replaced(old.objective, whole[-1])),
+            log_likelihood=np.asarray(replaced(old.log_likelihood, log_likelihood)),
+            status=tuple(replaced(old.status, status)),
+            n_steps=np.asarray(replaced(old.n_steps, whole.size - 1)),
+            trace=tuple(replaced(old.trace, whole)),
+        )
+    return Fit(
+        gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), gmm),
+        status=status,
+        objective=float(whole[-1]),
+        log_likelihood=log_likelihood,
+        n_steps=whole.size - 1,
+        trace=whole,
+        restarts=restarts,
+        prior=prior,
+        fingerprint=data,
+    )

@@ -1,0 +1,1 @@
+"""What a prior owes the samplers, and the two that there are."""

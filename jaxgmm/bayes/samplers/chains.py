@@ -1,0 +1,170 @@
+"""The one loop of all Markov chains: chains side by side, compiled in chunks, which can be reported on, kept and resumed.
+
+Chunks don't change what is drawn: every step is a function of the state before it, so a run that was cut short and
+continued from its last checkpoint gives the very draws of an uninterrupted one.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from jaxgmm.fitting.status import FitError
+from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+
+_LONGEST = 100  # steps in a compiled chunk
+_SECONDS = 2.0  # that a chunk should take, so that a checkpoint is never old
+
+
+class Schedule(NamedTuple):
+    """How long to run, whom to tell, and where to keep what is done.
+
+    Attributes:
+        n_warmup: steps that are thrown away.
+        n_draws: steps that are kept.
+        report: called with (steps done, steps in all) after each chunk; None: nobody.
+        checkpoint: a directory for an unfinished run, made here; None: an interrupted run is lost.
+        resume: continue the run in `checkpoint`.
+        signature: what must agree for a run to be continued, as JSON-able facts.
+    """
+
+    n_warmup: int
+    n_draws: int
+    report: Callable[[int, int], None] | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    signature: Mapping[str, Any] = MappingProxyType({})
+
+
+def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
+    """Run chains side by side and keep what `kernel` says of each step after the warm-up.
+
+    Args:
+        kernel: hashable; `kernel.step(state, data) -> state` and `kernel.keep(state, data) -> pytree` for one chain.
+        states: with a leading axis of chains; PRNG keys are part of them.
+        data: pytree, shared by the chains and traced, so that other data of the same shapes compile nothing.
+        schedule: lengths, and where to report and keep.
+
+    Returns:
+        What was kept, as NumPy arrays with leading axes (chain, draw).
+
+    Raises:
+        ValueError: a checkpoint that exists but isn't to be resumed, or that belongs to another run.
+        FitError: a checkpoint that can't be read.
+    """
+    total = schedule.n_warmup + schedule.n_draws
+    done = 0
+    chunks: list[list[np.ndarray]] = []  # leaves of what was kept
+    structure = jax.tree.structure(jax.eval_shape(jax.vmap(lambda state: kernel.keep(state, data)), states))
+    store = None if schedule.checkpoint is None else _Store(schedule)
+    if store is not None and schedule.resume:
+        states, done, chunks = store.load(states)
+    length = min(10, total)
+    while done < total:
+        # Warm-up and draws never share a chunk, so that a chunk is kept whole or not at all.
+        left = (schedule.n_warmup if done < schedule.n_warmup else total) - done
+        n_steps = min(length, left)
+        start = time.perf_counter()
+        states, kept = _advance(kernel, states, data, np.int32(n_steps))
+        jax.block_until_ready(kept)
+        took = time.perf_counter() - start
+        if done >= schedule.n_warmup:
+            chunks.append([np.asarray(leaf[:, :n_steps]) for leaf in jax.tree.leaves(kept)])
+        done += n_steps
+        length = int(np.clip(_SECONDS * n_steps / took, 1, _LONGEST))
+        if store is not None:
+            store.save(states, done, chunks)
+        if schedule.report is not None:
+            schedule.report(done, total)
+    return jax.tree.unflatten(structure, [np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(kernel: Any, states: Any, data: Any, n_steps: Array) -> tuple[Any, Any]:
+    """`n_steps` steps of every chain, and what was kept of each, (chain, _LONGEST, ...), zeros after `n_steps`."""
+    keep = jax.vmap(lambda state: kernel.keep(state, data))
+    shapes = jax.eval_shape(keep, states)
+    empty = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], _LONGEST, *leaf.shape[1:]), leaf.dtype), shapes)
+
+    def body(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        states, kept = carry
+        states = jax.vmap(lambda state: kernel.step(state, data))(states)
+        return states, jax.tree.map(lambda all_, one: all_.at[:, i].set(one), kept, keep(states))
+
+    return lax.fori_loop(0, n_steps, body, (states, empty))
+
+
+class _Store:
+    """A directory with the last state of the chains, and a file for each chunk of draws."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        assert schedule.checkpoint is not None
+        self.directory = Path(schedule.checkpoint)
+        self.signature = json.loads(json.dumps(dict(schedule.signature)))  # as it will be read back: tuples become lists
+        self.n_written = 0
+        found = (self.directory / "state.npz").exists()
+        if found and not schedule.resume:
+            raise ValueError(f"checkpoint {self.directory} holds an unfinished run: resume=True continues it; or delete it.")
+        if not found and self.directory.exists() and any(self.directory.iterdir()):
+            raise ValueError(f"checkpoint {self.directory} is a directory that holds something else: give a new one.")
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def save(self, states: Any, done: int, chunks: list[list[np.ndarray]]) -> None:
+        for number in range(self.n_written, len(chunks)):
+            _write(self.directory / f"draws_{number:05d}.npz", chunks[number], {})
+        self.n_written = len(chunks)
+        facts = {"done": done, "n_chunks": len(chunks), "signature": self.signature}
+        _write(self.directory / "state.npz", [_plain(leaf) for leaf in jax.tree.leaves(states)], facts)
+
+    def load(self, states: Any) -> tuple[Any, int, list[list[np.ndarray]]]:
+        """The states, steps done, and chunks of draws; those of `states` itself where there is nothing yet."""
+        if not (self.directory / "state.npz").exists():
+            return states, 0, []
+        leaves, facts = _read(self.directory / "state.npz")
+        differing = [
+            f"{name} was {facts['signature'].get(name)!r}, now {self.signature.get(name)!r}"
+            for name in sorted(facts["signature"] | self.signature)
+            if facts["signature"].get(name) != self.signature.get(name)
+        ]
+        if differing:
+            raise ValueError(f"checkpoint {self.directory} belongs to another run: {'; '.join(differing)}.")
+        old, structure = jax.tree.flatten(states)
+        if [_plain(a).shape for a in old] != [b.shape for b in leaves]:
+            raise FitError(f"checkpoint {self.directory} was written by another version of jaxgmm: delete it and start again.")
+        states = jax.tree.unflatten(structure, [_like(new, a) for new, a in zip(leaves, old, strict=True)])
+        chunks = [_read(self.directory / f"draws_{number:05d}.npz")[0] for number in range(facts["n_chunks"])]
+        self.n_written = len(chunks)
+        return states, facts["done"], chunks
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(leaf))
+    return np.asarray(leaf)
+
+
+def _like(new: np.ndarray, old: Any) -> Any:
+    if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(old))
+    return jnp.asarray(new)
+
+
+def _write(path: Path, leaves: list[np.ndarray], facts: dict[str, Any]) -> None:
+    write_arrays(path, {f"leaf_{i:04d}": leaf for i, leaf in enumerate(leaves)}, facts=facts)
+
+
+def _read(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
+    try:
+        arrays, (facts,) = read_arrays(path, "facts")
+        return [arrays[name] for name in sorted(arrays)], facts
+    except (OSError, DamagedFileError) as error:
+        raise FitError(f"checkpoint file {path} can't be read ({error}): delete its directory and start again.") from None

@@ -1,0 +1,1 @@
+"""The posterior as a density: NumPyro's model, coordinates, whitening."""

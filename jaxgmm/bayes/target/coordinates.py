@@ -1,0 +1,175 @@
+"""A mixture as a vector of real numbers and back, and the log posterior of that vector.
+
+The coordinates are NumPyro's own (`biject_to` of each site's support, sites in alphabetical order), so a vector here is one
+of its autoguides' latent vectors. The log posterior is the one of `numpyro_model` (tested), but the covariances stay
+Cholesky factors throughout: nothing is multiplied out only to be factored again.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior, log_prior_kernel
+from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance.structure import Dense, Isotropic, invert_tril
+from jaxgmm.model.density import log_joint
+from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.validation import check_single, is_traced
+
+
+class Layout(NamedTuple):
+    """Which mixture a vector is: static. `extra` names positive parameters of the prior that come along."""
+
+    n_components: int
+    n_features: int
+    family: str
+    extra: tuple[str, ...] = ()
+
+    @property
+    def covariance_size(self) -> int:
+        """How many numbers the covariances take."""
+        k, d = self.n_components, self.n_features
+        return get_family(self.family).n_covariance_parameters(k, d)
+
+    @property
+    def size(self) -> int:
+        """Length of the vector: covariances, means, weights (K - 1), and the extra ones, by name."""
+        return self.covariance_size + self.n_components * self.n_features + self.n_components - 1 + len(self.extra)
+
+
+def layout_of(gmm: GMM, prior: Any = None) -> Layout:
+    """The layout of a mixture's vector under a prior."""
+    return Layout(gmm.n_components, gmm.n_features, gmm.family, ("rate",) if isinstance(prior, RichardsonGreen) else ())
+
+
+def unconstrain(gmm: GMM, extra: dict[str, Array] | None = None) -> Float[Array, " size"]:
+    """A mixture as an unconstrained vector; `constrain` is its inverse.
+
+    Covariances become Cholesky factors with log diagonals (log variances for "diag" and "spherical"), weights sticks.
+
+    Args:
+        gmm: one mixture, every weight positive.
+        extra: positive parameters of the prior that come along, by name.
+
+    Raises:
+        ValueError: leading axes, or a component of weight 0, which has no place in this space.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> jg.unconstrain(jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")).tolist()
+        [0.0, 0.0, 0.0, 4.0, 0.0]
+    """
+    check_single(gmm.weights, "jg.unconstrain(g)")
+    if not is_traced(gmm) and not (np.asarray(gmm.weights) > 0).all():
+        raise ValueError(
+            f"weights {np.asarray(gmm.weights).tolist()} hold a zero: a component of weight 0 has no unconstrained value. "
+            "Drop it, or fit with Prior.concentration > 1."
+        )
+    structure, covariances = get_family(gmm.family).structure, jnp.asarray(gmm.covariances)
+    if isinstance(structure, Dense):
+        scale = jnp.linalg.cholesky(covariances)
+        i, j = np.tril_indices(gmm.n_features, -1)
+        log_diagonal = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
+        shape = jnp.concatenate([scale[..., i, j], log_diagonal], axis=-1)
+    else:
+        shape = jnp.log(covariances)
+    weights = jnp.asarray(gmm.weights)
+    rest = jnp.cumsum(weights[::-1])[::-1][1:]  # what is left of the stick: summed, since 1 - cumsum loses small weights
+    sticks = jnp.log(weights[:-1] / rest) + np.log(np.arange(weights.size - 1, 0, -1))
+    parts = {"covariances": shape, "means": jnp.asarray(gmm.means), "weights": sticks}
+    parts |= {name: jnp.log(jnp.asarray(value)) for name, value in (extra or {}).items()}
+    return jnp.concatenate([parts[name].reshape(-1) for name in sorted(parts)])
+
+
+def constrain(vector: Float[Array, " size"], n_components: int, n_features: int, family: str = "full") -> tuple[GMM, Array]:
+    """The mixture of an unconstrained vector, and the log Jacobian of the map: log |d(gmm) / d(vector)|.
+
+    Args:
+        vector: of `unconstrain`.
+        n_components: K.
+        n_features: D.
+        family: covariance family.
+
+    Raises:
+        ValueError: a vector of another length.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxgmm as jg
+        >>> gmm, log_jacobian = jg.constrain(jnp.zeros(5), 2, 1, "spherical")
+        >>> gmm.weights.tolist(), gmm.covariances.tolist()
+        ([0.5, 0.5], [1.0, 1.0])
+    """
+    layout = Layout(n_components, n_features, get_family(family).name)
+    if jnp.shape(vector) != (layout.size,):
+        raise ValueError(
+            f"vector has shape {jnp.shape(vector)}; {n_components} components of {n_features} features and family "
+            f"{layout.family!r} take ({layout.size},)."
+        )
+    gmm, _, _, log_jacobian = constrain_factored(jnp.asarray(vector), layout)
+    return gmm, log_jacobian
+
+
+def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict[str, Array], Float[Array, ""]]:
+    """Mixture, factored covariances, the prior's extra parameters, and log Jacobian. For traced vectors."""
+    k, d, structure = layout.n_components, layout.n_features, get_family(layout.family).structure
+    sizes = {"covariances": layout.covariance_size, "means": k * d, "weights": k - 1} | dict.fromkeys(layout.extra, 1)
+    parts, start = {}, 0
+    for name in sorted(sizes):
+        parts[name] = vector[start : start + sizes[name]]
+        start += sizes[name]
+    extra = {name: jnp.exp(parts[name][0]) for name in layout.extra}
+    means = parts["means"].reshape(k, d)
+
+    # x_k = logit of the share of what is left; log(1 - share) sums up along the stick
+    x = parts["weights"] - np.log(np.arange(k - 1, 0, -1))
+    log_share, log_left = jax.nn.log_sigmoid(x), jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum(jax.nn.log_sigmoid(-x))])
+    log_weights = jnp.concatenate([log_share, jnp.zeros(1, x.dtype)]) + log_left
+    weights = jnp.exp(log_weights)
+    log_jacobian = (log_weights[:-1] + jax.nn.log_sigmoid(-x)).sum() + sum(parts[name].sum() for name in layout.extra)
+
+    shape = parts["covariances"]
+    if isinstance(structure, Dense):
+        shape = shape.reshape(*get_family(layout.family).shape(k, d)[:-2], -1)
+        log_diagonal = shape[..., -d:]
+        i, j = np.tril_indices(d, -1)
+        scale = jnp.exp(log_diagonal)[..., None] * jnp.eye(d, dtype=x.dtype)
+        scale = scale.at[..., i, j].set(shape[..., :-d])
+        factor = Factor(scale, jnp.swapaxes(invert_tril(scale), -1, -2), log_diagonal.sum(-1))
+        covariances = scale @ jnp.swapaxes(scale, -1, -2)
+        # d(L L') / dL, and d exp
+        log_jacobian += (d * np.log(2) + (np.arange(d + 1, 1, -1) * log_diagonal).sum(-1)).sum()
+    else:
+        shape = shape.reshape(get_family(layout.family).shape(k, d))
+        covariances = jnp.exp(shape)
+        deviations = jnp.exp(shape / 2)
+        if isinstance(structure, Isotropic):
+            deviations, half_log_det = deviations[:, None], d * shape / 2
+        else:
+            half_log_det = shape.sum(-1) / 2
+        factor = Factor(deviations, 1 / deviations, half_log_det)
+        log_jacobian += shape.sum()
+    return GMM.unchecked(weights, means, covariances, layout.family), factor, extra, log_jacobian
+
+
+def log_posterior(
+    vector: Float[Array, " size"],
+    layout: Layout,
+    x: Float[Array, "N D"],
+    weight: Float[Array, " N"] | None,
+    prior: Any,
+    constant: Any = None,
+) -> Float[Array, ""]:
+    """Log joint density of rows and parameters with respect to the vector, in nats: minus NumPyro's potential energy.
+
+    `constant` is `log_prior_constant`, where the caller has it from the host; it saves seconds of compilation.
+    """
+    gmm, factor, extra, log_jacobian = constrain_factored(vector, layout)
+    log_density = logsumexp(log_joint(gmm.components(factor), x), axis=-1)
+    log_likelihood = log_density.sum() if weight is None else weight @ log_density
+    if constant is None:
+        return log_likelihood + log_prior(prior, gmm, factor, extra) + log_jacobian
+    return log_likelihood + log_prior_kernel(prior, gmm, factor, extra) + constant + log_jacobian

@@ -1,0 +1,43 @@
+"""What an inference method starts from, and what it hands back."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.target.coordinates import Layout
+from jaxgmm.model.mixture import GMM
+
+
+class Problem(NamedTuple):
+    """Rows, prior and starting point, checked, in the dtype to compute in.
+
+    Attributes:
+        x: (N, D).
+        weight: (N,), or None where every row counts once.
+        start: the mixture to start from, every weight positive.
+        prior: a `Prior` or a `RichardsonGreen`.
+        layout: of the unconstrained vector.
+    """
+
+    x: Float[Array, "N D"]
+    weight: Float[Array, " N"] | None
+    start: GMM
+    prior: Any
+    layout: Layout
+
+
+class Draws(NamedTuple):
+    """Draws from a posterior, or from an approximation to it.
+
+    Attributes:
+        gmm: with leading axes (chain, draw).
+        extra: the prior's own further parameters, by name, (chain, draw).
+        stats: of each draw, (chain, draw): `lp`, the log joint density in nats, and what the method knows besides.
+        attrs: facts about the run that can be written as JSON.
+    """
+
+    gmm: GMM
+    extra: dict[str, np.ndarray]
+    stats: dict[str, np.ndarray]
+    attrs: dict[str, Any]

@@ -1,0 +1,1 @@
+"""Draws as ArviZ trees, and what they say."""

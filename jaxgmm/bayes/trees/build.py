@@ -1,0 +1,225 @@
+"""Posterior draws as an ArviZ `xarray.DataTree`, and back."""
+
+import datetime
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.target.problem import Draws
+from jaxgmm.bayes.trees.per_draw import (
+    flatten_draws,
+    from_prior,
+    label_invariant,
+    log_density_of_rows,
+    log_prior_of_draws,
+    replicate,
+)
+from jaxgmm.bayes.trees.schema import (
+    GROUPS,
+    PARAMETERS,
+    ROW,
+    check_feature_names,
+    encode_facts,
+    facts_of,
+    group_of,
+    parameter_dims,
+    require,
+)
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_key, check_rows, check_weights, unknown
+from jaxgmm.version import __version__
+
+_DRAW = ("chain", "draw")
+_MOST_PRIOR_DRAWS = 1000
+_VERSIONS = ("jax", "numpyro", "arviz")
+
+
+def to_datatree(
+    draws: Draws,
+    x: Float[ArrayLike, "N D"],
+    sample_weight: Float[ArrayLike, " N"] | None,
+    prior: Prior | RichardsonGreen,
+    *,
+    key: Array,
+    groups: Sequence[str] = (),
+    feature_names: Sequence[str] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> xarray.DataTree:
+    """Draws as an ArviZ tree, with the quantities that label switching leaves alone.
+
+    Groups: posterior (the parameters, the prior's own further ones, and `log_likelihood`, `sorted_weights`, `entropy`,
+    `n_clusters` of each draw, see `per_draw.label_invariant`), sample_stats, observed_data (one variable a feature),
+    constant_data (the prior's parameters, sample_weight), and on request:
+
+    - log_likelihood: `x`, w_n log p(x_n) of each draw and row, all features together; memory N x draws numbers. With
+      posterior_predictive it is also there as a coordinate under each feature's name (no copy), since `az.loo_pit` looks
+      for it there: rows are left out whole.
+    - log_prior: log density of the parameters.
+    - posterior_predictive: N rows drawn from each draw, one variable a feature; memory N x D x draws numbers.
+    - prior: parameters from the prior, and prior_predictive: N rows from each; one chain of at most 1000 draws.
+
+    Args:
+        draws: from a method.
+        x: (N, D), the rows.
+        sample_weight: (N,) or None.
+        prior: what the draws were made with.
+        key: a PRNG key, for allocations and replicated rows.
+        groups: further groups, of "log_likelihood", "log_prior", "prior", "posterior_predictive".
+        feature_names: D of them; default x0, x1, ...
+        attrs: facts about the run; what isn't a string or a number is written as JSON, so that files keep it.
+
+    Raises:
+        TypeError, ValueError: arguments that can't be used; names them.
+
+    Example:
+        >>> import jax, numpy as np, jaxgmm as jg
+        >>> from jaxgmm.bayes.trees.build import to_datatree
+        >>> from jaxgmm.bayes.target.problem import Draws
+        >>> x = jg.datasets.load_faithful().x
+        >>> gmm = jg.GMM([0.36, 0.64], [[2.0, 54.0], [4.3, 80.0]], [[[0.1, 0.5], [0.5, 34.0]]] * 2)
+        >>> many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (4, 50, *leaf.shape)), gmm)
+        >>> draws = Draws(many, {}, {"lp": np.zeros((4, 50))}, {})
+        >>> tree = to_datatree(draws, x, None, jg.Prior.default(x, 2), key=jax.random.key(0))
+        >>> list(tree.children)
+        ['posterior', 'sample_stats', 'observed_data', 'constant_data']
+    """
+    check_key(key)
+    rows = np.asarray(check_rows(x, "x", n_features=draws.gmm.means.shape[-1]))
+    weight = check_weights(sample_weight, rows.shape[0])
+    names = check_feature_names(feature_names, rows.shape[1])
+    for group in groups:
+        if group not in GROUPS:
+            raise unknown("group", group, GROUPS)
+    facts = {**(attrs or {}), "family": draws.gmm.family, "prior": type(prior).__name__, **creation_facts()}
+    dtype = precision.compute_dtype(rows)
+    with precision.scope(dtype):
+        made = _groups(draws, rows, weight, prior, key, names, set(groups), dtype)
+    tree = xarray.DataTree.from_dict(made)
+    tree.attrs = encode_facts(facts)
+    return with_feature_aliases(tree)
+
+
+def _groups(
+    draws: Draws, rows: Any, weight: Any, prior: Any, key: Array, names: tuple[str, ...], wanted: set[str], dtype: Any
+) -> dict[str, xarray.Dataset]:
+    gmm, x = precision.cast(flatten_draws(draws.gmm), dtype), jnp.asarray(rows, dtype)
+    w = jnp.ones(len(rows), dtype) if weight is None else jnp.asarray(weight, dtype)
+    shape, dims = np.shape(draws.gmm.weights)[:2], parameter_dims(gmm.family)
+    key_labels, key_rows, key_prior = jax.random.split(key, 3)
+    coords = {"feature": np.array(names), "feature_bis": np.array(names)}
+
+    def per_draw(values: Any) -> np.ndarray:
+        return np.asarray(values).reshape(*shape, *values.shape[1:])
+
+    def features(array: Any, leading: tuple[str, ...]) -> xarray.Dataset:
+        return dataset_of({name: (leading, array[..., d]) for d, name in enumerate(names)}, {})
+
+    values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
+    values |= {name: per_draw(value) for name, value in label_invariant(gmm, x, w, key_labels).items()}
+    posterior_dims = dims | {"sorted_weights": ("rank",)}
+    made = {
+        "posterior": dataset_of({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
+        "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, {}),
+        "observed_data": features(rows, ("obs_id",)),
+        "constant_data": dataset_of(prior_constants(prior, weight), coords),
+    }
+    made["sample_stats"].attrs = encode_facts(draws.attrs)
+    if "posterior_predictive" in wanted:
+        replicated = per_draw(replicate(gmm, key_rows, len(rows)).astype(precision.result_dtype(rows)))
+        made["posterior_predictive"] = features(replicated, (*_DRAW, "obs_id"))
+    if "log_likelihood" in wanted:
+        made["log_likelihood"] = dataset_of({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, {})
+    if "log_prior" in wanted:
+        extra = {name: jnp.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
+        log_prior = log_prior_of_draws(gmm, extra, precision.cast(prior, dtype))
+        made["log_prior"] = dataset_of({"log_prior": (_DRAW, per_draw(log_prior))}, {})
+    if "prior" in wanted:
+        n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)
+        site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype))
+        made["prior_predictive"] = features(np.asarray(site.pop("x"))[None], (*_DRAW, "obs_id"))
+        made["prior"] = dataset_of({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
+    return made
+
+
+def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any]) -> xarray.Dataset:
+    """Variables given as (dimensions, values); dimensions without coordinates are counted from 0."""
+    dataset = xarray.Dataset({name: (tuple(dims), np.asarray(value)) for name, (dims, value) in variables.items()})
+    return dataset.assign_coords({dim: coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()})
+
+
+def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
+    """A prior's fields, and the rows' weights, as variables of constant_data: (dimensions, values)."""
+    dims = {"concentration": ("component_id",), "mean": ("feature",), "scale": ("feature", "feature_bis")}
+    fields = {name: np.asarray(value) for name, value in vars(prior).items() if name != "family"}
+    constants = {f"prior_{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
+    return constants | ({} if weight is None else {"sample_weight": (("obs_id",), weight)})
+
+
+def creation_facts() -> dict[str, str]:
+    """When a tree was made, and by which versions."""
+    versions = {f"{name}_version": importlib.metadata.version(name) for name in _VERSIONS}
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    library = {"creation_library": "jaxgmm", "creation_library_version": __version__}
+    return {"created_at": now, **library, "creation_library_language": "Python", **versions}
+
+
+def with_feature_aliases(tree: xarray.DataTree) -> xarray.DataTree:
+    """The tree with the rows' log-likelihood also under each feature's name, as coordinates that share its memory.
+
+    `az.loo_pit` wants a log_likelihood variable for each observed one, `az.loo` exactly one in all: coordinates serve the
+    first and aren't counted by the second. Only where there are replicated rows, without which there is no LOO-PIT.
+    """
+    if not {"log_likelihood", "posterior_predictive"} <= set(tree.children):
+        return tree
+    group = group_of(tree, "log_likelihood")
+    aliases = {name: group[ROW].variable for name in group_of(tree, "observed_data").data_vars if name != ROW}
+    return tree.assign({"log_likelihood": xarray.DataTree(group.assign_coords(aliases))})
+
+
+def without_feature_aliases(tree: xarray.DataTree) -> xarray.DataTree:
+    """The tree with the rows' log-likelihood once, for a file."""
+    if "log_likelihood" not in tree.children:
+        return tree
+    group = group_of(tree, "log_likelihood")
+    aliases = [name for name, coord in group.coords.items() if coord.ndim > 1]
+    return tree.assign({"log_likelihood": xarray.DataTree(group.drop_vars(aliases))})
+
+
+def draws_of(tree: xarray.DataTree) -> GMM:
+    """The draws as a `GMM` with leading axes (chain, draw).
+
+    Raises:
+        TypeError: not a DataTree.
+        ValueError: a tree without the posterior group, one of its variables, or the family: names it.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=50, n_chains=2)
+        >>> draws = jg.draws_of(tree)
+        >>> jax.vmap(jax.vmap(lambda g: g.mean()))(draws).shape
+        (2, 50, 2)
+    """
+    require(tree, "draws_of", posterior=PARAMETERS)
+    family = facts_of(tree).get("family")
+    if family is None:
+        raise ValueError("the tree has no attribute 'family', so it isn't one of jaxgmm.posterior's.")
+    dims, leaves = parameter_dims(family), {}
+    for name in PARAMETERS:
+        variable, wanted = group_of(tree, "posterior")[name], (*_DRAW, *dims[name])
+        if set(variable.dims) != set(wanted):
+            raise ValueError(f"posterior/{name} has dimensions {variable.dims}, but family {family!r} has {wanted}.")
+        values = variable.transpose(*wanted).values
+        leaves[name] = precision.as_parameter(values, values.dtype)
+    return GMM.unchecked(**leaves, family=family)

@@ -1,0 +1,179 @@
+"""What every posterior draw says about every row, in blocks of draws and rows: no draws x N x K array is ever whole.
+
+All functions take draws with one leading axis (S,), arrays of one dtype, and are to be called inside `precision.scope`.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+from numpyro.infer import Predictive
+
+from jaxgmm.bayes.priors.base import log_prior
+from jaxgmm.bayes.target.numpyro_model import numpyro_model
+from jaxgmm.covariance import Factor, get_family
+from jaxgmm.model.density import log_joint
+from jaxgmm.model.mixture import GMM, draw_rows
+from jaxgmm.tools.blocks import map_draws, map_rows, reduce_rows
+
+_NUMBERS_AT_ONCE = 1 << 20  # entries of the whitened rows that exist together
+_PAIRS_AT_ONCE = 1 << 22  # entries of the memberships that are multiplied with themselves
+
+
+def flatten_draws(gmm: GMM) -> GMM:
+    """Leading axes (chain, draw) as one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(-1, *np.shape(leaf)[2:]), gmm)
+
+
+@jax.jit
+def label_invariant(
+    gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, " N"], key: Array
+) -> dict[str, Float[Array, "S ..."]]:
+    """Quantities of each draw that don't change when its components change places.
+
+    Returns:
+        `log_likelihood` (S,), sum_n w_n log p(x_n), nats; `sorted_weights` (S, K), descending; `entropy` (S,), the mean of
+        -sum_k r_nk log r_nk over the rows, nats; `n_clusters` (S,), components that own a row of positive weight in one
+        draw of the allocations. All are floats: ArviZ's plots fail on whole numbers that never change.
+    """
+    n_components, total = gmm.n_components, weight.sum()
+    at_once, block_size = _blocks(gmm, x.shape[0])
+
+    def of_draw(draw: tuple[GMM, Array]) -> tuple[Array, Array, Array]:
+        g, draw_key = draw
+        factor = _factor(g)
+        uniform = jax.random.uniform(draw_key, (x.shape[0],), x.dtype)
+
+        def of_rows(rows: Array, w: Array, u: Array) -> tuple[Array, Array, Array]:
+            joint = log_joint(g.components(factor), rows)
+            log_density = logsumexp(joint, axis=-1)
+            log_r = joint - log_density[:, None]
+            r = jnp.exp(log_r)
+            entropy = -jnp.where(r > 0, r * log_r, 0).sum(-1)
+            cumulative = jnp.cumsum(r, axis=-1)
+            label = (cumulative <= u[:, None] * cumulative[:, -1:]).sum(-1)
+            owned = (jax.nn.one_hot(label, n_components, dtype=x.dtype) * (w > 0)[:, None]).sum(0)
+            return w @ log_density, w @ entropy, owned
+
+        log_likelihood, entropy, owned = reduce_rows(of_rows, x, weight, block_size, uniform)
+        return log_likelihood, entropy / total, (owned > 0).sum().astype(x.dtype)
+
+    keys = jax.random.split(key, gmm.weights.shape[0])
+    log_likelihood, entropy, n_clusters = map_draws(of_draw, (gmm, keys), at_once)
+    return {
+        "log_likelihood": log_likelihood,
+        "sorted_weights": jnp.sort(gmm.weights, axis=-1)[:, ::-1],
+        "entropy": entropy,
+        "n_clusters": n_clusters,
+    }
+
+
+@jax.jit
+def log_density_of_rows(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, " N"]) -> Float[Array, "S N"]:
+    """w_n log p(x_n) of each draw, nats."""
+    at_once, block_size = _blocks(gmm, x.shape[0])
+
+    def of_draw(g: GMM) -> Array:
+        factor = _factor(g)
+        return weight * map_rows(lambda rows: logsumexp(log_joint(g.components(factor), rows), axis=-1), x, block_size)
+
+    return map_draws(of_draw, gmm, at_once)
+
+
+@jax.jit
+def log_prior_of_draws(gmm: GMM, extra: dict[str, Array], prior: Any) -> Float[Array, " S"]:
+    """Log density of each draw's parameters under the prior, nats."""
+    return jax.vmap(lambda g, e: log_prior(prior, g, _factor(g), e))(gmm, extra)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def replicate(gmm: GMM, key: Array, n_samples: int) -> Float[Array, "S N D"]:
+    """A data set of `n_samples` rows from each draw."""
+    keys = jax.random.split(key, gmm.weights.shape[0])
+    return map_draws(lambda draw: draw_rows(*draw, n_samples)[0], (gmm, keys), _blocks(gmm, n_samples)[0])
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def from_prior(key: Array, n_draws: int, n_samples: int, n_components: int, family: str, prior: Any) -> dict[str, Array]:
+    """Mixtures drawn from the prior, and `n_samples` rows of each under "x"."""
+    predictive = Predictive(numpyro_model, num_samples=n_draws)
+    return predictive(key, None, n_components, family, prior, n_samples=n_samples)
+
+
+@jax.jit
+def agreement(
+    gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, " N"], pivot: Float[Array, "N K"]
+) -> Float[Array, "S K K"]:
+    """sum_n w_n r_nk p_nj: how much of component k of each draw is in component j of the pivot's memberships p."""
+    at_once, block_size = _blocks(gmm, x.shape[0])
+
+    def of_draw(g: GMM) -> Array:
+        factor = _factor(g)
+
+        def of_rows(rows: Array, w: Array, p: Array) -> Array:
+            return jax.nn.softmax(log_joint(g.components(factor), rows), axis=-1).T @ (w[:, None] * p)
+
+        return reduce_rows(of_rows, x, weight, block_size, pivot)
+
+    return map_draws(of_draw, gmm, at_once)
+
+
+@jax.jit
+def mean_and_sd_of_memberships(gmm: GMM, x: Float[Array, "N D"]) -> Float[Array, "N K 2"]:
+    """Mean and standard deviation of r_nk over the draws, in one pass (Welford 1962)."""
+    n_draws, n_components = gmm.weights.shape
+    factors = jax.vmap(_factor)(gmm)
+    _, block_size = _blocks(gmm, x.shape[0])
+
+    def of_rows(rows: Array) -> Array:
+        def add(carry: tuple[Array, Array, Array], draw: tuple[GMM, Factor]) -> tuple[Any, None]:
+            count, mean, squares = carry
+            r = jax.nn.softmax(log_joint(draw[0].components(draw[1]), rows), axis=-1)
+            new_mean = mean + (r - mean) / (count + 1)
+            return (count + 1, new_mean, squares + (r - mean) * (r - new_mean)), None
+
+        zero = jnp.zeros((rows.shape[0], n_components), x.dtype)
+        (_, mean, squares), _ = lax.scan(add, (jnp.zeros((), x.dtype), zero, zero), (gmm, factors))
+        return jnp.stack([mean, jnp.sqrt(squares / max(n_draws - 1, 1))], axis=-1)
+
+    return map_rows(of_rows, x, block_size)
+
+
+def shared_membership(gmm: GMM, x: Float[Array, "N D"]) -> Float[Array, "N N"]:
+    """Mean over the draws of sum_k r_nk r_mk."""
+    n_draws, n_components = gmm.weights.shape
+    at_once = int(np.clip(_PAIRS_AT_ONCE // (x.shape[0] * n_components), 1, n_draws))
+    total = jnp.zeros((x.shape[0], x.shape[0]), x.dtype)
+    for first in range(0, n_draws, at_once):
+        part = jax.tree.map(lambda leaf, i=first: leaf[i : i + at_once], gmm)
+        total = _add_pairs(total, part, x)
+    return total / n_draws
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add_pairs(total: Array, gmm: GMM, x: Array) -> Array:
+    at_once, block_size = _blocks(gmm, x.shape[0])
+
+    def of_draw(g: GMM) -> Array:
+        factor = _factor(g)
+        return map_rows(lambda rows: jax.nn.softmax(log_joint(g.components(factor), rows), axis=-1), x, block_size).T
+
+    r = map_draws(of_draw, gmm, at_once).reshape(-1, x.shape[0])
+    return total + r.T @ r
+
+
+def _factor(gmm: GMM) -> Factor:
+    return get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+
+
+def _blocks(gmm: GMM, n_samples: int) -> tuple[int, int]:
+    """How many draws, and how many of their rows, are looked at together."""
+    n_draws, n_components, n_features = gmm.means.shape
+    a_row = n_components * (n_features + 4)
+    rows = int(np.clip(_NUMBERS_AT_ONCE // a_row, 1, n_samples))
+    return int(np.clip(_NUMBERS_AT_ONCE // (a_row * rows), 1, n_draws)), rows

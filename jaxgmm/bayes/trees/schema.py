@@ -1,0 +1,139 @@
+"""What a posterior tree looks like: its groups, variables, dimensions and facts, and what to say where one is missing."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import xarray
+from jaxtyping import Float
+
+from jaxgmm.covariance import get_family
+
+GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
+DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
+PARAMETERS = ("weights", "means", "covariances")
+ROW = "x"  # the rows' name in the log_likelihood group: NumPyro's site
+_RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder
+
+
+def parameter_dims(family: str) -> dict[str, tuple[str, ...]]:
+    """Dimensions of weights, means and covariances of one mixture, by name."""
+    # Told by the shape for numbers that can't be mistaken for one another.
+    names = {2: "component_id", 3: "feature"}
+    shape, dims = get_family(family).shape(2, 3), []
+    for size in shape:
+        dims.append("feature_bis" if names[size] in dims else names[size])
+    return {"weights": ("component_id",), "means": ("component_id", "feature"), "covariances": tuple(dims)}
+
+
+def check_feature_names(feature_names: Sequence[str] | None, n_features: int) -> tuple[str, ...]:
+    """Names that can be variables of a tree and of its files: x0, x1, ... for None.
+
+    White space and "/" become "_": netCDF knows no coordinates with a space, and takes "/" for folders.
+
+    Raises:
+        TypeError: not strings.
+        ValueError: another number of them, repeated ones, or one that the tree uses itself.
+
+    Example:
+        >>> from jaxgmm.bayes.trees.schema import check_feature_names
+        >>> check_feature_names(["sepal length (cm)", "km/h"], 2)
+        ('sepal_length_(cm)', 'km_h')
+    """
+    if feature_names is None:
+        return tuple(f"x{d}" for d in range(n_features))
+    if isinstance(feature_names, str) or not all(isinstance(name, str) for name in feature_names):
+        raise TypeError(f"feature_names must be {n_features} strings, got {feature_names!r}.")
+    names = tuple(re.sub(r"[\s/]", "_", str(name).strip()) for name in feature_names)
+    if len(names) != n_features:
+        raise ValueError(f"feature_names has {len(names)} names, but x has {n_features} columns: {list(names)}.")
+    for d, name in enumerate(names):
+        if name in names[:d]:
+            raise ValueError(f"feature_names has {name!r} twice (white space and '/' become '_'): rename one of them.")
+        if not name or name in _RESERVED:
+            raise ValueError(
+                f"feature_names[{d}] is {name!r}, but a name mustn't be empty or one of the tree's own, "
+                f"{', '.join(_RESERVED)}: rename it."
+            )
+    return names
+
+
+def names_of_data(feature_names: Sequence[str]) -> dict[str, str]:
+    """The data's name of each feature, by that in a tree (see `check_feature_names`)."""
+    return dict(zip(check_feature_names(feature_names, len(feature_names)), feature_names, strict=True))
+
+
+def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " N"]]:
+    """The observed rows, columns in the order of the posterior's features, and their weights. `user` needs them.
+
+    Raises:
+        ValueError: groups or variables that are missing.
+    """
+    require(tree, user, posterior=("means",))
+    names = [str(name) for name in group_of(tree, "posterior")["feature"].values]
+    require(tree, user, observed_data=names)
+    observed, constants = group_of(tree, "observed_data"), group_of(tree, "constant_data")
+    rows = np.stack([observed[name].values for name in names], axis=-1)
+    return rows, constants["sample_weight"].values if "sample_weight" in constants else np.ones(len(rows), rows.dtype)
+
+
+def group_of(tree: xarray.DataTree, name: str) -> xarray.Dataset:
+    """A group of a tree; empty if there is none."""
+    child = tree.children.get(name)
+    return xarray.Dataset() if child is None else child.to_dataset()
+
+
+def require(tree: xarray.DataTree, user: str, **groups: Sequence[str]) -> None:
+    """Raises where a tree lacks groups, or variables of them, that the function named `user` needs.
+
+    Raises:
+        TypeError: not a DataTree.
+        ValueError: names what is missing.
+    """
+    if not isinstance(tree, xarray.DataTree):
+        raise TypeError(f"{user} needs the DataTree that jaxgmm.posterior returns, got {type(tree).__name__}.")
+    missing = [group for group in groups if group not in tree.children]
+    if missing:
+        raise ValueError(
+            f"{user} needs the group{'s' if len(missing) > 1 else ''} {', '.join(missing)}; this tree has "
+            f"{', '.join(map(str, tree.children)) or 'none'}. Was it made by jaxgmm.posterior?"
+        )
+    for group, names in groups.items():
+        absent = [name for name in names if name not in tree[group].data_vars]
+        if absent:
+            raise ValueError(f"{user} needs {', '.join(f'{group}/{name}' for name in absent)}, which this tree lacks.")
+
+
+def facts_of(tree: Any) -> dict[str, Any]:
+    """The attributes of a tree (or group) as they were before they were written as strings."""
+    return {str(name): _decode(value) for name, value in tree.attrs.items()}
+
+
+def encode_facts(facts: Mapping[Any, Any]) -> dict[str, Any]:
+    """Facts as netCDF and Zarr can keep them: strings and numbers as they are, the rest as JSON."""
+    return {str(name): _encode(value) for name, value in facts.items()}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.generic | jax.Array | np.ndarray):
+        value = np.asarray(value).tolist()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return value
+    return json.dumps(value, default=lambda other: np.asarray(other).tolist() if hasattr(other, "__array__") else str(other))
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str) and (value[:1] in ("[", "{") or value in ("true", "false", "null")):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,85 @@
+"""Posterior trees in netCDF files, whole or not at all."""
+
+from pathlib import Path
+from typing import Literal
+
+import xarray
+
+from jaxgmm.bayes.trees.build import with_feature_aliases, without_feature_aliases
+from jaxgmm.bayes.trees.schema import PARAMETERS, encode_facts, require
+from jaxgmm.tools.files import whole
+
+_ENGINE: Literal["h5netcdf"] = "h5netcdf"
+
+
+def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
+    """Write a posterior to a netCDF file, whole or not at all; ".nc" is added where it's missing. Returns the path.
+
+    A tree of `count_clusters` is one, too: its draws are partitions.
+
+    What `load_posterior` can make again isn't written: with log_likelihood and posterior_predictive in the tree, the file
+    is smaller than that of `tree.to_netcdf`. `az.from_netcdf` reads both (but `az.plot_loo_pit` needs `load_posterior`).
+
+    Raises:
+        TypeError, ValueError: not a tree that `posterior` or `count_clusters` returned.
+        ImportError: the package h5netcdf or h5py is missing.
+    """
+    _check(tree, "save_posterior")
+    path = Path(path)
+    if path.suffix != ".nc":
+        path = path.with_name(path.name + ".nc")
+    try:
+        with whole(path) as partial:
+            without_feature_aliases(tree).to_netcdf(partial, engine=_ENGINE)
+    except ImportError as error:
+        raise _missing(error) from None
+    return path
+
+
+def load_posterior(path: str | Path) -> xarray.DataTree:
+    """Read a posterior that `save_posterior` (or `to_netcdf`) wrote, into memory.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that was cut short, isn't netCDF, or doesn't hold a posterior of jaxgmm.
+        ImportError: the package h5netcdf or h5py is missing.
+
+    Example:
+        >>> import jax, pathlib, tempfile, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=50)
+        >>> path = jg.save_posterior(tree, pathlib.Path(tempfile.mkdtemp()) / "posterior")
+        >>> path.name, jg.load_posterior(path).attrs["method"]
+        ('posterior.nc', 'gibbs')
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no posterior file {path}")
+    try:
+        # phony_dims: plain HDF5 files, refused below, would make xarray warn.
+        with xarray.open_datatree(path, engine=_ENGINE, phony_dims="access") as opened:
+            tree = opened.load().copy()  # a tree of its own: closing the file doesn't take it away
+    except ImportError as error:
+        raise _missing(error) from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a whole netCDF file ({why}): it was cut short, or is of another format.") from None
+    if tree.attrs.get("creation_library") != "jaxgmm":
+        raise ValueError(f"{path} does not hold a posterior of jaxgmm: it has no attribute creation_library = 'jaxgmm'.")
+    for group in tree.subtree:
+        group.attrs = encode_facts(group.attrs)  # plain numbers again, as they were
+    _check(tree, f"load_posterior({str(path)!r})")
+    return with_feature_aliases(tree)
+
+
+def _check(tree: xarray.DataTree, user: str) -> None:
+    require(tree, user)
+    if "cluster_count" in tree.children:
+        require(tree, user, posterior=("n_clusters", "n_components"), allocations=("label",))
+    else:
+        require(tree, user, posterior=PARAMETERS)
+
+
+def _missing(error: ImportError) -> ImportError:
+    return ImportError(f"{error}. Posterior files need h5netcdf and h5py: pip install 'jaxgmm[cli]'.")

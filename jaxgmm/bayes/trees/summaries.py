@@ -1,0 +1,192 @@
+"""What a posterior says in the end: intervals, who belongs where, and who belongs together."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jaxgmm.bayes.trees.build import draws_of
+from jaxgmm.bayes.trees.per_draw import flatten_draws, mean_and_sd_of_memberships, shared_membership
+from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, rows_of
+from jaxgmm.covariance import get_family
+from jaxgmm.covariance.structure import Dense
+from jaxgmm.model.mixture import GMM
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_rows
+
+_MOST_ROWS = 4000  # whose pairs are compared unless they are named: 128 MB
+
+
+def intervals(tree: xarray.DataTree, probability: float = 0.9) -> xarray.Dataset:
+    """Posterior means and equal-tailed intervals of each component's parameters, in units that can be read.
+
+    Args:
+        tree: from `relabel`.
+        probability: that a parameter lies between `lower` and `upper`.
+
+    Returns:
+        `weights` (statistic, component_id), `means` and `standard_deviations` (statistic, component_id, feature),
+        `correlations` (statistic, component_id, feature, feature_bis), whatever the family; the coordinate statistic is
+        "mean", "lower", "upper".
+
+    Raises:
+        ValueError: labels that may switch, missing groups, a probability outside (0, 1).
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=200)
+        >>> table = jg.intervals(jg.relabel(tree, fit.gmm))
+        >>> bool((table["weights"].sel(statistic="lower") < fit.gmm.weights).all())
+        True
+    """
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must lie between 0 and 1, got {probability}: 0.9, say.")
+    require(tree, "intervals", posterior=PARAMETERS)
+    check_labels(tree, "intervals")
+    draws = draws_of(tree)
+    shape = draws.means.shape
+    deviations = np.broadcast_to(standard_deviations(draws), shape)
+    tails = [(1 - probability) / 2, (1 + probability) / 2]
+
+    def statistics(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values.mean((0, 1))[None], np.quantile(values, tails, axis=(0, 1))])
+
+    # A component at a time: with many features, the correlations of all draws are the largest array here.
+    matrices = np.stack([statistics(correlations(draws, k)) for k in range(shape[2])], axis=1)
+    posterior = group_of(tree, "posterior")
+    names = ("component_id", "feature", "feature_bis")
+    coords = {name: posterior[name].values for name in names if name in posterior.coords}
+    coords.setdefault("feature_bis", coords["feature"])
+    dims = ("statistic", *names)
+    return xarray.Dataset(
+        {
+            "weights": (dims[:2], statistics(np.asarray(draws.weights))),
+            "means": (dims[:3], statistics(np.asarray(draws.means))),
+            "standard_deviations": (dims[:3], statistics(deviations)),
+            "correlations": (dims, matrices),
+        },
+        {"statistic": ["mean", "lower", "upper"], **coords},
+        {"probability": probability},
+    )
+
+
+def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) -> xarray.Dataset:
+    """Each row's posterior probabilities of membership, and how sure they are.
+
+    Args:
+        tree: from `relabel`.
+        x: (N, D), other rows; None for the observed ones.
+
+    Returns:
+        `membership` (obs_id, component_id), the mean of r_nk over the draws: the probability that row n belongs to
+        component k; `sd` (obs_id, component_id), its standard deviation over the draws: how far not knowing the
+        parameters moves it; `entropy` (obs_id), of the row's mean memberships, in nats: 0 for a row that surely belongs
+        to one component, log K for one that could be of any.
+
+    Raises:
+        ValueError: labels that may switch, missing groups, rows that can't be used.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=100)
+        >>> jg.membership(jg.relabel(tree, fit.gmm))["membership"].sizes
+        Frozen({'obs_id': 272, 'component_id': 2})
+    """
+    require(tree, "membership", posterior=PARAMETERS)
+    check_labels(tree, "membership")
+    draws = draws_of(tree)
+    rows = rows_of(tree, "membership")[0] if x is None else np.asarray(check_rows(x, "x", n_features=draws.n_features))
+    dtype = precision.compute_dtype(rows)
+    with precision.scope(dtype):
+        both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), jnp.asarray(rows, dtype))
+        mean, sd = np.moveaxis(np.asarray(both), -1, 0)
+    entropy = -np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1)), 0).sum(-1)
+    dims = ("obs_id", "component_id")
+    coords = {"obs_id": np.arange(len(rows)), "component_id": group_of(tree, "posterior")["component_id"].values}
+    return xarray.Dataset({"membership": (dims, mean), "sd": (dims, sd), "entropy": (dims[:1], entropy)}, coords)
+
+
+def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xarray.DataArray:
+    """The posterior probability that two rows belong to the same component: mean over the draws of sum_k r_nk r_mk.
+
+    No labels are involved, so it means the same whether they switch or not (Binder 1978). Allocations are summed out: no
+    draws of them are needed. The diagonal is 1.
+
+    Args:
+        tree: from `posterior`, with observed_data.
+        rows: indices of the rows to compare; None for all.
+
+    Returns:
+        (obs_id, obs_id_bis).
+
+    Raises:
+        ValueError: missing groups, indices that aren't rows, more than 4000 rows that nobody chose.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=100)
+        >>> (jg.coclustering(tree, rows=[0, 1, 2]) > 0.5).values.tolist()
+        [[True, False, True], [False, True, False], [True, False, True]]
+    """
+    require(tree, "coclustering", posterior=PARAMETERS)
+    observed, _ = rows_of(tree, "coclustering")
+    if rows is None and len(observed) > _MOST_ROWS:
+        raise ValueError(
+            f"the tree has {len(observed)} rows, so {len(observed)} x {len(observed)} probabilities: choose the rows to "
+            f"compare, coclustering(tree, rows=range({_MOST_ROWS})), or name them all if that is meant."
+        )
+    index = np.arange(len(observed)) if rows is None else np.asarray(rows)
+    if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
+        raise ValueError(f"rows must be a list of row indices, got {rows!r}.")
+    if index.min() < 0 or index.max() >= len(observed):
+        raise ValueError(f"rows must lie in 0..{len(observed) - 1}, got {index.min()}..{index.max()}.")
+    dtype = precision.compute_dtype(observed)
+    with precision.scope(dtype):
+        draws = precision.cast(flatten_draws(draws_of(tree)), dtype)
+        shared = np.array(shared_membership(draws, jnp.asarray(observed[index], dtype)))
+    shared[index[:, None] == index] = 1
+    return xarray.DataArray(shared, {"obs_id": index, "obs_id_bis": index}, ("obs_id", "obs_id_bis"), "coclustering")
+
+
+def check_labels(tree: xarray.DataTree, user: str) -> None:
+    """Raises ValueError where `user` speaks of single components, and the draws aren't relabelled."""
+    if not labels_known(tree):
+        raise ValueError(
+            f"{user} speaks of single components, and in this tree their labels may switch between draws: "
+            f"{user}(jaxgmm.relabel(tree, fit.gmm))."
+        )
+
+
+def labels_known(tree: xarray.DataTree) -> bool:
+    """True where the k-th component is the same one in all draws, as far as can be."""
+    return bool(facts_of(tree).get("relabelled")) or group_of(tree, "posterior").sizes["component_id"] == 1
+
+
+def standard_deviations(draws: GMM) -> Float[np.ndarray, "chain draw K D"]:
+    """Standard deviations of each draw; axes of length 1 where the family shares them."""
+    covariances = np.asarray(draws.covariances)
+    family = get_family(draws.family)
+    if isinstance(family.structure, Dense):
+        variances = np.diagonal(covariances, axis1=-2, axis2=-1)
+        return np.sqrt(variances if family.per_component else variances[:, :, None])
+    return np.sqrt(covariances.reshape(*draws.weights.shape, -1))
+
+
+def correlations(draws: GMM, k: int) -> Float[np.ndarray, "chain draw D D"]:
+    """Correlations within the k-th component of each draw."""
+    family, d = get_family(draws.family), draws.n_features
+    if not isinstance(family.structure, Dense):
+        return np.broadcast_to(np.eye(d), (*draws.weights.shape[:2], d, d))
+    matrices = np.asarray(draws.covariances)
+    matrices = matrices[:, :, k] if family.per_component else matrices
+    sd = np.sqrt(np.diagonal(matrices, axis1=-2, axis2=-1))
+    return matrices / (sd[..., :, None] * sd[..., None, :])

@@ -1,0 +1,1 @@
+"""Variational Bayes by coordinate ascent on the exact bound."""

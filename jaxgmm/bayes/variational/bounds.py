@@ -1,0 +1,61 @@
+"""Bounds of the evidence of fitted mixtures: how variational Bayes sees models with different numbers of components."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgmm.bayes.variational.ascent import Model, ascend, rules_of, statistics_under
+from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
+from jaxgmm.data import ArraySource
+from jaxgmm.fitting.batch import TOGETHER, Moments, pad
+from jaxgmm.fitting.result import USABLE, Fit
+from jaxgmm.fitting.status import Status, status_of
+
+
+class Bound(NamedTuple):
+    """Of one model.
+
+    Attributes:
+        elbo: bound of log p(x), all constants included, nats; NaN where the ascent broke down.
+        log_evidence: with the log of in how many orders the labels can be given, as `VariationalFit.log_evidence`.
+        status: of the ascent.
+    """
+
+    elbo: float
+    log_evidence: float
+    status: Status
+
+
+def bounds_from(
+    fits: Sequence[Fit], data: ArraySource, moments: Moments, *, rtol: float, max_steps: int, dtype: Any
+) -> list[Bound]:
+    """Variational Bayes with Dirichlet weights, which starts from fits of one family: as one compiled batch, K padded.
+
+    Args:
+        fits: with priors.
+        data: the rows, on the device.
+        moments: of the rows, from `column_moments`.
+        rtol: as for `fit_vb`.
+        max_steps: as for `fit_vb`.
+        dtype: to compute in.
+    """
+    model, counts = Model(fits[0].gmm.family, "dirichlet"), [fit.gmm.n_components for fit in fits]
+    priors = [fit.prior for fit in fits if fit.prior is not None]
+    most = max(counts)
+    at_once = len(fits) if data.n_samples * most * len(fits) <= TOGETHER else 1
+    found = []
+    for first in range(0, len(fits), at_once):
+        part = slice(first, first + at_once)
+        rules = rules_of(priors[part], counts[part], most, moments, rtol, model, dtype)
+        gmms = jax.tree.map(lambda *leaves: np.stack(leaves), *[pad(fit.gmm, most, dtype) for fit in fits[part]])
+        start = statistics_under(gmms, data, model.family, rules.centre)
+        ascent = jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model))
+        ended = zip(priors[part], counts[part], ascent.statistics.counts, ascent.elbo, ascent.status, strict=True)
+        for prior, k, filled, elbo, code in ended:
+            status = status_of(int(code))
+            more = WEIGHT_PRIORS[model.weights].log_relabellings(prior.concentration, filled[:k])
+            value = float(elbo) if status in USABLE else np.nan
+            found.append(Bound(value, value + more, status))
+    return found

@@ -1,0 +1,109 @@
+"""Draws from variational Bayes' q, for `posterior`: coordinate ascent from the fit, then the conjugate distributions."""
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array
+
+from jaxgmm.bayes.priors.base import log_prior_constant
+from jaxgmm.bayes.priors.conjugate import draw_conjugate
+from jaxgmm.bayes.target.problem import Draws, Problem
+from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, judged
+from jaxgmm.bayes.variational.ascent import Model, Rules, ascend, posterior_of, statistics_under
+from jaxgmm.bayes.variational.expectations import log_density
+from jaxgmm.bayes.variational.fit_vb import account
+from jaxgmm.covariance import get_family
+from jaxgmm.data import ArraySource
+from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.density import log_joint
+from jaxgmm.model.prior import Prior, log_kernel
+from jaxgmm.tools.blocks import map_draws, reduce_rows
+from jaxgmm.tools.validation import check_count, check_rtol
+
+
+def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float = 1e-8, max_steps: int = 1000) -> Draws:
+    """Draws from q(weights, means, covariances) of variational Bayes, by coordinate ascent from the start.
+
+    Weights are Dirichlet, as in the prior that the tree describes; for sticks, another model, see `fit_vb`.
+
+    Args:
+        problem: rows, prior and start.
+        key: a PRNG key.
+        n_draws: draws of each chain; they are all independent.
+        n_chains: chains to arrange them in.
+        rtol: stop when an update raises the bound by less than `rtol` times the total weight, nats.
+        max_steps: the most updates.
+
+    Returns:
+        Draws. Of its `attrs`, `elbo` is the bound of the evidence in nats with `elbo_trace` its course, and `pareto_k` says how
+        far the draws can be trusted. `log_p` and `log_q` are with respect to the parameters themselves.
+
+    Raises:
+        TypeError, ValueError: settings that can't be used, or a prior that isn't conjugate.
+        FitError: the bound isn't finite.
+
+    Warns:
+        FitWarning: k-hat above 0.7, or an ascent that did not converge.
+    """
+    prior = problem.prior
+    if not isinstance(prior, Prior):
+        raise ValueError(
+            f"method 'vb' needs a conjugate prior, a Prior, but prior is a {type(prior).__name__}, whose means and variances "
+            "are independent: take method='gibbs', 'nuts', 'svi' or 'laplace', or prior='default'."
+        )
+    check_rtol(rtol)
+    max_steps = check_count(max_steps, "max_steps")
+    x, gmm = problem.x, problem.start
+    weight = jnp.ones(x.shape[0], x.dtype) if problem.weight is None else problem.weight
+    data, total, model = ArraySource(x, weight), weight.sum(), Model(gmm.family, "dirichlet")
+    one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))
+    active = jnp.ones((1, gmm.n_components), bool)
+    rules = Rules(one_start[1], active, weight @ x / total, total, jnp.asarray(rtol, x.dtype))
+    start = statistics_under(one_start[0], data, gmm.family, rules.centre)
+    ascent = jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model))
+    ended, *_ = account([ascent], rtol * float(total))
+    status = ended.status[0]
+    if status is not Status.converged:
+        warnings.warn(f"vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=3)
+    attrs = {
+        "guide": "vb",
+        "n_steps": int(ended.n_steps[0]),
+        "rtol": float(rtol),
+        "max_steps": max_steps,
+        "converged": status is Status.converged,
+        "elbo": float(ended.objective[0]),
+        "elbo_trace": ended.trace[0].tolist(),
+    }
+    constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), gmm.n_components), x.dtype)
+    made_of = jax.tree.map(lambda leaf: leaf[0], ascent.made_of)
+    drawn = _draw(made_of, prior, constant, x, weight, jax.random.split(key, n_chains * n_draws), model)
+    mixtures, stats = jax.tree.map(np.array, drawn)
+    return judged(Draws(mixtures, {}, stats, attrs), (n_chains, n_draws), "the factorised q")
+
+
+@functools.partial(jax.jit, static_argnums=6)
+def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, model: Model) -> Any:
+    """Mixtures, and their log densities with respect to the parameters themselves."""
+    family = get_family(model.family)
+    n_components, n_features = made_of.sums.shape
+    active = jnp.ones(n_components, bool)
+    q = posterior_of(prior, made_of, model, active)
+    block_size = max(1, NUMBERS_AT_ONCE // (n_components * n_features))
+
+    def one(key: Array) -> Any:
+        gmm, factor = draw_conjugate(key, q, model.family)
+
+        def rows(z: Array, w: Array) -> Array:
+            return w @ logsumexp(log_joint(gmm.components(factor), z), axis=-1)
+
+        lp = reduce_rows(rows, x, weight, block_size) + log_kernel(prior, gmm, factor, active) + constant
+        pivot = family.structure.pivots(family.factor(gmm.covariances, n_features)).min()  # NaN if it has no factor
+        return gmm, {"lp": lp, "log_p": lp, "log_q": log_density(q, gmm, factor), "pivot": pivot}
+
+    at_once = int(np.clip(NUMBERS_AT_ONCE // (x.size * n_components), 1, keys.shape[0]))
+    return map_draws(one, keys, at_once)

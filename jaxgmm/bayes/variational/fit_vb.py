@@ -1,0 +1,205 @@
+"""`fit_vb`: variational Bayes by coordinate ascent, from many starts; and draws from it for `posterior`."""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.variational.ascent import Ascent, Model, Rules, ascend, posterior_of, rules_of, statistics_under
+from jaxgmm.bayes.variational.result import VariationalFit
+from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
+from jaxgmm.covariance import get_family
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.batch import TOGETHER, Moments, capacity, pad
+from jaxgmm.fitting.fit import resolve_init
+from jaxgmm.fitting.result import Restarts, best_start
+from jaxgmm.fitting.starts import column_scales, is_dense, mixture_at, seed_uniforms, seeded_starts
+from jaxgmm.fitting.status import FitWarning, Status, status_of
+from jaxgmm.model.engines import assigned_statistics
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.model.statistics import Statistics
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
+
+
+def fit_vb(
+    x: Float[ArrayLike, "N D"],
+    n_components: int | None = None,
+    *,
+    key: Array,
+    family: str = "full",
+    prior: Prior | str = "default",
+    weights: str = "dirichlet",
+    init: Any = "k-means++",
+    n_init: int = 10,
+    rtol: float = 1e-8,
+    max_steps: int = 1000,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+) -> VariationalFit:
+    """Variational Bayes for a Gaussian mixture: the factorised q nearest to the posterior, and a bound of the evidence.
+
+    Coordinate ascent (Bishop 2006, section 10.2) of ELBO = E_q[log p(x, z, weights, means, covariances) - log q], where
+    q = q(z) q(weights, means, covariances). Right after the update of q(z), which is what an E-step does,
+    ELBO = sum_n w_n log sum_k exp E[log pi_k + log Normal(x_n | mu_k, Sigma_k)] - KL(q(weights, means, covariances) || prior).
+    Every constant is in it, so it can be compared across K, families and priors; scikit-learn's `lower_bound_` leaves out
+    those that depend on N, K and the prior (#8823), and its `tied` counts each row as 1/K of one. With K = 1 q is the
+    posterior, and the bound is the evidence.
+
+    A concentration below 1 empties components that aren't needed: with K too large and 1e-3, say, `counts` tells how many
+    are left (Rousseau & Mengersen 2011).
+
+    Args:
+        x: (N, D), finite, N >= 2; any float dtype, numpy or JAX.
+        n_components: K; may be left out where `init` holds it.
+        key: a PRNG key.
+        family: "full", "tied", "diag", "spherical", or mclust's names.
+        prior: "default" (`Prior.default`) or a `Prior`; its concentration may be below 1.
+        weights: "dirichlet", Dirichlet(concentration); or "stick-breaking", a Dirichlet process of that concentration, of
+            which q uses the first K components.
+        init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or Fit.
+        n_init: number of starts for the named inits; the others are one start.
+        rtol: stop when an update raises the bound by less than `rtol` times the total weight. 0 never stops before
+            `max_steps`.
+        max_steps: the most updates of a start.
+        sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+
+    Returns:
+        VariationalFit. Parameters have the dtype of `x`; on a CPU all computation is in float64.
+
+    Raises:
+        TypeError: x, labels or counts that aren't numbers of the right kind; traced x.
+        ValueError: any other argument that can't be used; the message names it and the way out.
+        FitError: no start gave finite, consistent sums.
+
+    Warns:
+        FitWarning: the best start did not converge.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fits = [jg.fit_vb(x, k, key=jax.random.key(0), n_init=2) for k in (1, 2, 3)]
+        >>> [round(fit.elbo) for fit in fits]
+        [-1309, -1169, -1173]
+    """
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("fit_vb runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+    check_key(key)
+    if weights not in WEIGHT_PRIORS:
+        raise unknown("weights", weights, WEIGHT_PRIORS)
+    source = as_source(x, sample_weight, min_rows=2)
+    given, n_components, family = resolve_init(init, n_components, family, source)
+    n_starts = check_count(n_init, "n_init") if given is None else 1
+    max_steps = check_count(max_steps, "max_steps")
+    check_rtol(rtol)
+    _check_prior(prior, weights, n_components, source.n_features, family)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    model = Model(family, weights)
+
+    with precision.scope(dtype):
+        data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))
+        moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+        if isinstance(prior, str):
+            prior = Prior.from_moments(*moments, n_components, family)
+        most = capacity(n_components, source.n_samples)
+        at_once = n_starts if source.n_samples * most * n_starts <= TOGETHER else 1
+        uniforms = seed_uniforms(key, n_starts, n_components, most).astype(dtype)
+        rules = rules_of([prior] * at_once, [n_components] * at_once, most, moments, rtol, model, dtype)
+        ascents = []
+        for first in range(0, n_starts, at_once):
+            if given is None:
+                start = _seeded_start(uniforms[first : first + at_once], n_components, data, moments, rules, init, family)
+            else:
+                start = _given_start(given, data, rules, most, family)
+            ascents.append(jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model)))
+        restarts, n_batch, index = account(ascents, rtol * moments[0])
+        best = ascents[n_batch]
+        own, active = jax.tree.map(lambda leaf: leaf[0], (rules.prior, rules.active))  # all starts have the same
+        made_of, counts = jax.tree.map(lambda leaf: leaf[index], (best.made_of, best.statistics.counts))
+        q = jax.tree.map(np.asarray, jax.jit(posterior_of, static_argnums=2)(own, made_of, model, active))
+    fields = _without_padding(q._asdict() | {"counts": counts}, n_components, family)
+    status = restarts.status[restarts.best]
+    if status is not Status.converged:
+        warnings.warn(f"fit_vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=2)
+    return VariationalFit(
+        **{name: precision.as_parameter(leaf, out) for name, leaf in fields.items()},
+        elbo=float(restarts.objective[restarts.best]),
+        status=status,
+        n_steps=int(restarts.n_steps[restarts.best]),
+        trace=restarts.trace[restarts.best],
+        restarts=restarts,
+        prior=prior,
+        weights=weights,
+        family=family,
+        fingerprint=fingerprint(source),
+    )
+
+
+def _seeded_start(
+    uniforms: np.ndarray, n_components: int, data: ArraySource, moments: Moments, rules: Rules, init: str, family: str
+) -> Statistics:
+    """The statistics of seeded mixtures' E-step."""
+    dtype = rules.centre.dtype
+    scales, counts = column_scales(*moments, family).astype(dtype), np.full(len(uniforms), n_components)
+    gmms = seeded_starts(data.x, data.weight, uniforms, rules.centre, scales, counts, init, family, rules.prior)
+    return statistics_under(gmms, data, family, rules.centre)
+
+
+def _without_padding(leaves: dict[str, np.ndarray], n_components: int, family: str) -> dict[str, np.ndarray]:
+    """The leaves of q that belong to components, cut to `n_components`."""
+    shared = () if get_family(family).per_component else ("degrees_of_freedom", "scale")
+    return {name: leaf if name in shared else leaf[:n_components] for name, leaf in leaves.items()}
+
+
+def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, family: str) -> None:
+    if isinstance(prior, str):
+        if prior != "default":
+            raise unknown("prior", prior, ["default"])
+        return
+    if not isinstance(prior, Prior):
+        reason = "a bound of the evidence needs a proper, conjugate prior"
+        raise TypeError(f"prior must be 'default' or a Prior, got {type(prior).__name__}: {reason}.")
+    prior.check_fits(GMM.unchecked(np.empty(n_components), np.empty((n_components, n_features)), np.empty(()), family))
+    WEIGHT_PRIORS[weights].check(prior.concentration)
+
+
+def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, family: str) -> Statistics:
+    """The statistics of a GMM's E-step, or of given responsibilities or labels, with a leading axis of one start."""
+    dtype = rules.centre.dtype
+    if isinstance(given, GMM):
+        gmm = jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
+        return statistics_under(gmm, data, family, rules.centre)
+    if np.ndim(given) == 2:
+        given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
+    template = mixture_at(capacity, rules.centre, family)
+    statistics = jax.jit(assigned_statistics)(template, data.x, data.weight.astype(dtype), given)
+    return jax.tree.map(lambda leaf: leaf[None], statistics)
+
+
+def account(ascents: list[Ascent], resolution: float) -> tuple[Restarts, int, int]:
+    """How every start ended, and where the best is: its batch and its place there.
+
+    Raises:
+        FitError: every start broke down.
+    """
+
+    def gather(name: str) -> np.ndarray:
+        return np.concatenate([getattr(ascent, name) for ascent in ascents])
+
+    n_steps, elbo = gather("n_steps"), gather("elbo").astype(float)
+    status = tuple(map(status_of, gather("status").tolist()))
+    best = best_start(elbo, status)
+    restarts = Restarts(
+        objective=elbo,
+        log_likelihood=np.full_like(elbo, np.nan),
+        status=status,
+        n_steps=n_steps,
+        trace=tuple(row[: n + 1] for row, n in zip(gather("trace"), n_steps, strict=True)),
+        best=best,
+        tolerance=min(1e3 * resolution, 0.1) + 1e-6,  # as in `fit`
+    )
+    return restarts, *divmod(best, len(ascents[0].status))

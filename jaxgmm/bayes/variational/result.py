@@ -1,0 +1,197 @@
+"""What variational Bayes returns: q(weights, means, covariances), its evidence bound, and what it says about rows."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxgmm.bayes.priors.conjugate import Conjugate
+from jaxgmm.bayes.variational.expectations import expect, log_predictive
+from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
+from jaxgmm.covariance import get_family
+from jaxgmm.covariance.structure import Dense
+from jaxgmm.fitting.result import Restarts
+from jaxgmm.fitting.status import Status
+from jaxgmm.model.density import log_joint
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.validation import check_rows, floating
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class VariationalFit:
+    """The factorised approximation q(z) q(weights) prod_k q(mu_k, Sigma_k) of a posterior, and the account of its fit.
+
+    Under q, Sigma_k ~ InverseWishart(nu_k, Psi_k) and mu_k | Sigma_k ~ Normal(m_k, Sigma_k / kappa_k), in the family's form
+    (see `Prior`). It is the nearest such distribution from inside: it keeps to one of the K! orders of the labels, and its
+    intervals are too narrow where components overlap.
+
+    Attributes:
+        concentration: of q(weights): (K,), of a Dirichlet; (K, 2), of the Betas of the sticks.
+        mean: m, (K, D), in the units of the data.
+        mean_precision: kappa, (K,).
+        degrees_of_freedom: nu, (K,); () for "tied".
+        scale: Psi, shaped as the family's covariances; squared units.
+        counts: (K,), expected weight of the rows of each component.
+        elbo: lower bound of log p(x), all constants included, nats.
+        status: how the best start ended.
+        n_steps: updates of the best start.
+        trace: (n_steps + 1,), the bound at the start and after each update.
+        restarts: all starts; `objective` is the bound, `log_likelihood` NaN, since q isn't a mixture.
+        prior: of the parameters.
+        weights: "dirichlet" or "stick-breaking".
+        family: covariance family.
+        fingerprint: of the rows and weights.
+    """
+
+    concentration: Float[Array, "..."]
+    mean: Float[Array, "K D"]
+    mean_precision: Float[Array, " K"]
+    degrees_of_freedom: Float[Array, "*K"]
+    scale: Float[Array, "..."]
+    counts: Float[Array, " K"]
+    elbo: float
+    status: Status
+    n_steps: int
+    trace: np.ndarray
+    restarts: Restarts
+    prior: Prior
+    weights: str
+    family: str
+    fingerprint: str
+
+    @property
+    def converged(self) -> bool:
+        """True only for `Status.converged`."""
+        return self.status is Status.converged
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.mean.shape[0]
+
+    @property
+    def log_evidence(self) -> float:
+        """Estimate of log p(x), to compare K by: the bound, plus log K! where labels are symmetric (Bishop 2006, sec. 10.2.4).
+
+        q describes one of the orders in which labels can be given. Where these don't overlap, the mixture of all of them has
+        the higher bound, elbo + log(their number), still below log p(x). They don't where every component has its own rows;
+        where components overlap or coincide this is too much, by log K! at most. Components with less than one row's weight
+        look alike, so orders among them aren't counted. Sticks have an order: nothing is added.
+        """
+        relabellings = WEIGHT_PRIORS[self.weights].log_relabellings(self.prior.concentration, np.asarray(self.counts))
+        return self.elbo + relabellings
+
+    def expected_gmm(self) -> GMM:
+        """The mixture of the posterior means E[weights], E[mu_k], E[Sigma_k].
+
+        Weights of sticks are divided by their sum: the first K sticks' share. `log_prob` has the heavier tails that not
+        knowing the parameters gives; this mixture's density hasn't.
+
+        Raises:
+            ValueError: degrees of freedom too few for E[Sigma_k] to exist.
+        """
+        kind, n_features = get_family(self.family), self.mean.shape[1]
+        lost = n_features + 1 if isinstance(kind.structure, Dense) else 2
+        spare = np.asarray(self.degrees_of_freedom) - lost
+        if not (spare > 0).all():
+            raise ValueError(
+                f"degrees_of_freedom {np.asarray(self.degrees_of_freedom).tolist()} must be more than {lost} for the mean of a "
+                f"covariance to exist: use a prior with degrees_of_freedom above {lost}, or fewer components."
+            )
+        dtype = precision.parameter_dtype(self.mean)
+        scale = np.asarray(self.scale)
+        covariances = scale / spare.reshape(spare.shape + (1,) * (scale.ndim - spare.ndim))
+        with precision.scope(np.dtype(np.float64)):
+            weights = np.asarray(WEIGHT_PRIORS[self.weights].mean(jnp.asarray(self.concentration)))
+        weights, means, covariances = (
+            precision.as_parameter(np.asarray(leaf), dtype) for leaf in (weights / weights.sum(), self.mean, covariances)
+        )
+        return GMM.unchecked(weights, means, covariances, self.family)
+
+    def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
+        """Log predictive density of each row: a mixture of Student t densities, the parameters integrated out under q.
+
+        p(x) = sum_k E[pi_k] t_k(x), t_k with nu_k + 1 - D degrees of freedom for "full" and "tied", nu_k for "spherical", and a
+        product of such over the features for "diag" (Bishop 2006, eq. 10.81). It integrates to one: with sticks, what the
+        first K leave goes to a component from the prior. Each row is taken for a single new one.
+
+        Args:
+            x: (N, D), finite; or one row (D,), which gives a scalar.
+
+        Raises:
+            ValueError: another number of columns, NaN or infinite entries.
+        """
+        return self._ask(_log_prob, x)
+
+    def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
+        """q(z_n = k): proportional to exp E[log pi_k + log Normal(x_n | mu_k, Sigma_k)]; each row adds up to one.
+
+        Arguments and errors as for `log_prob`.
+        """
+        return self._ask(_responsibilities, x)
+
+    def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
+        """The most probable component of each row by `responsibilities`. Arguments and errors as for `log_prob`."""
+        return self._ask(_predict, x)
+
+    def _ask(self, question: Callable, x: Any) -> Any:
+        x = floating(x, "x")
+        if x.shape == (self.mean.shape[1],):
+            return self._ask(question, x[None])[0]
+        x = check_rows(x, "x", n_features=self.mean.shape[1])
+        q = Conjugate(self.concentration, self.mean, self.mean_precision, self.degrees_of_freedom, self.scale)
+        dtype, out = precision.compute_dtype(x, q), precision.result_dtype(x)
+        with precision.scope(dtype):
+            q, prior = precision.cast((q, self.prior), dtype)
+            return question(q, prior, jnp.asarray(x), self.weights, self.family, dtype, out)
+
+
+def _by_rows(f: Callable[[Array], Array], x: Array, dtype: Any) -> Array:
+    return map_rows(lambda rows: f(rows.astype(dtype)), x, _ROWS_AT_ONCE)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _log_prob(q, prior, x, weights, family, dtype, out):
+    mean = WEIGHT_PRIORS[weights].mean(q.concentration)
+    left = 1 - mean.sum()
+    if weights == "stick-breaking":
+        mean, q = jnp.append(mean, jnp.maximum(left, 0)), _with_prior_component(q, prior, family)
+    return _by_rows(lambda rows: logsumexp(jnp.log(mean) + log_predictive(q, rows, family), axis=-1), x, dtype).astype(out)
+
+
+def _with_prior_component(q: Conjugate, prior: Prior, family: str) -> Conjugate:
+    """One component more, of which q knows only the prior."""
+    nu, scale = q.degrees_of_freedom, q.scale
+    if get_family(family).per_component:
+        nu, scale = jnp.append(nu, prior.degrees_of_freedom), jnp.concatenate([scale, prior.scale[None]])
+    mean, mean_precision = jnp.concatenate([q.mean, prior.mean[None]]), jnp.append(q.mean_precision, prior.mean_precision)
+    return Conjugate(q.concentration, mean, mean_precision, nu, scale)
+
+
+def _joint(q, prior, x, weights, family, dtype):
+    components, _ = expect(q, prior, WEIGHT_PRIORS[weights], family)
+    return lambda rows: log_joint(components, rows)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _responsibilities(q, prior, x, weights, family, dtype, out):
+    joint = _joint(q, prior, x, weights, family, dtype)
+    return _by_rows(lambda rows: jax.nn.softmax(joint(rows), axis=-1), x, dtype).astype(out)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _predict(q, prior, x, weights, family, dtype, out):
+    joint = _joint(q, prior, x, weights, family, dtype)
+    return _by_rows(lambda rows: jnp.argmax(joint(rows), axis=-1).astype(jnp.int32), x, dtype)

@@ -1,0 +1,1 @@
+"""Which model: families and numbers of components compared, components merged into clusters."""

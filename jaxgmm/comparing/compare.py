@@ -1,0 +1,297 @@
+"""`compare`: families x numbers of components, fitted side by side and ranked by every criterion."""
+
+import dataclasses
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.comparing.comparison import Comparison, Row
+from jaxgmm.covariance import get_family
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models, model_key, pad
+from jaxgmm.fitting.fit import check_settings, resolve_prior
+from jaxgmm.fitting.loop import Method
+from jaxgmm.fitting.result import USABLE, Fit
+from jaxgmm.fitting.starts import METHODS, is_dense
+from jaxgmm.fitting.status import FitError, FitWarning, Status
+from jaxgmm.model.criteria import Scores
+from jaxgmm.model.mixture import GMM, log_prob_and_complete
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_key, in_jit, is_traced, key_data, unknown
+
+if TYPE_CHECKING:
+    from jaxgmm.bayes.variational.bounds import Bound
+
+Change = Callable[[Prior], Prior]
+
+
+def compare(
+    x: Float[ArrayLike, "N D"],
+    *,
+    families: Sequence[str],
+    n_components: Iterable[int],
+    key: Array,
+    n_init: int = 10,
+    prior: str | Change | None = "default",
+    init: str = "k-means++",
+    rtol: float = 1e-8,
+    max_steps: int = 500,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+    held_out_folds: int | None = None,
+    loo: bool = False,
+    elbo: bool = False,
+) -> Comparison:
+    """Fit every family with every number of components, and rank them by BIC, AIC, ICL and, if asked for, prediction.
+
+    All numbers of components and all starts of a family climb in one compiled batch. Each model is what
+    `fit(x, k, family=family, key=batch.model_key(key, family, k), ...)` gives, whatever else is compared. Criteria don't count
+    the prior: they are those of the likelihood at the fit, and with `prior=None` those of mclust with the sign changed.
+
+    Args:
+        x: (N, D), finite, N >= 2.
+        families: of the covariances, by scikit-learn's names or mclust's.
+        n_components: the K to fit, increasing: `range(1, 10)`.
+        key: a PRNG key.
+        n_init: starts of each model.
+        prior: "default" (`Prior.default` of each model), None for maximum likelihood, or a function that makes a model's prior
+            of its default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
+        init: "k-means++" or "random".
+        rtol: as for `fit`.
+        max_steps: as for `fit`.
+        sample_weight: (N,), non-negative.
+        held_out_folds: V >= 2: also fit each model V times to all rows but a V-th, with as many starts, and score those by
+            their log-likelihood per unit of weight. Folds are drawn by `key`. None: no such column.
+        loo: also the expected log predictive density by leave-one-out, from a Laplace approximation of each model. It takes
+            seconds a model: `Comparison.with_loo` does it for some of them.
+        elbo: also the bound of the evidence by variational Bayes (`fit_vb`) that starts from each model's fit, and
+            `log_evidence`, which counts the orders of the labels too and can be compared across K and families. After
+            `max_steps` updates it is a bound still, though not the best.
+
+    Returns:
+        Comparison: `table`, `select("bic")`, `agreement`, `fits`. Maximum likelihood may leave a model without a usable fit
+        (every start collapsed, or K > N): its row says so in `status`, and its criteria are NaN.
+
+    Raises:
+        TypeError, ValueError: arguments that can't be used; nothing has been computed.
+
+    Warns:
+        FitWarning: once, with the number of models whose best start did not converge.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> comparison = jg.compare(x, families=["tied"], n_components=range(1, 5), key=jax.random.key(0))
+        >>> comparison.select("bic").gmm.n_components
+        3
+        >>> print(comparison.table.loc["tied 3", "rank_bic"], comparison.table.loc["tied 3", "status"])
+        1 converged
+    """
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("compare runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    check_key(key)
+    source = as_source(x, sample_weight, min_rows=2)
+    n_rows = int((np.asarray(source.weight) > 0).sum())
+    names, counts = _check_families(families), _check_counts(n_components)
+    if counts[0] > n_rows:
+        raise ValueError(f"n_components begins at {counts[0]}, but x has {n_rows} rows of positive weight: use fewer.")
+    if init not in METHODS:
+        raise unknown("init", init, METHODS)
+    n_init, max_steps = check_count(n_init, "n_init"), check_count(max_steps, "max_steps")
+    check_settings(rtol, Method(), None)
+    _check_prior(prior, loo=loo, elbo=elbo)
+    folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
+
+    rows: list[Row] = []
+    for family in names:
+        with precision.scope(dtype):
+            settings = Settings(family, init, n_init, float(rtol), max_steps)
+            sweep = _Sweep(jax.device_put(source.x), counts, prior, settings, dtype, out)
+            rows += sweep.rows(source.weight, keys[family], folds, data_id, elbo)
+    rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
+    _warn(rows)
+    comparison = Comparison(tuple(rows))
+    if loo:
+        comparison = comparison.with_loo(source.x, key=key, sample_weight=sample_weight)
+    return comparison
+
+
+class _Sweep:
+    """The models of one family, for rows that are fitted with several weights: all of them, or all but a fold."""
+
+    def __init__(
+        self, x: Array, counts: Sequence[int], prior: str | Change | None, settings: Settings, dtype: Any, out: Any
+    ) -> None:
+        self.x, self.counts, self.prior, self.settings, self.dtype, self.out = x, counts, prior, settings, dtype, out
+
+    def rows(self, weight: Any, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
+        """The models and what the criteria are made of."""
+        fits, moments = self.fit(weight, keys, data_id)
+        sums = self.score(fits, weight)
+        held_out = None if folds is None else self.held_out(weight, folds, keys)
+        bounds = self.bounds(fits, moments, weight) if elbo else {}
+        family, rows = get_family(self.settings.family), []
+        for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
+            predictive = None if held_out is None else float(held_out[i])
+            n_parameters = family.n_parameters(k, self.x.shape[1])
+            bound = bounds.get(i)
+            evidence = bound.log_evidence if bound else np.nan if elbo else None
+            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, moments[0], predictive, None, evidence)
+            own = bound.elbo if bound else np.nan if elbo else None
+            rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores, None, own))
+        return rows
+
+    def fit(self, weight: Any, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
+        """A fit for each K; the status instead where there is none."""
+        family = self.settings.family
+        data = ArraySource(self.x, jax.device_put(weight))
+        moments = column_moments(data.x, data.weight, is_dense(family), self.dtype)
+        source = ArraySource(self.x, weight)
+        n_rows = int((np.asarray(weight) > 0).sum())
+        possible = [i for i, k in enumerate(self.counts) if self.prior is not None or k <= n_rows]
+        models = {}
+        for i in reversed(possible):  # those that take longest first
+            k = self.counts[i]
+            own = resolve_prior("default" if callable(self.prior) else self.prior, moments, k, family, source)
+            if callable(self.prior) and own is not None:
+                own = resolve_prior(self.prior(own), moments, k, family, source)
+            models[i] = Model(k, own, keys[i])
+        fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
+        searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
+        for (i, model), search in zip(models.items(), searches, strict=True):
+            try:
+                fits[i] = account(search, model, self.settings, moments[0], self.out, data_id)
+            except FitError:
+                fits[i] = Status(int(np.asarray(search.status)[0]))
+        return fits, moments
+
+    def score(self, fits: Sequence[Fit | Status], weight: Any) -> np.ndarray:
+        """Weighted sums (len(fits), 2) of log densities, without and with the component; NaN where there is no usable fit."""
+        usable = [i for i, fit in enumerate(fits) if _status(fit) in USABLE]
+        sums = np.full((len(fits), 2), np.nan)
+        if usable:
+            padded = [pad(fits[i].gmm, self.counts[-1], self.dtype) for i in usable]  # type: ignore[union-attr]
+            padded += padded[:1] * (len(fits) - len(usable))  # one shape whatever fails, one compilation
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+            sums[usable] = np.asarray(_sums(stacked, self.x, np.asarray(weight, self.dtype), self.dtype))[: len(usable)]
+        return sums
+
+    def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Any) -> "dict[int, Bound]":
+        """By the place of the model, the bounds of those that have a usable fit."""
+        from jaxgmm.bayes.variational.bounds import bounds_from  # only here: NumPyro takes seconds to import
+
+        usable = {i: fit for i, fit in enumerate(fits) if isinstance(fit, Fit) and fit.status in USABLE}
+        if not usable:
+            return {}
+        data, own = ArraySource(self.x, jax.device_put(weight)), list(usable.values())
+        found = bounds_from(own, data, moments, rtol=self.settings.rtol, max_steps=self.settings.max_steps, dtype=self.dtype)
+        return dict(zip(usable, found, strict=True))
+
+    def held_out(self, weight: Any, folds: np.ndarray, keys: Sequence[Array]) -> np.ndarray:
+        """Log-likelihood per unit of weight of rows, each from fits to the other folds; NaN where one of them failed."""
+        weight, total = np.asarray(weight), np.zeros(len(self.counts))
+        for fold in range(folds.max() + 1):
+            own_keys = [jax.random.fold_in(key, fold) for key in keys]
+            fits, _ = self.fit(np.where(folds == fold, 0, weight), own_keys, "")
+            total += self.score(fits, np.where(folds == fold, weight, 0))[:, 0]
+        return total / weight.sum()
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _sums(gmms: GMM, x: Array, weight: Array, dtype: Any) -> Float[Array, "M 2"]:
+    return lax.map(lambda gmm: weight @ log_prob_and_complete(gmm, x, dtype), jax.tree.map(jnp.asarray, gmms))
+
+
+def _as_configured(fit: Fit, out: Any) -> Fit:
+    """The fit with parameters as the caller's configuration of JAX has them."""
+    return dataclasses.replace(fit, gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), fit.gmm))
+
+
+def _status(fit: Fit | Status) -> Status:
+    return fit.status if isinstance(fit, Fit) else fit
+
+
+def _warn(rows: Sequence[Row]) -> None:
+    """One warning for all models whose best start did not converge."""
+    ended: dict[Status, list[str]] = {}
+    for row in rows:
+        ended.setdefault(row.status, []).append(row.name)
+    ended.pop(Status.converged, None)
+    if not ended:
+        return
+    n_failed = sum(map(len, ended.values()))
+    parts = [f"{len(names)} {status.name} ({', '.join(names)})" for status, names in ended.items()]
+    warnings.warn(
+        f"{n_failed} of {len(rows)} models did not converge: {'; '.join(parts)}. "
+        "Those that can't be used have NaN criteria; `Status.<name>.meaning` says what to do.",
+        FitWarning,
+        stacklevel=3,
+    )
+
+
+def _check_families(families: Sequence[str]) -> list[str]:
+    if isinstance(families, str):
+        raise TypeError(f"families must be a list of names, got {families!r}: families=[{families!r}].")
+    names = [get_family(name).name for name in families]
+    if not names:
+        raise ValueError("families is empty: name at least one, such as families=['full'].")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"families names {twice[0]!r} twice: {list(families)}.")
+    return names
+
+
+def _check_counts(n_components: Iterable[int]) -> list[int]:
+    try:
+        given: Iterator[int] = iter(n_components)
+    except TypeError:
+        raise TypeError(f"n_components must be several whole numbers, got {n_components!r}: range(1, 10), or [3].") from None
+    counts = [check_count(k, "n_components") for k in given]
+    if not counts:
+        raise ValueError("n_components is empty: give at least one, such as range(1, 10).")
+    if any(b <= a for a, b in itertools.pairwise(counts)):
+        raise ValueError(f"n_components must increase, got {counts}: sorted(set(n_components)).")
+    return counts
+
+
+def _check_prior(prior: Any, *, loo: bool, elbo: bool) -> None:
+    if isinstance(prior, Prior):
+        raise TypeError(
+            "prior is one Prior, but each model has its own: pass 'default', None, or a function that changes the default one."
+        )
+    if isinstance(prior, str):
+        if prior != "default":
+            raise unknown("prior", prior, ["default"])
+    elif prior is not None and not callable(prior):
+        raise TypeError(f"prior must be 'default', None or a function of the default prior, got {type(prior).__name__}.")
+    for name, asked in (("loo", loo), ("elbo", elbo)):
+        if asked and prior is None:
+            raise ValueError(
+                f"{name}=True needs a posterior, hence a prior, but prior=None: use held_out_folds, or prior='default'."
+            )
+
+
+def _draw_folds(n_folds: int, counts_rows: np.ndarray, key: Array) -> np.ndarray:
+    """The fold of each row (N,): rows of positive weight spread evenly, in an order drawn by the key; others -1."""
+    n_folds = check_count(n_folds, "held_out_folds", least=2)
+    present = np.flatnonzero(counts_rows)
+    if n_folds > present.size:
+        raise ValueError(f"held_out_folds is {n_folds}, but x has {present.size} rows of positive weight: use fewer folds.")
+    if present.size - -(-present.size // n_folds) < 2:
+        raise ValueError(f"held_out_folds={n_folds} leaves fewer than 2 of {present.size} rows to fit: more rows are needed.")
+    folds = np.full(counts_rows.size, -1)
+    generator = np.random.default_rng(np.asarray(key_data(key)).tolist())
+    folds[generator.permutation(present)] = np.arange(present.size) % n_folds
+    return folds

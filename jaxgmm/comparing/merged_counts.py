@@ -1,0 +1,81 @@
+"""A distribution over the number of merged clusters: every posterior draw is a mixture, and merging gives it a count."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.trees.build import draws_of
+from jaxgmm.bayes.trees.per_draw import flatten_draws
+from jaxgmm.bayes.trees.schema import PARAMETERS, require, rows_of
+from jaxgmm.comparing.merging import Path, elbow, merge_path
+from jaxgmm.model.density import log_joint
+from jaxgmm.model.mixture import GMM
+from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import map_draws
+from jaxgmm.tools.validation import check_count
+
+_NUMBERS_AT_ONCE = 1 << 22  # entries of the memberships of all draws that are merged together
+
+
+def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray.Dataset:
+    """How many clusters each posterior draw's components merge into, by `merge_components` and its `choose`.
+
+    No labels are involved, so it means the same whether they switch or not. It says how sure the count is given K
+    components and the rule (a heuristic, not part of the model); it isn't a posterior over K.
+
+    Args:
+        tree: from `posterior`, with observed_data.
+        n_draws: of each chain, evenly spaced; None for all. A draw costs some K passes over N x K memberships: N K^2
+            logarithms, and memory for 4e6 of them, or N x K if that is more.
+
+    Returns:
+        `n_clusters` (chain, draw), and `probability` (count), the share of these draws with 1..K clusters.
+
+    Raises:
+        TypeError, ValueError: not such a tree, or n_draws that can't be used.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=3, key=jax.random.key(0))
+        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=100)
+        >>> counts = jg.merged_counts(tree, n_draws=25)
+        >>> int(counts["probability"].idxmax())
+        2
+    """
+    require(tree, "merged_counts", posterior=PARAMETERS)
+    rows, weight = rows_of(tree, "merged_counts")
+    draws = draws_of(tree)
+    n_chains, length, k = np.shape(draws.weights)
+    kept = np.arange(length)
+    if n_draws is not None and check_count(n_draws, "n_draws") < length:
+        kept = np.linspace(0, length - 1, n_draws).round().astype(int)
+    dtype = precision.compute_dtype(rows)
+    with precision.scope(dtype):
+        chosen = precision.cast(flatten_draws(jax.tree.map(lambda leaf: leaf[:, kept], draws)), dtype)
+        at_once = int(np.clip(_NUMBERS_AT_ONCE // (len(rows) * k), 1, n_chains * len(kept)))
+        paths = jax.tree.map(np.asarray, _paths(chosen, jnp.asarray(rows, dtype), jnp.asarray(weight, dtype), at_once))
+    counts = np.array([_count(Path(*leaves)) for leaves in zip(*paths, strict=True)]).reshape(n_chains, -1)
+    support = np.arange(1, k + 1)
+    coords = {"chain": np.arange(n_chains), "draw": np.asarray(tree["posterior"]["draw"])[kept], "count": support}
+    share = (counts.reshape(-1, 1) == support).mean(0)
+    return xarray.Dataset({"n_clusters": (("chain", "draw"), counts), "probability": (("count",), share)}, coords)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _paths(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, " N"], at_once: int) -> Path:
+    return map_draws(lambda g: merge_path(jax.nn.softmax(log_joint(g.components(), x), axis=-1), weight), gmm, at_once)
+
+
+def _count(path: Path) -> int:
+    m = int(path.n_filled)
+    entropy, merged, overlap = (
+        np.asarray(path.entropy)[::-1],
+        np.append(path.merged, 0.0)[::-1],
+        np.append(path.overlap, 0.0)[::-1],
+    )
+    return elbow(entropy[:m], merged[:m], overlap[:m])

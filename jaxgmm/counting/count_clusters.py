@@ -1,0 +1,167 @@
+"""`count_clusters`: a posterior over the number of clusters."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.posterior import reporter
+from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.trees.schema import check_feature_names
+from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
+from jaxgmm.counting.partition_prior import N_COMPONENTS
+from jaxgmm.counting.telescoping import Telescoping, start
+from jaxgmm.counting.verdict import count_tree
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
+from jaxgmm.fitting.starts import is_dense
+from jaxgmm.fitting.status import FitError
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_key, in_jit, is_traced, key_data
+
+_LEAST_DRAWS = 4
+_LARGEST_START = 10  # components that the chains start from: 1, ..., this many
+_START_RTOL, _START_STEPS = 1e-5, 100
+_centred = jax.jit(centred_data)
+_start_all = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))  # here, so that another call compiles nothing
+
+
+def count_clusters(
+    x: Float[ArrayLike, "N D"],
+    *,
+    key: Array,
+    family: str | None = None,
+    prior: Prior | RichardsonGreen | str = "default",
+    model: str = "mixture",
+    n_components: str | Sequence[float] | None = None,
+    weights: str | None = None,
+    alpha: str | float | None = None,
+    max_components: int = 30,
+    n_draws: int = 1000,
+    n_chains: int = 4,
+    n_warmup: int = 500,
+    thin: int = 1,
+    n_moves: int = 2,
+    feature_names: Sequence[str] | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> xarray.DataTree:
+    """Draws from the posterior over partitions of the rows, and so over the number of clusters: no K has to be chosen.
+
+    A *component* is a Gaussian of the model, a *cluster* one that owns at least one row. K components have a prior, and
+    weights, means and covariances theirs; the telescoping sampler (Fruehwirth-Schnatter, Malsiner-Walli & Gruen 2021), with
+    moves of whole clusters (`split_merge`, `birth_death`) and of a few rows (`few_rows`), draws all of them. How many
+    clusters there are depends on the priors more than other questions do, so the tree has the prior that they imply beside the
+    posterior; see `cluster_count` for the verdict, and `count_sensitivity`.
+
+    Args:
+        x: (N, D), finite, N >= 2.
+        key: a PRNG key.
+        family: "full", "diag" or "spherical"; "full" by default, "spherical" with "richardson-green".
+        prior: of components: "default", which is `Prior.default(x, 1, family)`; "richardson-green" for D = 1,
+            `RichardsonGreen.default(x)`; or one of these objects. Its `concentration` isn't used: `alpha` is.
+        model: "mixture", a mixture of finite mixtures; "sparse", an overfitted mixture of `max_components` with a small
+            Dirichlet parameter; "dirichlet-process".
+        n_components: the prior of K, for "mixture": "beta-negative-binomial" (1, 4, 3), "geometric" (0.1), "poisson" (1), all
+            of K - 1, "uniform", or probabilities of K = 1, 2, ..., `max_components` of them. By default the first, with
+            "richardson-green" "uniform".
+        weights: for "mixture": "dynamic", Dirichlet(alpha / K), or "static", Dirichlet(alpha). By default "dynamic", with
+            "richardson-green" "static".
+        alpha: a number, "f" for F(6, 3) or "gamma" for Gamma(1, rate 2). By default "f" for dynamic weights, 1 for static ones,
+            0.01 (of each component) for "sparse", "gamma" for "dirichlet-process".
+        max_components: J, the most components; `cluster_count` withholds its verdict where that cuts off too much. A Dirichlet
+            process is cut off at J sticks, by about (alpha / (1 + alpha))^(J - K+).
+        n_draws: draws of each chain.
+        n_chains: chains, at least 2; they start from fits of 1 to 10 components, of N / 2 at most.
+        n_warmup: steps thrown away.
+        thin: sweeps a step.
+        n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
+        feature_names: names of the columns; default x0, x1, ...
+        progress: show a progress bar, or call this with (steps done, steps in all).
+        checkpoint: directory that keeps an unfinished run.
+        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
+
+    Returns:
+        DataTree with the groups posterior (`n_clusters`, `n_components`, `alpha`, `sorted_weights` and, of the mixture that the
+        rows were allocated by, `log_likelihood` and `entropy`, each (chain, draw, ...)), allocations (`label` (chain, draw,
+        obs_id)), cluster_count (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data.
+        Everything is computed in float64, on every device.
+
+    Raises:
+        TypeError, ValueError: settings or data that can't be used; names them.
+        FitError: draws that aren't finite numbers.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> tree = jg.count_clusters(x, key=jax.random.key(0), n_draws=100, n_warmup=100)
+        >>> int(tree["posterior"]["n_clusters"].median())
+        2
+    """
+    if is_traced(x, key) or in_jit():
+        raise TypeError("count_clusters runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    check_key(key)
+    counts = {"n_draws": n_draws, "n_chains": n_chains, "thin": thin, "max_components": max_components}
+    settings: dict[str, Any] = {name: check_count(value, name) for name, value in counts.items()}
+    settings |= {"n_warmup": check_count(n_warmup, "n_warmup", least=0), "n_moves": check_count(n_moves, "n_moves", least=0)}
+    if n_chains < 2 or n_draws < _LEAST_DRAWS:
+        raise ValueError(
+            f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
+        )
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
+    source = as_source(x, None, min_rows=2)
+    names = check_feature_names(feature_names, source.n_features)
+    own = component_prior(prior, family, source.x)
+    partition_prior = partition_prior_of(own, model, n_components, weights, alpha, max_components)
+    name = n_components if isinstance(n_components, str) else "given"
+    if n_components is None:
+        name = "uniform" if isinstance(own, RichardsonGreen) else N_COMPONENTS[0]
+    settings |= {"n_components": name} if model == "mixture" else {}
+    given_alpha = partition_prior.alpha_prior or float(partition_prior.alpha)
+    settings |= {"model": model, "weights": partition_prior.weights, "alpha": given_alpha}
+
+    rows = np.asarray(source.x)
+    dtype = np.dtype(np.float64)  # on every device: evidences are differences of large sums of squares
+    with precision.scope(dtype), reporter(progress, "count_clusters") as report:
+        data = _centred(jnp.asarray(rows, dtype), own, partition_prior)
+        key_fit, key_start = jax.random.split(key)
+        labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
+        states = _start_all(jax.random.split(key_start, n_chains), labels, data)
+        signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
+        signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
+        path = None if checkpoint is None else Path(checkpoint)
+        kernel = Telescoping(settings["n_moves"], settings["thin"])
+        kept = run_chains(kernel, states, data, Schedule(n_warmup, n_draws, report, path, resume, signature))
+    if not np.isfinite(kept["log_likelihood"]).all():
+        raise FitError(
+            f"a draw isn't finite: columns of x or scales of the prior are too large or too small for {dtype}. Rescale the "
+            "columns of x, or raise prior.degrees_of_freedom."
+        )
+    settings["key"] = signature["key"]
+    return count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
+
+
+def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: Any) -> np.ndarray:
+    """A partition for each chain, (C, N), from fits with as different numbers of components as there are chains."""
+    largest = max(1, min(most, _LARGEST_START, source.n_samples // 2))
+    sizes = np.unique(np.linspace(1, largest, n_chains).round().astype(int)).tolist()
+    data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
+    moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+    models = [Model(k, Prior.from_moments(*moments, k, family), model_key(key, family, k)) for k in sizes]
+    searches = climb_models(models, data, moments, Settings(family, "k-means++", 1, _START_RTOL, _START_STEPS), dtype)
+    labels = []
+    for search in searches:
+        found = np.asarray(jax.tree.map(lambda leaf: leaf[0], search.gmm).predict(source.x))
+        labels.append(np.unique(found, return_inverse=True)[1])  # filled components first
+    return np.stack([labels[i % len(labels)] for i in range(n_chains)])

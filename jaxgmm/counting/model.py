@@ -1,0 +1,115 @@
+"""The model behind `count_clusters`, from its arguments: priors of components and of partitions, and rows as they are used."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.evidence import FAMILIES
+from jaxgmm.counting.partition import Data, expand
+from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, PartitionPrior, log_p_components
+from jaxgmm.covariance import get_family
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import is_finite_number, unknown
+
+MODELS = ("mixture", "sparse", "dirichlet-process")
+_SPARSE_ALPHA = 0.01
+
+
+def centred_data(rows: Float[Array, "N D"], prior: Prior | RichardsonGreen, partition_prior: PartitionPrior) -> Data:
+    """What the chains share, in the precision of the rows: all sums are taken of rows whose mean is zero."""
+    centre, dtype = rows.mean(0), rows.dtype
+    prior, partition_prior = precision.cast((prior, partition_prior), dtype)
+    about_zero = replace(prior, mean=prior.mean - centre.reshape(jnp.shape(prior.mean)))
+    return Data(expand(rows - centre, get_family(prior.family)), about_zero, partition_prior)
+
+
+def component_prior(prior: Any, family: str | None, x: Any) -> Prior | RichardsonGreen:
+    """The prior of a component, whose concentration isn't used: that of the weights is another's.
+
+    Raises:
+        TypeError, ValueError: a prior or a family that can't be used, or not together, or not with these rows.
+    """
+    if family is not None:
+        family = get_family(family).name
+    if isinstance(prior, str):
+        if prior not in ("default", "richardson-green"):
+            raise unknown("prior", prior, ("default", "richardson-green"))
+        if prior == "richardson-green":
+            prior = RichardsonGreen.default(x, family or "spherical")
+        else:
+            _check_family(family or "full")
+            prior = Prior.default(x, 1, family or "full")
+    if not isinstance(prior, Prior | RichardsonGreen):
+        raise TypeError(f"prior must be a name, a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+    if family not in (None, prior.family):
+        raise ValueError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
+    _check_family(prior.family)
+    n_features = np.shape(x)[1]
+    held = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
+    if held != n_features:
+        raise ValueError(f"prior is for {held} features, but x has {n_features} columns.")
+    return replace(prior, concentration=np.ones(()))  # type: ignore[arg-type]
+
+
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise ValueError(
+            f"family {family!r} ties components together, so blocks of rows have no evidence of their own and split-merge "
+            f"moves can't be made: choose {', '.join(FAMILIES)}."
+        )
+
+
+def partition_prior_of(prior: Any, model: str, n_components: Any, weights: str | None, alpha: Any, most: int) -> PartitionPrior:
+    """The prior of partitions that these arguments of `count_clusters` name.
+
+    Raises:
+        TypeError, ValueError: settings that can't be used, or not together.
+    """
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
+    if model != "mixture":
+        for name, value in (("n_components", n_components), ("weights", weights)):
+            if value is not None:
+                raise ValueError(f"{name} is for model 'mixture', but model is {model!r}: leave {name} out.")
+    classic = isinstance(prior, RichardsonGreen)
+    if model == "dirichlet-process":
+        weights, log_p = "dirichlet-process", np.full(most, -np.log(most))
+    elif model == "sparse":
+        weights, log_p = "static", np.where(np.arange(most) == most - 1, 0.0, -np.inf)
+    else:
+        weights = ("static" if classic else "dynamic") if weights is None else weights
+        if weights not in WEIGHTS[:2]:
+            raise unknown("weights", weights, WEIGHTS[:2])
+        log_p = _log_p(("uniform" if classic else "beta-negative-binomial") if n_components is None else n_components, most)
+    if alpha is None:
+        default = {"dirichlet-process": "gamma", "dynamic": "f", "static": _SPARSE_ALPHA if model == "sparse" else 1.0}
+        alpha = default[weights]
+    if isinstance(alpha, str):
+        if alpha not in ALPHA:
+            raise unknown("alpha", alpha, ALPHA)
+        return PartitionPrior(log_p, np.float64(1), weights, alpha)
+    if isinstance(alpha, bool) or not is_finite_number(alpha) or alpha <= 0:
+        raise ValueError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
+    return PartitionPrior(log_p, np.float64(alpha), weights, None)
+
+
+def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
+    if isinstance(n_components, str):
+        if n_components not in N_COMPONENTS:
+            raise unknown("n_components", n_components, N_COMPONENTS)
+        return log_p_components(n_components, most)
+    try:
+        p = np.asarray(n_components, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"n_components must be a name or probabilities, got {n_components!r}.") from None
+    if p.shape != (most,) or not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
+        raise ValueError(
+            f"n_components must be a name or {most} non-negative probabilities of K = 1..{most} (max_components), got "
+            f"shape {p.shape}."
+        )
+    return log_p_components(p, most)

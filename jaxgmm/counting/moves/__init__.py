@@ -1,0 +1,1 @@
+"""Moves between partitions, each exact by itself."""

@@ -1,0 +1,76 @@
+"""Birth-death moves between partitions: a block of rows from all blocks, and back.
+
+A row is drawn, and a coin. Birth: a block grows around the row, from rows of every other; death: the row's block goes, and its
+rows to the others. Where a cluster bridges two others, no split of either makes it, and `split_merge` alone takes many sweeps.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgmm.bayes.priors.evidence import Blocks, draw_variance, log_evidence
+from jaxgmm.bayes.samplers.gibbs import draw_labels
+from jaxgmm.counting.moves.split_merge import deal_out
+from jaxgmm.counting.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_memberships
+
+
+def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
+    """Another partition, and the log of its Metropolis-Hastings ratio.
+
+    `small` is the partition without the block, `big` the one with it; one of them is the current one.
+    """
+    key_pick, key_death, key_birth, key_variance = jax.random.split(key, 4)
+    labels, most = partition.labels, partition.blocks.counts.size
+    n_samples, dtype = labels.size, data.rows.dtype
+    rows, slots = jnp.arange(n_samples), jnp.arange(most)
+    key_row, key_coin = jax.random.split(key_pick)
+    seed, birth = jax.random.randint(key_row, (), 0, n_samples), jax.random.bernoulli(key_coin)
+    filled = partition.blocks.counts > 0
+    own = jnp.where(birth, jnp.argmin(filled), labels[seed])
+    possible = jnp.where(birth, ~filled.all(), filled.sum() >= 2)
+
+    others = jax.tree.map(lambda leaf: leaf.at[own].set(0), partition.blocks)
+    uniform = jax.random.uniform(key_death, (n_samples,), dtype)
+    left = draw_labels(log_memberships(others, extra, data), uniform)[0]
+    small_labels = jnp.where(labels == own, left, labels)
+    small = blocks_of_labels(small_labels, most, data)
+
+    density = log_memberships(small, extra, data)
+    rival = jnp.take_along_axis(density, small_labels[:, None], axis=1)[:, 0]
+    home = jax.tree.map(lambda leaf: leaf[small_labels[seed]][None], small)
+    everyone = jnp.ones(n_samples, bool)
+    side = jnp.where(birth, rows == seed, labels == own)
+    side, log_birth = deal_out(key_birth, seed, rows != seed, everyone, birth, side, home, extra, data, rival)
+
+    big_labels = jnp.where(side, own, small_labels)
+    big = blocks_of_labels(big_labels, most, data)
+    rest = jax.tree.map(lambda leaf: leaf.at[own].set(0), big)
+    log_death = _log_allocation(log_memberships(rest, extra, data), small_labels, side)
+
+    proposed_blocks = jax.tree.map(lambda a, b: jnp.where(birth, a, b), big, small)
+    old_labels, new_labels = labels, jnp.where(birth, big_labels, small_labels)
+    moved = old_labels != new_labels
+    changed = (moved[:, None] & ((old_labels[:, None] == slots) | (new_labels[:, None] == slots))).any(0)
+    drawn = draw_variance(data.prior, key_variance, proposed_blocks, extra)
+    variance = jnp.where(changed, drawn, partition.variance)
+    prior = data.partition_prior
+    log_blocks = log_blocks_of(proposed_blocks.counts, alpha, prior)
+    before = partition.blocks
+    heads = [prior.log_head(alpha, (blocks.counts > 0).sum(), n_samples) for blocks in (proposed_blocks, before)]
+    gain = logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + partition.log_blocks)
+    gain += _log_evidence(proposed_blocks, variance, extra, data) - _log_evidence(before, partition.variance, extra, data)
+    log_ratio = gain + jnp.where(birth, log_death - log_birth, log_birth - log_death)
+    possible &= ((big.counts > 0) == ((small.counts > 0) | (slots == own))).all()  # no block is emptied on the way
+    proposed = Partition(new_labels, proposed_blocks, variance, log_blocks)
+    return proposed, jnp.where(possible, log_ratio, -jnp.inf)
+
+
+def _log_allocation(joint: Float[Array, "N J"], labels: Int[Array, " N"], which: Bool[Array, " N"]) -> Float[Array, ""]:
+    """Log probability that just these rows are allocated as they are."""
+    chosen = jnp.take_along_axis(joint, labels[:, None], axis=1)[:, 0]
+    return jnp.where(which, chosen - logsumexp(joint, axis=1), 0).sum()
+
+
+def _log_evidence(blocks: Blocks, variance: Array, extra: dict[str, Array], data: Data) -> Float[Array, ""]:
+    return jnp.where(blocks.counts > 0, log_evidence(data.prior, blocks, variance, extra), 0).sum()

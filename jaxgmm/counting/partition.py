@@ -1,0 +1,89 @@
+"""A partition of the rows into blocks, and what sampling one needs of the rows: sums, and densities."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxgmm.bayes.priors.evidence import Blocks, predictive
+from jaxgmm.counting.partition_prior import PartitionPrior
+from jaxgmm.covariance import Family, get_family
+from jaxgmm.covariance.structure import Factor
+
+
+class Data(NamedTuple):
+    """What the chains share.
+
+    Attributes:
+        rows: (N, P), expanded rows: the row itself, centred, then its products by the structure of the family.
+        prior: of components, its mean centred as the rows are.
+        partition_prior: of how rows are dealt out.
+    """
+
+    rows: Float[Array, "N P"]
+    prior: Any
+    partition_prior: PartitionPrior
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return max(1, self.prior.mean.size)
+
+
+class Partition(NamedTuple):
+    """A partition of the rows into at most J blocks.
+
+    Attributes:
+        labels: (N,), 0..J-1.
+        blocks: J of them.
+        variance: (J,), the random part of the evidences.
+        log_blocks: (M,), the sum of `PartitionPrior.log_block` over the blocks.
+    """
+
+    labels: Int[Array, " N"]
+    blocks: Blocks
+    variance: Float[Array, " J"]
+    log_blocks: Float[Array, " M"]
+
+
+def expand(z: Float[Array, "N D"], family: Family) -> Float[Array, "N P"]:
+    """Centred rows and their products: all sums of blocks are linear in them."""
+    return jnp.concatenate([z, family.structure.columns(z)], axis=1)
+
+
+def blocks_of(selector: Float[Array, "K N"], data: Data) -> Blocks:
+    """Sums over rows that belong to each of K blocks wholly, partly or not at all."""
+    sums, d = selector @ data.rows, data.n_features
+    structure = get_family(data.prior.family).structure
+    return Blocks(selector.sum(1), sums[:, :d], structure.unpack(sums[:, d:], jnp.zeros((), sums.dtype), d).reshape(
+        structure.scatter_shape(selector.shape[0], d)
+    ))  # fmt: skip
+
+
+def blocks_of_labels(labels: Int[Array, " N"], most: int, data: Data) -> Blocks:
+    """Sums over the rows of each label 0..J-1."""
+    return blocks_of((labels == jnp.arange(most)[:, None]).astype(data.rows.dtype), data)
+
+
+def log_blocks_of(counts: Float[Array, " J"], alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
+    """The blocks' factors of the partition's prior, multiplied."""
+    filled = counts > 0
+    each = prior.log_block(alpha, jnp.where(filled, counts, 1)[:, None])
+    return jnp.where(filled[:, None], each, 0).sum(0)
+
+
+def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "N K"]:
+    """Log N(x | component) up to -D/2 log 2 pi, by one product of matrices."""
+    structure = get_family(data.prior.family).structure
+    linear, quadratic, norm = structure.coefficients(means, factor)
+    coefficients = jnp.concatenate([linear, quadratic], axis=1)
+    return data.rows @ coefficients.T - factor.half_log_det - norm / 2
+
+
+def log_memberships(blocks: Blocks, extra: dict[str, Array], data: Data) -> Float[Array, "N J"]:
+    """Log of how much each row is at home in each filled block: its predictive density times the block's size."""
+    means, covariances = predictive(data.prior, blocks, extra)
+    factor = get_family(data.prior.family).structure.factor(covariances, data.n_features)
+    filled = blocks.counts > 0
+    size = jnp.where(filled, jnp.log(jnp.where(filled, blocks.counts, 1)), -jnp.inf)
+    return log_densities(means, factor, data) + size

@@ -1,0 +1,233 @@
+"""The telescoping sampler: partition, number of components and parameters in turn, with moves between partitions in between.
+
+Fruehwirth-Schnatter, Malsiner-Walli & Gruen (2021), algorithm 1, with K padded to J components so that one compiled program
+serves all K; and, while weights and parameters are integrated out anyway, the moves of `split_merge`, `birth_death` and
+`few_rows`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+
+from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.conjugate import draw_parameters
+from jaxgmm.bayes.priors.evidence import predictive, statistics_of
+from jaxgmm.bayes.samplers.gibbs import draw_labels
+from jaxgmm.counting.moves import birth_death, few_rows, split_merge
+from jaxgmm.counting.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
+from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components
+from jaxgmm.covariance import get_family
+from jaxgmm.model.mixture import GMM
+
+_ALPHA_STEPS = (0.5, 1.5)  # of the log-normal random walks of alpha
+MOVES = (split_merge.propose, birth_death.propose, few_rows.propose)
+
+
+class Chain(NamedTuple):
+    """Where a chain stands after a sweep. Filled components come first.
+
+    Attributes:
+        rng_key: of its future.
+        labels: (N,), the component of each row.
+        gmm: J components; those from `n_components` on have weight 0 and no meaning. Means are centred as the rows are.
+        n_components: (), K.
+        n_clusters: (), K+, components that own a row.
+        alpha: ().
+        extra: the prior's own further parameters.
+        log_likelihood: (), allocations summed out, of the mixture before, by which rows were allocated; nats.
+        entropy: (), mean over the rows of the entropy of those allocations; nats.
+        accepted: (), share of the proposals that were.
+    """
+
+    rng_key: Array
+    labels: Int[Array, " N"]
+    gmm: GMM
+    n_components: Int[Array, ""]
+    n_clusters: Int[Array, ""]
+    alpha: Float[Array, ""]
+    extra: dict[str, Array]
+    log_likelihood: Float[Array, ""]
+    entropy: Float[Array, ""]
+    accepted: Float[Array, ""]
+
+    @property
+    def sites(self) -> dict[str, Array]:
+        """What a draw consists of, by name."""
+        names = ("n_clusters", "n_components", "alpha", "labels", "log_likelihood", "entropy")
+        return {name: getattr(self, name) for name in names} | self.extra | {"weights": jnp.sort(self.gmm.weights)[::-1]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Telescoping:
+    """What `run_chains` asks for: a step of `thin` sweeps, and what is kept of the last.
+
+    Attributes:
+        n_moves: rounds of proposals a sweep, one of each kind in `MOVES`.
+        thin: sweeps a step.
+    """
+
+    n_moves: int
+    thin: int = 1
+
+    def step(self, chain: Chain, data: Data) -> Chain:
+        """The chain `thin` sweeps later."""
+        return lax.fori_loop(0, self.thin, lambda _, chain: sweep(chain, data, self.n_moves), chain)
+
+    def keep(self, chain: Chain, data: Data) -> dict[str, Array]:
+        """What a draw consists of."""
+        kept = {name: getattr(chain, name) for name in ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy")}
+        kept |= chain.extra | {"sorted_weights": jnp.sort(chain.gmm.weights)[::-1], "accepted": chain.accepted}
+        return kept | {"labels": chain.labels.astype(jnp.int16)}
+
+
+def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
+    """A chain that starts from a partition, labels 0..K-1 with none left out: at what its blocks predict."""
+    most = data.partition_prior.most
+    blocks = blocks_of_labels(labels, most, data)
+    n_clusters, extra = (blocks.counts > 0).sum(), {}
+    if isinstance(data.prior, RichardsonGreen):
+        extra = {"rate": data.prior.shape * jnp.var(data.rows[:, 0]) / n_clusters**2}
+    means, covariances = predictive(data.prior, blocks, extra)
+    gmm = GMM.unchecked(blocks.counts / labels.size, means, covariances, data.prior.family)
+    nothing = jnp.zeros((), data.rows.dtype)
+    return Chain(key, labels, gmm, n_clusters, n_clusters, data.partition_prior.alpha, extra, nothing, nothing, nothing)
+
+
+def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
+    """Allocations given the mixture; the partition by `MOVES`; K, alpha and the mixture given the partition."""
+    key, key_labels, key_rest = jax.random.split(chain.rng_key, 3)
+    joint = _log_joint(chain, data)
+    uniform = jax.random.uniform(key_labels, (joint.shape[0],), joint.dtype)
+    labels, log_density = draw_labels(joint, uniform)
+    log_r = joint - log_density[:, None]
+    entropy = -jnp.where(log_r > -jnp.inf, jnp.exp(log_r) * log_r, 0).sum(-1).mean()
+    constant = joint.shape[0] * data.n_features / 2 * jnp.log(2 * jnp.pi)
+    # NaN once, NaN for ever: a draw that isn't a number must not pass unseen between those that are kept.
+    log_likelihood = jnp.where(jnp.isfinite(chain.log_likelihood), log_density.sum() - constant, jnp.nan)
+    chain = chain._replace(rng_key=key, log_likelihood=log_likelihood, entropy=entropy)
+    return _given_labels(key_rest, labels, chain, data, n_moves)
+
+
+def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: int) -> Chain:
+    prior = data.partition_prior
+    key_moves, key_alpha, key_k, key_mixture = jax.random.split(key, 4)
+    partition = _partition_of(labels, chain, data)
+
+    def move(i: Array, carry: tuple[Partition, Array]) -> tuple[Partition, Array]:
+        partition, accepted = carry
+        own = jax.random.fold_in(key_moves, i)
+        for number, propose in enumerate(MOVES):
+            key_propose, key_accept = jax.random.split(jax.random.fold_in(own, number))
+            proposed, log_ratio = propose(key_propose, partition, chain.alpha, chain.extra, data)
+            done = jnp.log(jax.random.uniform(key_accept, (), log_ratio.dtype)) < log_ratio
+            partition = jax.tree.map(lambda new, old, done=done: jnp.where(done, new, old), proposed, partition)
+            accepted += done
+        return partition, accepted
+
+    accepted = jnp.zeros((), data.rows.dtype)
+    if n_moves:
+        partition, accepted = lax.fori_loop(0, n_moves, move, (partition, accepted))
+    partition = _filled_first(partition)
+    alpha = chain.alpha if prior.alpha_prior is None else _draw_alpha(key_alpha, chain.alpha, partition, prior)
+    if prior.weights == "dirichlet-process":
+        n_components = jnp.asarray(prior.most)
+    else:
+        log_terms = _log_terms(partition.blocks.counts, alpha, prior)
+        n_components = draw_n_components(jax.random.uniform(key_k, (), data.rows.dtype), log_terms)
+    gmm, extra = _draw_mixture(key_mixture, partition, n_components, alpha, chain, data)
+    return chain._replace(
+        labels=partition.labels,
+        gmm=gmm,
+        n_components=n_components,
+        n_clusters=(partition.blocks.counts > 0).sum(),
+        alpha=alpha,
+        extra=extra,
+        accepted=accepted / max(len(MOVES) * n_moves, 1),
+    )
+
+
+def _log_joint(chain: Chain, data: Data) -> Float[Array, "N J"]:
+    """Log p(row, component) up to a constant."""
+    gmm = chain.gmm
+    factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+    active = jnp.arange(gmm.n_components) < chain.n_components
+    return jnp.where(active, jnp.log(gmm.weights) + log_densities(gmm.means, factor, data), -jnp.inf)
+
+
+def _partition_of(labels: Array, chain: Chain, data: Data) -> Partition:
+    most = chain.gmm.n_components
+    blocks = blocks_of_labels(labels, most, data)
+    variance = chain.gmm.covariances.reshape(most, -1)[:, 0]
+    return Partition(labels, blocks, variance, log_blocks_of(blocks.counts, chain.alpha, data.partition_prior))
+
+
+def _filled_first(partition: Partition) -> Partition:
+    order = jnp.argsort(partition.blocks.counts == 0, stable=True)
+    blocks = jax.tree.map(lambda leaf: leaf[order], partition.blocks)
+    return Partition(jnp.argsort(order)[partition.labels], blocks, partition.variance[order], partition.log_blocks)
+
+
+def _log_terms(counts: Array, alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
+    """Log p(K, partition) for each K."""
+    return prior.log_head(alpha, (counts > 0).sum(), counts.sum()) + log_blocks_of(counts, alpha, prior)
+
+
+def _draw_alpha(key: Array, alpha: Array, partition: Partition, prior: PartitionPrior) -> Array:
+    """Random walks of log alpha, K summed out."""
+    counts = partition.blocks.counts
+
+    def log_target(alpha: Array) -> Array:
+        return logsumexp(_log_terms(counts, alpha, prior)) + prior.log_alpha_density(alpha) + jnp.log(alpha)
+
+    def walk(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        alpha, current = carry
+        key_noise, key_accept = jax.random.split(jax.random.fold_in(key, i))
+        proposed = alpha * jnp.exp(jnp.array(_ALPHA_STEPS)[i] * jax.random.normal(key_noise, (), alpha.dtype))
+        value = log_target(proposed)
+        better = jnp.log(jax.random.uniform(key_accept, (), alpha.dtype)) < value - current
+        return jnp.where(better, proposed, alpha), jnp.where(better, value, current)
+
+    return lax.fori_loop(0, len(_ALPHA_STEPS), walk, (alpha, log_target(alpha)))[0]
+
+
+def _draw_mixture(
+    key: Array, partition: Partition, n_components: Array, alpha: Array, chain: Chain, data: Data
+) -> tuple[GMM, dict[str, Array]]:
+    """Weights, means and covariances of all J components given the partition; empty ones from the prior."""
+    blocks, prior = partition.blocks, data.partition_prior
+    active = jnp.arange(prior.most) < n_components
+    filled = blocks.counts > 0
+    if prior.weights == "dirichlet-process":
+        first_empty = jnp.arange(prior.most) == filled.sum()
+        concentration = jnp.where(first_empty, alpha, jnp.where(filled, 0, 1))
+    else:
+        concentration = jnp.broadcast_to(prior.concentration(alpha)[n_components - 1], (prior.most,))
+    key_gmm, key_sticks = jax.random.split(key)
+    old = chain.gmm
+    if isinstance(data.prior, RichardsonGreen):
+        old = GMM.unchecked(old.weights, old.means, partition.variance.reshape(old.covariances.shape), old.family)
+    own = dataclasses.replace(data.prior, concentration=concentration)
+    gmm, _, extra = draw_parameters(own, key_gmm, statistics_of(blocks), old, chain.extra)
+    weights = gmm.weights
+    if prior.weights == "dirichlet-process":
+        weights = _break_stick(key_sticks, weights, filled, alpha)
+    weights = jnp.where(active, weights, 0)
+    return GMM.unchecked(weights / weights.sum(), gmm.means, gmm.covariances, gmm.family), extra
+
+
+def _break_stick(key: Array, weights: Array, filled: Array, alpha: Array) -> Array:
+    """The first empty component's weight, dealt out among all empty ones: v_k ~ Beta(1, alpha), the last takes the rest."""
+    place = jnp.arange(weights.size) - filled.sum()
+    empty = place >= 0
+    u = jax.random.uniform(key, weights.shape, weights.dtype)
+    log_rest = jnp.where(empty, jnp.log1p(-u) / alpha, 0)  # log(1 - v), finite for every u in [0, 1)
+    before = jnp.cumsum(log_rest) - log_rest
+    last = jnp.arange(weights.size) == weights.size - 1
+    log_v = jnp.where(last, 0, jnp.log(-jnp.expm1(log_rest)))
+    left = jnp.where(place == 0, weights, 0).sum()
+    return jnp.where(empty, left * jnp.exp(before + jnp.where(empty, log_v, 0)), weights)

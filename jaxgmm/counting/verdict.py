@@ -1,0 +1,188 @@
+"""What `count_clusters` hands back: its tree, and the verdict on the number of clusters."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import xarray
+from jaxtyping import Float
+
+from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
+from jaxgmm.bayes.trees.schema import encode_facts, facts_of, group_of, require
+from jaxgmm.counting.partition_prior import PartitionPrior
+
+_DRAW = ("chain", "draw")
+_OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy", "rate")
+_COVERED = 0.9
+
+
+@dataclass(frozen=True)
+class ClusterCount:
+    """The posterior of the number of clusters, and whether to believe it.
+
+    Attributes:
+        table: index n_clusters, with columns posterior, mcse (Monte-Carlo standard error of it), prior (implied), bayes_factor
+            (against the most probable number) and n_components (posterior of K). Of numbers that no draw has, and of one that
+            all draws have, mcse is NaN: the draws can't tell it.
+        mode: the most probable number.
+        r_hat, ess_bulk, ess_tail: of the number of clusters over the chains. Where it never changes in any chain, r-hat is 1
+            and the ESS is the number of draws: the chains started apart.
+        problems: sentences, each with a value, its threshold and a way out. Empty if the count can be believed.
+    """
+
+    table: pd.DataFrame
+    mode: int
+    r_hat: float
+    ess_bulk: float
+    ess_tail: float
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if there are no problems."""
+        return not self.problems
+
+    @property
+    def verdict(self) -> str:
+        """The answer in words; withheld where there are problems."""
+        if self.problems:
+            return "not converged: " + " ".join(self.problems)
+        p = self.table["posterior"]
+        covered = p.sort_values(ascending=False).cumsum()
+        inside = sorted(covered.index[: int((covered < _COVERED).sum()) + 1])
+        whole = len(inside) > 1 and inside[-1] - inside[0] == len(inside) - 1
+        named = f"{inside[0]} to {inside[-1]}" if whole else ", ".join(map(str, inside))
+        share = f"{100 * p[inside].sum():.0f} % on {named}"
+        return (
+            f"{self.mode} cluster{'s' if self.mode > 1 else ''} with probability {p[self.mode]:.2f} "
+            f"({self.table['prior'][self.mode]:.2f} before the data); {share}. r-hat {self.r_hat:.3f}, ESS {self.ess_bulk:.0f}."
+        )
+
+    def __str__(self) -> str:
+        shown = self.table[(self.table["posterior"] > 0) | (self.table["prior"] > 0.01)]
+        formats = dict.fromkeys(("posterior", "mcse", "prior", "n_components"), "{:.4f}".format)
+        text = shown.to_string(formatters=formats | {"bayes_factor": "{:.3g}".format})
+        return f"{text}\n{self.verdict[0].upper()}{self.verdict[1:]}"
+
+
+def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 200, cut_off: float = 1e-3) -> ClusterCount:
+    """The posterior of the number of clusters beside the prior that the model implies, with a verdict that may be withheld.
+
+    Args:
+        tree: from `count_clusters`.
+        r_hat: the highest r-hat of the number of clusters that passes.
+        ess: the lowest effective sample size of it that passes, bulk and tail.
+        cut_off: the highest probability of `max_components` components (of clusters, where K is fixed) that passes.
+
+    Raises:
+        TypeError: not a tree.
+        ValueError: a tree that isn't `count_clusters`' own, thresholds out of range.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> tree = jg.count_clusters(x, key=jax.random.key(0), n_draws=50, n_warmup=20)
+        >>> jg.cluster_count(tree).table.columns.tolist()
+        ['posterior', 'mcse', 'prior', 'bayes_factor', 'n_components']
+    """
+    require(tree, "cluster_count", posterior=("n_clusters", "n_components"), cluster_count=("prior",))
+    for name, value, least in (("r_hat", r_hat, 1), ("ess", ess, 0), ("cut_off", cut_off, 0)):
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+    posterior, facts = group_of(tree, "posterior"), facts_of(tree)
+    clusters, components = posterior["n_clusters"].values, posterior["n_components"].values
+    prior = group_of(tree, "cluster_count")["prior"].values
+    most = len(prior)
+    p, p_components = (np.bincount(values.ravel(), minlength=most + 1)[1:] / values.size for values in (clusters, components))
+    mode = int(p.argmax()) + 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds = p / prior
+        bayes_factor = np.where(p > 0, odds / odds[mode - 1], np.nan)
+    table = pd.DataFrame(
+        {
+            "posterior": p,
+            "mcse": [_mcse(clusters == count) for count in range(1, most + 1)],
+            "prior": prior,
+            "bayes_factor": bayes_factor,
+            "n_components": p_components,
+        },
+        index=pd.Index(range(1, most + 1), name="n_clusters"),
+    )
+    found = _mixing(clusters)
+    problems = []
+    if not found[0] <= r_hat:
+        problems.append(
+            f"r-hat of the number of clusters is {found[0]:.3f} (more than {r_hat:g}): the chains disagree. Raise n_draws and "
+            "n_moves."
+        )
+    if not min(found[1:]) >= ess:
+        problems.append(
+            f"ESS of the number of clusters is {min(found[1:]):.0f} (less than {ess:g}). Raise n_draws or thin, or n_chains."
+        )
+    # A prior of K that ends at J by itself isn't cut off there.
+    fixed = facts.get("model") != "mixture" or facts.get("n_components") in ("uniform", "given")
+    at_most = float((p if fixed else p_components)[-1])
+    if at_most > cut_off:
+        what = "clusters" if fixed else "components"
+        problems.append(
+            f"{most} {what}, the most allowed, have probability {at_most:.2g} (more than {cut_off:g}). Raise max_components."
+        )
+    return ClusterCount(table, mode, *found, tuple(problems))
+
+
+def count_tree(
+    kept: dict[str, Any],
+    rows: Float[np.ndarray, "N D"],
+    names: tuple[str, ...],
+    prior: Any,
+    partition_prior: PartitionPrior,
+    facts: dict[str, Any],
+) -> xarray.DataTree:
+    """The tree of a run, from what its chains kept."""
+    posterior: dict[str, tuple[Any, Any]] = {name: (_DRAW, kept[name]) for name in _OF_DRAW if name in kept}
+    posterior["sorted_weights"] = ((*_DRAW, "rank"), kept["sorted_weights"])
+    for name in ("n_clusters", "n_components"):
+        posterior[name] = (_DRAW, np.asarray(kept[name], int))
+    constants = {name: value for name, value in prior_constants(prior, None).items() if name != "prior_concentration"}
+    constants["prior_n_components"] = (("count",), np.exp(np.asarray(partition_prior.log_components)))
+    counts = {"count": np.arange(1, partition_prior.most + 1)}
+    features = {"feature": np.array(names), "feature_bis": np.array(names)}
+    tree = xarray.DataTree.from_dict(
+        {
+            "posterior": dataset_of(posterior, {}),
+            "allocations": dataset_of({"label": ((*_DRAW, "obs_id"), kept["labels"])}, {}),
+            "cluster_count": dataset_of({"prior": (("count",), partition_prior.implied(len(rows)))}, counts),
+            "sample_stats": dataset_of({"accepted": (_DRAW, kept["accepted"])}, {}),
+            "observed_data": dataset_of({name: (("obs_id",), rows[:, d]) for d, name in enumerate(names)}, {}),
+            "constant_data": dataset_of(constants, counts | features),
+        }
+    )
+    facts = {"method": "telescoping", "family": prior.family, "prior": type(prior).__name__, **facts, **creation_facts()}
+    tree.attrs = encode_facts(facts)
+    found = cluster_count(tree)
+    made = tree["cluster_count"].to_dataset()
+    made["posterior"] = ("count", found.table["posterior"].to_numpy())
+    made["mcse"] = ("count", found.table["mcse"].to_numpy())
+    made.attrs = encode_facts(
+        {"verdict": found.verdict, "r_hat": found.r_hat, "ess_bulk": found.ess_bulk, "ess_tail": found.ess_tail}
+    )
+    return tree.assign({"cluster_count": xarray.DataTree(made)})
+
+
+def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:
+    """r-hat, bulk ESS and tail ESS."""
+    values = clusters.astype(float)
+    if (values == values[0, 0]).all():
+        return 1.0, float(values.size), float(values.size)
+    r_hat, bulk = float(az.rhat(values)), float(az.ess(values))
+    tail = float(az.ess(values, method="tail", prob=(0.05, 0.95)))
+    # The tails of few whole numbers may be one value, of which ArviZ has no ESS.
+    return (r_hat if np.isfinite(r_hat) else np.inf), bulk, (tail if np.isfinite(tail) else bulk)
+
+
+def _mcse(happened: np.ndarray) -> float:
+    if happened.all() or not happened.any():
+        return float("nan")
+    return float(happened.std() / np.sqrt(az.ess(happened.astype(float), method="mean")))

@@ -1,0 +1,87 @@
+"""Moments of the columns: what defaults and starts need to know of the rows."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
+from jaxgmm.tools.validation import in_jit
+
+
+def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    """Total weight, mean (D,), and scatter about the mean: (D, D) if `dense`, else its diagonal (D,). On the host.
+
+    Raises:
+        ValueError: squares of the rows overflow or underflow.
+    """
+    # NumPyro runs models inside its own compiled loops, with the rows as constants: compiled sums would be traced there.
+    total, mean, scatter = (_column_moments_on_host if in_jit() else _column_moments)(x, weight, dense, dtype)
+    mean, scatter = np.asarray(mean, float), np.asarray(scatter, float)
+    info = np.finfo(dtype)
+    variances = scatter if scatter.ndim == 1 else np.diagonal(scatter)
+    fine = np.isfinite(scatter).all() and (variances < np.sqrt(info.max)).all()
+    tiny = np.where(variances > 0, variances < np.sqrt(info.tiny), (mean != 0) & (np.abs(mean) < np.sqrt(info.tiny)))
+    if not fine or tiny.any():
+        raise ValueError(
+            f"x has columns too large or too small for {info.dtype.name}: sums of squares {variances.tolist()} leave no room "
+            "for products of covariances. Rescale its columns."
+        )
+    return float(total), mean, scatter
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _column_moments(x, weight, dense, dtype):
+    weight = weight.astype(dtype)
+    origin = x[jnp.argmax(weight > 0)].astype(dtype)
+    block_size = max(1, NUMBERS_IN_A_BLOCK // 8 // x.shape[1])  # each makes a few temporaries of its size
+
+    def first(rows: Array, w: Array) -> tuple[Array, Array]:
+        return w.sum(), w @ (rows.astype(dtype) - origin)
+
+    total, sums = reduce_rows(first, x, weight, block_size)
+    mean = origin + sums / total
+
+    def second(rows: Array, w: Array) -> Array:
+        z = rows.astype(dtype) - mean
+        return (w[:, None] * z).T @ z if dense else w @ z**2
+
+    return total, mean, reduce_rows(second, x, weight, block_size)
+
+
+def _column_moments_on_host(x, weight, dense, dtype):
+    rows, weight = np.asarray(x, dtype), np.asarray(weight, dtype)
+    total, origin = weight.sum(), rows[np.argmax(weight > 0)]
+    z = rows - origin
+    shift = weight @ z / total
+    z -= shift
+    return total, origin + shift, (weight[:, None] * z).T @ z if dense else weight @ z**2
+
+
+_CONSTANT_COLUMN_SD = 1e-3  # assumed sd of a column that doesn't vary, as a share of its size
+_COLLINEAR = 1e-10  # eigenvalue of the correlation matrix below which columns count as collinear
+_RIDGE = 1e-6
+
+
+def proper_covariance(total_weight: float, mean: np.ndarray, scatter: np.ndarray) -> np.ndarray:
+    """The sample covariance (or its diagonal), made positive definite where the data leave it singular.
+
+    The divisor is N - 1 as in `numpy.cov`, but never less than N / 2, so that weights that add up to one work.
+    """
+    covariance = scatter / max(total_weight - 1, total_weight / 2)
+    variance = np.array(covariance if covariance.ndim == 1 else np.diagonal(covariance))
+    size = np.abs(mean)
+    flat = np.sqrt(variance) <= 100 * np.finfo(float).eps * size
+    variance[flat] = (_CONSTANT_COLUMN_SD * np.where(size > 0, size, 1))[flat] ** 2
+    if covariance.ndim == 1:
+        return variance
+    sd = np.sqrt(variance)
+    correlation = covariance / np.outer(sd, sd)
+    correlation[flat], correlation[:, flat] = 0, 0
+    np.fill_diagonal(correlation, 1)
+    if np.linalg.eigvalsh(correlation)[0] < _COLLINEAR:
+        correlation += _RIDGE * np.eye(sd.size)
+    return correlation * np.outer(sd, sd)

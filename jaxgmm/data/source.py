@@ -1,0 +1,102 @@
+"""Where rows come from. EM asks a source for one thing only: the sum of a function over its rows."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgmm.tools.validation import check_rows, check_weights
+
+_ROWS_HASHED = 65536
+
+
+class Source(Protocol):
+    """Rows that can be summed over: an array here; chunked files and sharded arrays keep to the same interface.
+
+    `reduce(f)` returns the sum of `f(rows, weights)` over disjoint pieces that together are all rows. `f` returns a pytree
+    of sums (such as `Statistics`), so pieces just add up.
+    """
+
+    @property
+    def n_samples(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        ...
+
+    def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
+        """Sum of `f(rows, weights)` over the pieces."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ArraySource:
+    """Rows in memory: one piece. A pytree, so compiled loops take it as an argument.
+
+    Attributes:
+        x: (N, D).
+        weight: (N,).
+    """
+
+    x: Float[Array, "N D"]
+    weight: Float[Array, " N"]
+
+    @property
+    def n_samples(self) -> int:
+        """N."""
+        return self.x.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.x.shape[1]
+
+    def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
+        """`f(x, weight)`: blocks within it are the business of `statistics`."""
+        return f(self.x, self.weight)
+
+
+def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArraySource:
+    """An array and its weights, checked, as a source.
+
+    Args:
+        x: (N, D), finite.
+        sample_weight: (N,), non-negative, default 1.
+        min_rows: the fewest rows, and the fewest of positive weight, that make sense.
+
+    Raises:
+        TypeError, ValueError: as `validation.check_rows` and `validation.check_weights`.
+
+    Example:
+        >>> from jaxgmm.data import as_source
+        >>> as_source([[1.0], [2.0]]).reduce(lambda rows, weight: weight.sum())
+        np.float64(2.0)
+    """
+    rows = check_rows(x, "x", min_rows=min_rows)
+    weight: Any = check_weights(sample_weight, rows.shape[0])
+    if weight is not None and (np.asarray(weight) > 0).sum() < min_rows:
+        raise ValueError(f"sample_weight is positive for fewer than {min_rows} rows; a covariance needs more.")
+    if weight is None:
+        weight = np.ones(rows.shape[0], rows.dtype)
+    return ArraySource(rows, weight)
+
+
+def fingerprint(source: ArraySource) -> str:
+    """16 hex digits that tell one data set from another: a hash of shape, rows and weights, as float64.
+
+    Rows of another dtype that hold the same numbers have the same fingerprint.
+    """
+    digest = hashlib.blake2b(str(source.x.shape).encode(), digest_size=8)
+    for array in (source.x, source.weight):
+        rows = np.asarray(array)
+        for first in range(0, len(rows), _ROWS_HASHED):
+            digest.update(np.ascontiguousarray(rows[first : first + _ROWS_HASHED], np.float64))
+    return digest.hexdigest()

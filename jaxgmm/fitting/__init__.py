@@ -1,0 +1,1 @@
+"""Point estimates: many starts in one compiled loop, and how each ended."""

@@ -1,0 +1,239 @@
+"""Models of one family, with different numbers of components, fitted to the same rows as one compiled batch.
+
+`fit` is the case of one model. A batch holds the starts of all its models, one after the other; components that a model
+doesn't have are padding of weight zero.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxgmm.covariance import Family, get_family
+from jaxgmm.data import ArraySource
+from jaxgmm.fitting.loop import Method, Rules, Search, climb
+from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
+from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
+from jaxgmm.fitting.status import status_of
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior, log_normaliser
+from jaxgmm.tools import precision
+
+TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
+_PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
+
+Moments = tuple[float, np.ndarray, np.ndarray]
+
+
+class Model(NamedTuple):
+    """What is fitted: K, the prior (None for maximum likelihood) and the key of the random starts."""
+
+    n_components: int
+    prior: Prior | None
+    key: Array
+
+
+class Settings(NamedTuple):
+    """How the models of a batch are fitted; as the arguments of `fit`, checked."""
+
+    family: str
+    init: str
+    n_init: int
+    rtol: float
+    max_steps: int
+    method: Method = Method()
+
+
+def model_key(key: Array, family: str, n_components: int) -> Array:
+    """The key of one model among many: it does not depend on which the others are."""
+    name = np.uint32(zlib.crc32(get_family(family).name.encode()))
+    return jax.random.fold_in(jax.random.fold_in(key, name), n_components)
+
+
+def climb_models(
+    models: Sequence[Model],
+    data: ArraySource,
+    moments: Moments,
+    settings: Settings,
+    dtype: Any,
+    given: Any = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> list[Search]:
+    """All starts of all models, to their end; for each model, its starts on the host.
+
+    Args:
+        models: of one family.
+        data: the rows, on the device.
+        moments: of the rows, from `column_moments`.
+        settings: what the models share.
+        dtype: to compute in.
+        given: instead of seeded starts, for one model: a GMM, responsibilities or labels.
+        callback: told of the progress.
+    """
+    n_starts = 1 if given is not None else settings.n_init
+    largest = max(model.n_components for model in models)
+    if len(models) > 1 and data.n_samples * largest * n_starts * len(models) > TOGETHER:
+        return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
+    most = largest if len(models) > 1 else capacity(largest, data.n_samples)
+    active = np.stack([np.arange(most) < model.n_components for model in models])
+    if isinstance(given, GMM):
+        active[0, : given.n_components] &= np.asarray(given.weights) > 0
+    rules = _rules(models, moments, active, settings, dtype)
+    if given is None:
+        scales = column_scales(*moments, settings.family).astype(dtype)
+        seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
+        uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
+
+    total = len(models) * n_starts
+    at_once = total if data.n_samples * most * total <= TOGETHER else 1
+    searches = []
+    for first in range(0, total, at_once):
+        part = slice(first, first + at_once)
+        own = _repeat(rules, n_starts, part)
+        if given is None:
+            starts = seeded_starts(
+                data.x, data.weight, uniforms[part], own.centre, scales, counts[part], settings.init, settings.family, own.prior
+            )
+        else:
+            starts = _given_start(given, data, rules, models[0], most, settings.family, dtype)
+        report = None if callback is None else _reporter(callback, min(first + at_once, total), total, settings.max_steps)
+        searches.append(climb(starts, data, own, settings.max_steps, settings.method, report))
+    if len(searches) > 1:  # one model, whose starts ran in turn
+        return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *searches)]
+    parts = [slice(first, first + n_starts) for first in range(0, total, n_starts)]
+    return [jax.tree.map(lambda leaf, part=part: leaf[part], searches[0]) for part in parts]
+
+
+def account(search: Search, model: Model, settings: Settings, total_weight: float, out: Any, data: str) -> Fit:
+    """The best start of a model without its padding, and how every start ended.
+
+    Raises:
+        FitError: no start gave finite, consistent sums.
+    """
+    status = tuple(map(status_of, search.status.tolist()))
+    objective, log_likelihood = np.asarray(search.objective, float), np.asarray(search.statistics.log_likelihood, float)
+    n_steps, traces = np.asarray(search.n_steps), np.asarray(search.trace)
+    best = best_start(objective, status)
+    restarts = Restarts(
+        objective=objective,
+        log_likelihood=log_likelihood,
+        status=status,
+        n_steps=n_steps,
+        trace=tuple(row[: n + 1] for row, n in zip(traces, n_steps, strict=True)),
+        best=best,
+        # What is left when steps gain `rtol` at a rate of 0.999; never so much that optima that differ look alike.
+        tolerance=min(1e3 * settings.rtol * total_weight, 0.1) + 1e-6,
+    )
+    chosen, n_components = search.gmm, model.n_components
+    covariances = chosen.covariances[best]
+    if get_family(chosen.family).per_component:
+        covariances = covariances[:n_components]
+    leaves = chosen.weights[best, :n_components], chosen.means[best, :n_components], covariances
+    return Fit(
+        gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), GMM.unchecked(*leaves, family=chosen.family)),
+        status=status[best],
+        objective=float(objective[best]),
+        log_likelihood=float(log_likelihood[best]),
+        n_steps=int(n_steps[best]),
+        trace=restarts.trace[best],
+        restarts=restarts,
+        prior=model.prior,
+        fingerprint=data,
+    )
+
+
+def pad(gmm: GMM, capacity: int, dtype: Any) -> GMM:
+    """A mixture with components of weight zero added, as NumPy arrays."""
+    gmm = as_dtype(gmm, dtype)
+    more = capacity - gmm.n_components
+
+    def grow(leaf: Any) -> np.ndarray:
+        return np.concatenate([leaf, np.repeat(leaf[:1], more, axis=0)])
+
+    covariances = grow(gmm.covariances) if get_family(gmm.family).per_component else gmm.covariances
+    return GMM.unchecked(np.concatenate([gmm.weights, np.zeros(more, dtype)]), grow(gmm.means), covariances, gmm.family)
+
+
+def _reporter(callback: Callable[[Progress], None], start: int, n_starts: int, max_steps: int) -> Callable[[Search], None]:
+    def report(search: Search) -> None:
+        steps, best = int(np.asarray(search.n_steps).max()), float(np.asarray(search.objective).max())
+        callback(Progress(start, n_starts, steps, max_steps, best))
+
+    return report
+
+
+def capacity(n_components: int, n_samples: int) -> int:
+    """Components that a compiled loop has for one model: for few rows a multiple of four, so that several K share it."""
+    padded = -(-n_components // 4) * 4
+    return padded if n_samples * padded <= _PADDED else n_components
+
+
+def _given_start(given: Any, data: ArraySource, rules: Rules, model: Model, capacity: int, family: str, dtype: Any) -> GMM:
+    """A GMM, or the M-step of responsibilities or labels, padded to `capacity`, with a leading axis of one start."""
+    if not isinstance(given, GMM):
+        own = None if model.prior is None else as_dtype(model.prior, dtype)
+        given = assigned_start(data.x, data.weight, given, rules.centre, model.n_components, family, own)
+    return jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
+
+
+def as_dtype(tree: Any, dtype: Any) -> Any:
+    """Leaves as NumPy arrays of one dtype: unlike `jnp.asarray`, this compiles nothing."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
+
+
+def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settings: Settings, dtype: Any) -> Rules:
+    """The rules with an axis of models where `climb` wants one of starts."""
+    total_weight, mean, _ = moments
+    priors, constants = [], []
+    for model, own in zip(models, active, strict=True):
+        if model.prior is None:
+            continue
+        alpha = np.ones(own.size)
+        alpha[: model.n_components] = model.prior.concentration
+        padded = dataclasses.replace(as_dtype(model.prior, np.float64), concentration=alpha)
+        constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
+        priors.append(as_dtype(padded, dtype))
+    floor = _pivot_floor(moments, get_family(settings.family), dtype)
+    if "covariances" in settings.method.fixed:  # what is held can't collapse
+        floor = np.zeros_like(floor)
+    constant = np.array(constants) if constants else np.zeros(len(models))
+    numbers = as_dtype((constant, mean, floor, total_weight, settings.rtol), dtype)
+    prior: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
+    fields: tuple[Any, ...] = (prior, numbers[0], active, *numbers[1:])
+    return Rules(*fields)
+
+
+def _repeat(rules: Rules, n_starts: int, part: slice) -> Rules:
+    """The rules of some starts, from those of the models."""
+
+    def of_starts(leaf: Any) -> np.ndarray:
+        return np.repeat(leaf, n_starts, axis=0)[part]
+
+    own: dict[str, Any] = {name: jax.tree.map(of_starts, getattr(rules, name)) for name in ("prior", "constant", "active")}
+    return rules._replace(**own)
+
+
+def _pivot_floor(moments: Moments, kind: Family, dtype: Any) -> np.ndarray:
+    """Variances (pivots, for matrices) that are rounding of the data's own; inf where the data have none to begin with."""
+    total_weight, mean, scatter = moments
+    n_features = mean.shape[0]
+    rounding = 10 * n_features * float(jnp.finfo(dtype).eps)
+    constant = 100 * np.finfo(float).eps * np.abs(mean)  # sd of a column that doesn't vary
+    if scatter.ndim == 2:
+        covariance = scatter / total_weight
+        scale = np.diagonal(covariance)
+        try:
+            pivots = np.diagonal(np.linalg.cholesky(covariance)) ** 2
+        except np.linalg.LinAlgError:
+            pivots = np.zeros(n_features)
+        return np.where((pivots > rounding * scale) & (np.sqrt(scale) > constant), rounding * pivots, np.inf)
+    variance = scatter / total_weight
+    if kind.scale_shape(n_features) == ():
+        variance, constant = variance.mean(keepdims=True), constant.max(keepdims=True)
+    return np.where(np.sqrt(variance) > constant, rounding * variance, np.inf)

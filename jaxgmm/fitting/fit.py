@@ -1,0 +1,188 @@
+"""`fit`: expectation-maximisation from many starts, for maximum a posteriori or maximum likelihood."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.covariance import get_family
+from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models
+from jaxgmm.fitting.loop import Method
+from jaxgmm.fitting.result import Fit, Progress
+from jaxgmm.fitting.starts import METHODS, check_assigned, is_dense
+from jaxgmm.fitting.status import FitWarning
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.model.steps import PARAMETERS, check_fixed
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
+
+STOPPING = ("relative", "aitken")
+ACCELERATION = ("squarem",)
+
+
+def fit(
+    x: Float[ArrayLike, "N D"],
+    n_components: int | None = None,
+    *,
+    key: Array,
+    family: str = "full",
+    prior: Prior | str | None = "default",
+    init: Any = "k-means++",
+    n_init: int = 10,
+    rtol: float = 1e-8,
+    max_steps: int = 500,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+    fixed: Sequence[str] = (),
+    stopping: str = "relative",
+    acceleration: str | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> Fit:
+    """Fit a Gaussian mixture by EM: the maximum a posteriori mixture, or the maximum likelihood one with `prior=None`.
+
+    Each start climbs sum_n w_n log p(x_n) + log p(weights, means, covariances) until a step gains less than `rtol` nats per
+    unit of weight; the best start is kept. The prior is what keeps covariances from going singular: without it the
+    likelihood has no maximum, and a start that falls into such a hole ends as `Status.collapsed`.
+
+    Args:
+        x: (N, D), finite, N >= 2; any float dtype, numpy or JAX.
+        n_components: K; may be left out where `init` holds it.
+        key: a PRNG key, `jax.random.key(seed)`.
+        family: "full", "tied", "diag", "spherical", or mclust's names. With a GMM as `init`, its family is the default.
+        prior: "default" (`Prior.default`), a `Prior`, or None for maximum likelihood.
+        init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM (a warm start).
+        n_init: number of starts for the named inits; the others are one start.
+        rtol: stop when a step changes the objective by less than `rtol` times the total weight (nats per row: the one measure
+            of relative change that units of the data can't alter). 0 never stops before `max_steps`.
+        max_steps: the most EM steps of a start.
+        sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+        fixed: parameters to keep at the values of a GMM given as `init`: of "weights", "means", "covariances". Exact.
+        stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
+            below `rtol` (Boehning et al. 1994).
+        acceleration: None, or "squarem": extrapolates every second step, and takes it back where the objective falls
+            (Varadhan & Roland 2008, scheme S3).
+        callback: called with `Progress` now and then in a long fit.
+
+    Returns:
+        Fit. Parameters have the dtype of `x`; on a CPU all computation is in float64.
+
+    Raises:
+        TypeError: x, labels or counts that aren't numbers of the right kind; traced x.
+        ValueError: any other argument that can't be used; the message names it and the way out.
+        FitError: no start gave finite, consistent sums.
+
+    Warns:
+        FitWarning: the best start did not converge.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jg.datasets.load_faithful().x
+        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
+        >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
+        ('converged', [0.36, 0.64])
+    """
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("fit runs its own compiled loop on the host; inside jit, vmap or grad use e_step and m_step.")
+    check_key(key)
+    source = as_source(x, sample_weight, min_rows=2)
+    given, n_components, family = resolve_init(init, n_components, family, source)
+    n_starts = check_count(n_init, "n_init")
+    if given is not None:
+        n_starts = 1
+    max_steps = check_count(max_steps, "max_steps")
+    method = Method(check_fixed(fixed), stopping, acceleration)
+    check_settings(rtol, method, given)
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+
+    settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, method)
+    with precision.scope(dtype):
+        data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
+        moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+        model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
+        (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
+    fitted = account(search, model, settings, moments[0], out, fingerprint(source))
+    if not fitted.converged:
+        warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=2)
+    return fitted
+
+
+def resolve_init(init: Any, n_components: int | None, family: str, source: ArraySource) -> tuple[Any, int, str]:
+    """The given start (None for a named method), K and the family."""
+    family = get_family(family).name
+    if n_components is not None:
+        n_components = check_count(n_components, "n_components")
+    if isinstance(init, Fit):
+        init = init.gmm
+    if isinstance(init, str):
+        if init not in METHODS:
+            raise unknown("init", init, METHODS)
+        if n_components is None:
+            raise ValueError(f"n_components is needed with init={init!r}; only responsibilities, labels or a GMM hold it.")
+        return None, n_components, family
+    if isinstance(init, GMM):
+        if init.weights.ndim != 1:
+            raise ValueError(f"init is a GMM with leading axes {init.weights.shape[:-1]}; one mixture is needed.")
+        if init.n_features != source.n_features:
+            raise ValueError(f"init is a GMM of {init.n_features} features, but x has {source.n_features} columns.")
+        if family not in ("full", init.family):
+            raise ValueError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
+        given, held, family = init, init.n_components, init.family
+    else:
+        given, held = check_assigned(init, source.n_samples)
+    if n_components not in (None, held):
+        raise ValueError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
+    return given, held, family
+
+
+def check_settings(rtol: Any, method: Method, given: Any) -> None:
+    """Raises ValueError for an `rtol` or a method that can't be used, alone or with this start."""
+    check_rtol(rtol)
+    if method.stopping not in STOPPING:
+        raise unknown("stopping", method.stopping, STOPPING)
+    if method.acceleration is not None and method.acceleration not in ACCELERATION:
+        raise unknown("acceleration", method.acceleration, ACCELERATION)
+    if method.acceleration and method.stopping == "aitken":
+        raise ValueError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
+    if method.fixed and not isinstance(given, GMM):
+        raise ValueError(f"fixed={method.fixed!r} keeps values of the start, so init must be a GMM that holds them.")
+    if len(method.fixed) == len(PARAMETERS):
+        raise ValueError("fixed names all three parameters: nothing is left to fit.")
+
+
+def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, source: ArraySource) -> Prior | None:
+    """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
+    if isinstance(prior, str):
+        if prior != "default":
+            raise unknown("prior", prior, ["default"])
+        return Prior.from_moments(*moments, n_components, family)
+    if prior is None:
+        n_rows = int((np.asarray(source.weight) > 0).sum())
+        if n_components > n_rows:
+            raise ValueError(
+                f"n_components is {n_components}, but x has {n_rows} rows of positive weight: maximum likelihood needs at "
+                "least one row a component. Use fewer components, or prior='default'."
+            )
+        return None
+    if not isinstance(prior, Prior):
+        raise TypeError(f"prior must be 'default', None or a Prior, got {type(prior).__name__}.")
+    shapes = GMM.unchecked(
+        np.empty(n_components), np.empty((n_components, source.n_features)), np.empty(()), family
+    )  # fmt: skip
+    prior.check_fits(shapes)
+    check_mode_exists(prior.concentration)
+    return prior
+
+
+def check_mode_exists(concentration: Any) -> None:
+    """Raises ValueError where the Dirichlet prior of the weights has no interior mode."""
+    if (np.asarray(concentration) < 1).any():
+        raise ValueError(
+            f"prior.concentration is {np.asarray(concentration).tolist()}, but below 1 the Dirichlet density is "
+            "infinite at weight 0, so no mode exists: use 1 or more for a fit, or a sampler, which needs no mode."
+        )

@@ -1,0 +1,104 @@
+"""What a fit returns: the mixture, how every start ended, and how sure one can be of the best."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgmm.fitting.status import FitError, Status
+from jaxgmm.model.mixture import GMM
+
+USABLE = (Status.converged, Status.max_steps, Status.decreased)
+
+
+class Progress(NamedTuple):
+    """What a `fit` callback is told: the start at work (1-based, the last of its batch), its steps, its best objective."""
+
+    start: int
+    n_starts: int
+    n_steps: int
+    max_steps: int
+    objective: float
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How every start of a fit ended.
+
+    Attributes:
+        objective: (R,), at the end of each start; -inf where it never had one.
+        log_likelihood: (R,), total nats.
+        status: R of them.
+        n_steps: (R,).
+        trace: R arrays, the objective before each step and, last, after the final one.
+        best: index of the start that was kept.
+        tolerance: nats within which two starts count as the same optimum.
+    """
+
+    objective: np.ndarray
+    log_likelihood: np.ndarray
+    status: tuple[Status, ...]
+    n_steps: np.ndarray
+    trace: tuple[np.ndarray, ...]
+    best: int
+    tolerance: float
+
+    @property
+    def replication(self) -> int:
+        """How many starts reached the best optimum. One of many is a reason to try more starts."""
+        return int((self._usable >= self.objective[self.best] - self.tolerance).sum()) if len(self._usable) else 0
+
+    @property
+    def gap(self) -> float:
+        """Nats from the best optimum down to the next one that a start reached; inf if all agree."""
+        below = self._usable[self._usable < self.objective[self.best] - self.tolerance]
+        return float(self.objective[self.best] - below.max()) if below.size else float("inf")
+
+    @property
+    def _usable(self) -> np.ndarray:
+        return self.objective[[status in USABLE for status in self.status]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted mixture and the account of its fit.
+
+    Attributes:
+        gmm: the best start's mixture.
+        status: how that start ended; `status.meaning` says it in words.
+        objective: log-likelihood, plus the log prior density if there is a prior, of `gmm`; nats.
+        log_likelihood: total nats.
+        n_steps: EM steps of the best start.
+        trace: (n_steps + 1,), objective before each step and, last, after the final one.
+        restarts: all starts.
+        prior: what was used; None for maximum likelihood.
+        fingerprint: of the rows and weights, by which `posterior` knows them again.
+    """
+
+    gmm: GMM
+    status: Status
+    objective: float
+    log_likelihood: float
+    n_steps: int
+    trace: np.ndarray
+    restarts: Restarts
+    prior: Any
+    fingerprint: str
+
+    @property
+    def converged(self) -> bool:
+        """True only for `Status.converged`."""
+        return self.status is Status.converged
+
+
+def best_start(objective: np.ndarray, status: tuple[Status, ...]) -> int:
+    """Index of the start to keep: the highest of those that can be used, else one that collapsed.
+
+    Raises:
+        FitError: every start broke down.
+    """
+    for acceptable in (USABLE, (Status.collapsed,)):
+        allowed = np.array([s in acceptable for s in status])
+        if allowed.any():
+            return int(np.flatnonzero(allowed)[np.argmax(objective[allowed])])
+    raise FitError(f"no start of the fit can be used: {status[0].name}. {status[0].meaning}")

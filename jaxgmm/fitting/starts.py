@@ -1,0 +1,240 @@
+"""Starting points: k-means++ seeds, random rows, given responsibilities or labels."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxgmm.covariance import get_family
+from jaxgmm.covariance.structure import Dense, Isotropic
+from jaxgmm.data import as_source
+from jaxgmm.data.moments import column_moments, proper_covariance
+from jaxgmm.model.engines import assigned_statistics
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.model.statistics import recentre
+from jaxgmm.model.steps import maximise
+from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.validation import check_count, check_key, floating, in_jit, is_traced, key_data, unknown
+
+METHODS = ("k-means++", "random")
+_EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
+_NUMBERS_AT_ONCE = 1 << 18  # entries of x whose differences from a seed exist at one time
+
+
+def initialise(
+    x: Float[ArrayLike, "N D"],
+    n_components: int,
+    *,
+    key: Array,
+    init: str = "k-means++",
+    family: str = "full",
+    prior: Prior | None = None,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+) -> GMM:
+    """One starting point for EM.
+
+    Rows are assigned to the nearest of K seed rows; weights and means are those of the groups, and all components start
+    from the groups' pooled covariance, so a seed on an outlier can't start collapsed. "k-means++" draws seeds with
+    probability proportional to weight times squared distance from the seeds so far (Arthur & Vassilvitskii 2007);
+    "random" with probability proportional to weight, without repetition. Columns are divided by their standard deviations
+    first, by a common one for "spherical", so units don't matter. (Whitening by the whole covariance was tried: on iris and
+    Old Faithful it hides the very direction in which clusters part, and fewer starts reach the best optimum.)
+
+    Args:
+        x: (N, D), finite.
+        n_components: K, at least 1.
+        key: a PRNG key.
+        init: "k-means++" or "random".
+        family: covariance family.
+        prior: regularises the pooled covariance; None: none.
+        sample_weight: (N,), non-negative; default 1.
+
+    Raises:
+        TypeError, ValueError: as `fit`.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> jg.initialise([[0.0], [0.1], [5.0]], 2, key=jax.random.key(0)).means.shape
+        (2, 1)
+    """
+    if init not in METHODS:
+        raise unknown("init", init, METHODS)
+    if is_traced(x, sample_weight, key) or in_jit():
+        raise TypeError("initialise works on the host, outside jit, vmap and grad: call it before, and pass its GMM in.")
+    check_key(key)
+    source = as_source(x, sample_weight, min_rows=2)
+    n_components = check_count(n_components, "n_components")
+    family = get_family(family).name
+    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    with precision.scope(dtype):
+        moments = column_moments(source.x, source.weight, False, dtype)
+        scales = column_scales(*moments, family)
+        uniforms = seed_uniforms(key, 1, n_components, n_components).astype(dtype)
+        each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
+        counts = np.array([n_components])
+        gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, counts, init, family, each)
+    return jax.tree.map(lambda leaf: precision.as_parameter(np.asarray(leaf[0]), out), gmms)
+
+
+def is_dense(family: str) -> bool:
+    """Whether a family keeps matrices, so that its moments and distances need the whole covariance of the data."""
+    return isinstance(get_family(family).structure, Dense)
+
+
+def column_scales(total_weight: float, mean: np.ndarray, scatter: np.ndarray, family: str) -> np.ndarray:
+    """What columns are divided by before distances: their standard deviations (D,), all alike for "spherical"."""
+    variance = proper_covariance(total_weight, mean, scatter if scatter.ndim == 1 else np.diagonal(scatter))
+    if isinstance(get_family(family).structure, Isotropic):
+        variance = np.full_like(variance, variance.mean())
+    return np.sqrt(variance)
+
+
+def seed_uniforms(key: Array, n_starts: int, n_components: int, capacity: int) -> np.ndarray:
+    """One uniform variate for each seed of each start (R, capacity), zeros for padding; from a generator seeded by the key.
+
+    Drawn on the host: compiling JAX's generator would be a tenth of a first fit's time, for a handful of numbers.
+    """
+    draws = np.random.default_rng(np.asarray(key_data(key)).tolist()).random((n_starts, n_components))
+    return np.pad(draws, ((0, 0), (0, capacity - n_components)))
+
+
+@functools.partial(jax.jit, static_argnames=("init", "family"))
+def seeded_starts(
+    x: Array,
+    weight: Array,
+    uniforms: Float[Array, "R K"],
+    centre: Float[Array, " D"],
+    scales: Float[Array, " D"],
+    n_components: Int[Array, " R"],
+    init: str,
+    family: str,
+    prior: Prior | None,
+) -> GMM:
+    """R starts at once, one uniform variate a seed; those of each start's components from its `n_components` on are padding.
+
+    Every leaf of `prior` has a leading axis of starts.
+    """
+    weight = weight.astype(centre.dtype)
+
+    def squared_distance(row: Array) -> Float[Array, " N"]:
+        seed = x[row].astype(centre.dtype)
+        # In blocks: XLA does not fuse the differences into their sum, so they would be a second copy of the data.
+        return map_rows(
+            lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, _NUMBERS_AT_ONCE // x.shape[1]
+        )
+
+    def start(u: Float[Array, " K"], n: Array, own: Prior | None) -> GMM:
+        seeds, labels = _seeds(u, squared_distance, weight, n, init)
+        return grouped_start(x, weight, labels, x[seeds].astype(centre.dtype), centre, n, family, own)
+
+    return jax.vmap(start)(uniforms, n_components, prior)
+
+
+def _seeds(
+    uniforms: Float[Array, " K"],
+    squared_distance: Callable[[Array], Float[Array, " N"]],
+    weight: Float[Array, " N"],
+    n_components: Any,
+    init: str,
+) -> tuple[Int[Array, " K"], Int[Array, " N"]]:
+    """Seed rows, drawn by inverting their cumulative mass, and the nearest seed of every row."""
+    capacity = uniforms.shape[0]
+
+    def add(k: Array, carry: tuple) -> tuple:
+        distance, labels, seeds, unchosen = carry
+        mass = weight * unchosen if init == "random" else weight * jnp.where(k > 0, distance, 1)
+        mass = jnp.where(mass.sum() > 0, mass, weight)  # fewer distinct rows than components
+        cumulative = jnp.cumsum(mass)
+        row = jnp.searchsorted(cumulative, uniforms[k] * cumulative[-1], side="right", method="compare_all")
+        row = jnp.minimum(row, weight.shape[0] - 1).astype(jnp.int32)
+        squared = squared_distance(row)
+        closer = (squared < distance) & (k < n_components)
+        distance, labels = jnp.where(closer, squared, distance), jnp.where(closer, k, labels)
+        return distance, labels, seeds.at[k].set(row), unchosen.at[row].set(0)
+
+    infinite = jnp.full(weight.shape, jnp.inf, weight.dtype)
+    zeros = jnp.zeros(weight.shape, jnp.int32), jnp.zeros(capacity, jnp.int32)
+    _, labels, seeds, _ = lax.fori_loop(0, capacity, add, (infinite, *zeros, jnp.ones_like(infinite)))
+    return seeds, labels
+
+
+def grouped_start(
+    x: Array,
+    weight: Array,
+    labels: Int[Array, " N"],
+    seeds: Float[Array, "K D"],
+    centre: Float[Array, " D"],
+    n_components: Any,
+    family: str,
+    prior: Prior | None,
+) -> GMM:
+    """The mixture of the groups' shares and means, with their pooled covariance for every component."""
+    capacity, n_features = seeds.shape
+    kind = get_family(family)
+    active = jnp.arange(capacity) < n_components
+    statistics = assigned_statistics(kind.structure, capacity, centre, x, weight, labels)
+    counts = statistics.counts
+    shift = jnp.where(counts[:, None] > 0, statistics.sums / jnp.where(counts > 0, counts, 1)[:, None], 0)
+    means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
+    within = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
+    floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
+    covariances = kind.refit(kind.structure.share(within, floored), floored, n_features, active, prior)
+    weights = jnp.where(active, floored, 0)
+    return GMM.unchecked(weights / weights.sum(), jnp.where(active[:, None], means, centre), covariances, family)
+
+
+def mixture_at(n_components: int, centre: Float[Array, " D"], family: str) -> GMM:
+    """A mixture with the right shapes, everything at `centre`."""
+    kind = get_family(family)
+    n_features = centre.shape[0]
+    eye = jnp.broadcast_to(jnp.eye(n_features, dtype=centre.dtype), (n_components, n_features, n_features))
+    means = jnp.broadcast_to(centre, (n_components, n_features))
+    return GMM.unchecked(jnp.full(n_components, 1 / n_components, centre.dtype), means, kind.from_dense(eye), family)
+
+
+@functools.partial(jax.jit, static_argnames=("n_components", "family"))
+def assigned_start(
+    x: Array, weight: Array, assigned: Array, centre: Array, n_components: int, family: str, prior: Prior | None
+) -> GMM:
+    """The M-step of given responsibilities (N, K) or labels (N,)."""
+    template = mixture_at(n_components, centre, family)
+    structure = get_family(family).structure
+    statistics = assigned_statistics(structure, n_components, centre, x, weight.astype(centre.dtype), assigned)
+    return maximise(statistics, template, prior, jnp.ones(n_components, bool))
+
+
+def check_assigned(init: Any, n_samples: int) -> tuple[Any, int]:
+    """Given responsibilities or labels, checked, and the K they hold.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: another number of rows; labels that aren't 0..K-1; responsibilities that aren't on the simplex.
+    """
+    array = np.asarray(floating(init, "init")) if np.ndim(init) == 2 else np.asarray(init)
+    if array.ndim not in (1, 2) or array.shape[0] != n_samples:
+        raise ValueError(
+            f"init has shape {array.shape}; (N,) labels or (N, K) responsibilities of the {n_samples} rows are needed."
+        )
+    if array.ndim == 1:
+        if array.dtype.kind not in "iu":
+            raise TypeError(
+                f"init labels must be whole numbers, got dtype {array.dtype}: np.unique(init, return_inverse=True)[1]."
+            )
+        found = np.unique(array)
+        if found[0] != 0 or found[-1] != found.size - 1:
+            raise ValueError(f"init labels must be 0..K-1 with every label used, got {found[:10].tolist()}.")
+        return array.astype(np.int32), found.size
+    if not np.isfinite(array).all() or (array < 0).any() or (abs(array.sum(1) - 1) > 1e-4).any():
+        raise ValueError("init responsibilities must be non-negative, finite, and add up to one in every row.")
+    if (array.sum(0) == 0).any():
+        empty = np.flatnonzero(array.sum(0) == 0).tolist()
+        raise ValueError(f"init responsibilities give component {empty} no rows: drop these columns.")
+    return array, array.shape[1]

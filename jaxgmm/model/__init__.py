@@ -1,0 +1,1 @@
+"""The mixture, its prior, its sufficient statistics, and one step of EM."""

@@ -1,0 +1,66 @@
+"""What a mixture's density is made of, and the density itself: `Components`, and the log joint of rows and components."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgmm.covariance.structure import Factor, Structure
+from jaxgmm.tools.blocks import map_rows
+
+_ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Components:
+    """What an E-step needs to know of K components: log p(x, k) = log_constant_k - |W_k'(x - mu_k)|^2 / 2.
+
+    A `GMM` makes them of its parameters; variational Bayes of expectations, whose constants belong to no mixture.
+
+    Attributes:
+        weights: (K,), the components' shares, 0 for inactive ones: they say which components matter, and where rows are.
+        log_constant: (K,), the log joint of a row at the component's mean; -inf for inactive components.
+        means: (K, D).
+        factor: of the covariances.
+        structure: the algebra of the covariances' shape; static.
+    """
+
+    weights: Float[Array, " K"]
+    log_constant: Float[Array, " K"]
+    means: Float[Array, "K D"]
+    factor: Factor
+    structure: Structure = field(metadata={"static": True})
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.means.shape[-1]
+
+
+def log_weights(weights: Array) -> Array:
+    """Log weights, -inf for inactive components, with a gradient that stays finite."""
+    return jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1)), -jnp.inf)
+
+
+def components_of(weights: Array, means: Array, factor: Factor, structure: Structure) -> Components:
+    """The components of a mixture: log_constant_k = log weights_k - log |L_k| - D/2 log 2 pi."""
+    constant = log_weights(weights) - factor.half_log_det - means.shape[-1] / 2 * jnp.log(2 * jnp.pi)
+    return Components(weights, constant, means, factor, structure)
+
+
+def log_joint(components: Components, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    """Log weights_k + log Normal(x_n | means_k, covariances_k), whitened."""
+    means = components.means
+    # Where rows are, to keep their digits: the mixture's own mean could be anywhere, if an idle component's is.
+    centre = means[jnp.argmax(components.weights)]
+    y = components.structure.whiten(x - centre, means - centre, components.factor)
+    return components.log_constant - (y**2).sum(-1).T / 2
+
+
+def by_rows(question: Callable[[Array], Array], components: Components, x: Array, dtype: Any) -> Array:
+    """An answer made of the log joint of each row, a block of rows at a time."""
+    return map_rows(lambda rows: question(log_joint(components, rows.astype(dtype))), x, _ROWS_AT_ONCE)

@@ -1,0 +1,165 @@
+"""Two ways to sum over rows. Both compute the same `Statistics`; `covariance/structure.py` has their algebra.
+
+*moments* is half the work and two plain matrix products, but its rounding grows as eps (spread / sigma)^2: it is used in
+float64 while means and rows lie within 1e8 squared sds of every component. *whitened* grows as eps (spread / sigma):
+float32, and the fallback.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm.covariance.structure import Structure
+from jaxgmm.model.density import Components
+from jaxgmm.model.statistics import Statistics, recentre
+from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
+
+ENGINES = ("auto", "moments", "whitened")
+ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which moments lose half of float64's digits
+
+
+def expand_whole(
+    structure: Structure, shape: tuple[int, ...], x: Float[Array, "N D"], centre: Float[Array, " D"]
+) -> Float[Array, "N P"] | None:
+    """The expanded rows, where all of them fit in one block: a loop needs to make them only once. Else None.
+
+    Args:
+        structure: of the covariances.
+        shape: (R, K, D), that of the means of R mixtures that are summed for together.
+        x: (N, D).
+        centre: (D,), what rows are shifted by.
+    """
+    n_starts, n_components, _ = shape
+    if centre.dtype != jnp.float64 or choose_block_size(structure, n_components, x.shape, n_starts) < x.shape[0]:
+        return None
+    return _expand(structure, x, centre)
+
+
+def batched_e_step(
+    components: Components,
+    x: Array,
+    weight: Array,
+    centre: Float[Array, " D"],
+    running: Bool[Array, " R"],
+    expanded: Float[Array, "N P"] | None = None,
+) -> Statistics:
+    """E-step of R mixtures at once. They share `centre`, hence the expanded rows: one matrix product serves all of them.
+
+    The engine is chosen once for the whole batch, since under `vmap` a choice would compute both. `expanded` is
+    `expand_whole` of these rows, if the caller has it.
+    """
+    n_starts, n_components, _ = components.means.shape
+    block_size = choose_block_size(components.structure, n_components, x.shape, n_starts)
+    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+    whitened = jax.vmap(lambda each: e_step_whitened(each, **arguments))
+    if centre.dtype != jnp.float64:
+        return whitened(components)
+    moments = jax.vmap(lambda each: e_step_moments(each, **arguments, expanded=expanded))
+    ill = jax.vmap(lambda each: ill_conditioned(each, centre))(components)
+    return lax.cond((ill & running).any(), whitened, moments, components)
+
+
+def ill_conditioned(components: Components, centre: Float[Array, " D"]) -> Bool[Array, ""]:
+    """True where moments would lose too many digits: rows of the mixture, or means, far away in a component's own units."""
+    structure, factor, weights = components.structure, components.factor, components.weights
+    shift = components.means - centre
+    norm = structure.coefficients(shift, factor)[2]
+    variance = weights @ (structure.variances(factor) + shift**2)
+    spread = structure.spread(variance, factor)
+    return (jnp.where(weights > 0, norm + spread, 0) > ILL_CONDITIONED).any()
+
+
+def choose_block_size(structure: Structure, n_components: int, shape: tuple[int, ...], n_starts: int = 1) -> int:
+    """Rows a block, of (N, D) in all, so that the expanded rows and the responsibilities of a block stay in cache."""
+    n_samples, n_features = shape
+    columns = 1 + n_features + structure.n_columns(n_features)
+    most = max(1, NUMBERS_IN_A_BLOCK // (columns + 2 * n_starts * n_components))
+    n_blocks = -(-n_samples // most)
+    return -(-n_samples // n_blocks)
+
+
+def _normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"]) -> tuple[Array, Array]:
+    """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows."""
+    peak = log_joint.max(0)
+    exponential = jnp.exp(log_joint - peak)
+    total = exponential.sum(0)
+    return exponential * (weight / total), (weight * (peak + jnp.log(total))).sum()
+
+
+def _expand(structure: Structure, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
+    """What a component's log density is linear in: the centred row, then its products."""
+    z = rows.astype(centre.dtype) - centre
+    return jnp.concatenate([z, structure.columns(z)], axis=1)
+
+
+def e_step_moments(
+    components: Components,
+    x: Array,
+    weight: Array,
+    centre: Array,
+    block_size: int,
+    expanded: Float[Array, "N P"] | None = None,
+) -> Statistics:
+    """E-step by the moments engine, in the dtype of `centre`; reads `factor.whitener` alone."""
+    structure, means, factor = components.structure, components.means, components.factor
+    n_features = components.n_features
+    shift = means - centre
+    linear, quadratic, norm = structure.coefficients(shift, factor)
+    coefficients = jnp.concatenate([linear, quadratic], axis=1)
+    constant = (components.log_constant - norm / 2)[:, None]
+
+    def block(rows: Array, w: Array) -> tuple[Array, ...]:
+        columns = _expand(structure, rows, centre) if expanded is None else rows
+        z = columns[:, :n_features]
+        responsibilities, log_density = _normalise(coefficients @ columns.T + constant, w)
+        return (
+            responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
+        )  # fmt: skip
+
+    counts, sums, total, log_density, total_weight = reduce_rows(block, x if expanded is None else expanded, weight, block_size)
+    first, second = sums[:, :n_features], sums[:, n_features:]
+    scatter = structure.unpack(second, total, n_features)
+    scatter = recentre(structure, scatter, first, counts, shift)
+    log_likelihood = log_density + structure.total_log_density(total, factor)
+    return Statistics(counts, first - counts[:, None] * shift, scatter, means, log_likelihood, total_weight)
+
+
+def e_step_whitened(components: Components, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+    """E-step by the whitened engine, in the dtype of `centre`."""
+    structure, means, factor = components.structure, components.means, components.factor
+    shift = means - centre
+    constant = components.log_constant[:, None]
+
+    def block(rows: Array, w: Array) -> tuple[Array, ...]:
+        y = structure.whiten(rows.astype(centre.dtype) - centre, shift, factor)
+        responsibilities, log_density = _normalise(constant - (y**2).sum(-1) / 2, w)
+        sums = jnp.einsum("kb,kbd->kd", responsibilities, y)
+        return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y), log_density, w.sum()
+
+    counts, sums, scatter, log_density, total_weight = reduce_rows(block, x, weight, block_size)
+    sums, scatter = structure.unwhiten(sums, scatter, factor)
+    return Statistics(counts, sums, scatter, means, log_density, total_weight)
+
+
+def assigned_statistics(
+    structure: Structure, n_components: int, centre: Float[Array, " D"], x: Array, weight: Array, assigned: Array
+) -> Statistics:
+    """Statistics for given responsibilities (N, K) or labels (N,), all about `centre`."""
+    n_features = centre.shape[0]
+
+    def block(rows: Array, w: Array, part: Array) -> tuple[Array, ...]:
+        one_hot = part if part.ndim == 2 else jax.nn.one_hot(part, n_components, dtype=centre.dtype)
+        responsibilities = w * one_hot.astype(centre.dtype).T
+        columns = _expand(structure, rows, centre)
+        total = structure.total(columns[:, :n_features], responsibilities.sum(0))
+        return responsibilities.sum(1), responsibilities @ columns, total, w.sum()
+
+    block_size = choose_block_size(structure, n_components, x.shape)
+    counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned)
+    scatter = structure.unpack(sums[:, n_features:], total, n_features)
+    shared = jnp.broadcast_to(centre, (n_components, n_features))
+    nothing = jnp.zeros((), centre.dtype)
+    return Statistics(counts, sums[:, :n_features], scatter, shared, nothing, total_weight)

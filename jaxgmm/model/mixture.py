@@ -1,0 +1,450 @@
+"""`GMM`: the parameter pytree that EM, MAP, variational inference and MCMC share, and what a mixture can answer."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxgmm.covariance import Factor, Family, get_family
+from jaxgmm.covariance.structure import Dense
+from jaxgmm.model.density import Components, by_rows, components_of, log_joint
+from jaxgmm.tools import precision
+from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+from jaxgmm.tools.pytree import pytree, unchecked
+from jaxgmm.tools.validation import check_count, check_key, check_rows, check_single, check_weights, floating, is_traced
+
+PARAMETERS = ("weights", "means", "covariances")
+_FORMAT, _KIND = 1, "jaxgmm.GMM"  # of files
+
+
+@pytree(static=("family",))
+@dataclass(frozen=True, eq=False)
+class GMM:
+    """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
+
+    A frozen pytree: `jit`, `vmap` and `grad` see three arrays and one static name. Leading axes are allowed, and mean many
+    mixtures (restarts, posterior draws): `jax.vmap(lambda g: g.log_prob(x))(draws)`. A component with weight 0 is inactive.
+
+    Args:
+        weights: (K,), on the simplex.
+        means: (K, D), in the units of the data.
+        covariances: (K, D, D) for "full", (D, D) for "tied", (K, D) for "diag", (K,) for "spherical"; squared units.
+        family: covariance family, by scikit-learn's name or mclust's; kept under the former.
+
+    Raises:
+        TypeError: an argument that isn't real numbers.
+        ValueError: shapes that don't fit, an unknown family, weights off the simplex, covariances that aren't positive
+            definite. Traced arrays are checked for shape only.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM(weights=[0.3, 0.7], means=[[0.0], [4.0]], covariances=[[1.0], [2.0]], family="diag")
+        >>> gmm.predict([[0.5], [3.0]]).tolist()
+        [0, 1]
+    """
+
+    weights: Float[Array, "*draws K"]
+    means: Float[Array, "*draws K D"]
+    covariances: Float[Array, "..."]
+    family: str = "full"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", get_family(self.family).name)
+        for name in ("weights", "means", "covariances"):
+            object.__setattr__(self, name, floating(getattr(self, name), name))
+        _check_shapes(self)
+        if not is_traced(self):
+            _check_values(self)
+
+    @classmethod
+    def unchecked(cls, weights: Any, means: Any, covariances: Any, family: str) -> "GMM":
+        """A GMM from leaves that are known to be right, or that aren't arrays at all (as JAX's own tree functions need)."""
+        return unchecked(cls, weights=weights, means=means, covariances=covariances, family=family)
+
+    # What it is
+
+    @property
+    def n_components(self) -> int:
+        """K, inactive components included."""
+        return self.weights.shape[-1]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.means.shape[-1]
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: K - 1 weights, K D means, and the family's covariances.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> jg.GMM([0.3, 0.7], [[0.0], [4.0]], [1.0, 2.0], "spherical").n_parameters
+            5
+        """
+        return _family(self).n_parameters(self.n_components, self.n_features)
+
+    def dense_covariances(self) -> Float[Array, "K D D"]:
+        """The covariances as full matrices, whatever the family."""
+        check_single(self.weights, "g.dense_covariances()")
+        return _family(self).dense(jnp.asarray(self.covariances), self.n_components, self.n_features)
+
+    def mean(self) -> Float[Array, " D"]:
+        """Mean of the mixture, sum_k pi_k mu_k."""
+        check_single(self.weights, "g.mean()")
+        return jnp.asarray(self.weights) @ jnp.asarray(self.means)
+
+    def covariance(self) -> Float[Array, "D D"]:
+        """Covariance of the mixture: within components plus between their means."""
+        centred = jnp.asarray(self.means) - self.mean()
+        within = jnp.einsum("k,kij->ij", self.weights, self.dense_covariances())
+        return within + jnp.einsum("k,ki,kj->ij", self.weights, centred, centred)
+
+    def components(self, factor: Factor | None = None) -> Components:
+        """What its density is made of; `factor` if the covariances are factored already. For traced arrays of one dtype."""
+        family = _family(self)
+        factor = family.factor(self.covariances, self.n_features) if factor is None else factor
+        return components_of(self.weights, self.means, factor, family.structure)
+
+    # What it says about rows
+
+    def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
+        """Log density of each row, in nats.
+
+        Args:
+            x: (N, D), finite; or one row (D,), which gives a scalar.
+
+        Raises:
+            ValueError: another number of columns, NaN or infinite entries.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> gmm = jg.GMM([1.0], [[0.0, 0.0]], [1.0], "spherical")
+            >>> float(gmm.log_prob([[0.0, 0.0]])[0])
+            -1.837877...
+        """
+        return self._ask(_log_prob, x)
+
+    def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
+        """p(component k given x_n); each row adds up to one. Arguments and errors as for `log_prob`."""
+        return self._ask(_responsibilities, x)
+
+    def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
+        """The most probable component of each row. Arguments and errors as for `log_prob`."""
+        return self._ask(_predict, x)
+
+    def log_likelihood(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n).
+
+        Args:
+            x: (N, D), as for `log_prob`.
+            sample_weight: (N,), finite, not negative; 1 each by default.
+
+        Returns:
+            A float, or a traced scalar inside jit.
+
+        Raises:
+            ValueError: rows or weights that can't be used.
+        """
+        return self._total(lambda w, log_prob, complete: (w * log_prob).sum(), x, sample_weight)
+
+    def aic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        """Akaike's criterion, -2 log L + 2 p (Akaike 1974); smaller is better. Arguments and errors as for `log_likelihood`."""
+        p = self.n_parameters
+        return self._total(lambda w, log_prob, complete: 2 * p - 2 * (w * log_prob).sum(), x, sample_weight)
+
+    def bic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        """Bayesian information criterion, -2 log L + p log N (Schwarz 1978); smaller is better, mclust's sign changed.
+
+        N is the total weight of the rows. Arguments and errors as for `log_likelihood`.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
+            >>> gmm.bic([[0.0], [0.0]])
+            5.06204849...
+        """
+        p = self.n_parameters
+        return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * log_prob).sum(), x, sample_weight)
+
+    def icl(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        """Integrated completed likelihood, BIC - 2 sum_n w_n log max_k r_nk (Biernacki, Celeux & Govaert 2000).
+
+        Smaller is better; equals the negative of mclust's `icl`. Arguments and errors as for `log_likelihood`.
+        """
+        p = self.n_parameters
+        return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * complete).sum(), x, sample_weight)
+
+    # Mixtures made from it
+
+    def marginal(self, features: Sequence[int]) -> "GMM":
+        """The mixture of some features alone.
+
+        Args:
+            features: indices of the features to keep, in the order they are wanted.
+
+        Raises:
+            ValueError: no feature, an index out of range, or one given twice.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> gmm = jg.GMM([1.0], [[1.0, 2.0]], [[[1.0, 0.5], [0.5, 2.0]]])
+            >>> gmm.marginal([1]).means.tolist()
+            [[2.0]]
+        """
+        keep = _check_features(features, self.n_features, "features")
+        covariances = self.dense_covariances()[..., keep[:, None], keep]
+        means = jnp.asarray(self.means)[..., keep]
+        return GMM.unchecked(jnp.asarray(self.weights), means, _family(self).from_dense(covariances), self.family)
+
+    def condition(self, features: Sequence[int], values: Float[ArrayLike, " G"]) -> "GMM":
+        """The mixture of the other features given some: p(x_rest | x_features = values).
+
+        pi_k changes to pi_k N(values | mu_k, Sigma_k), normalised; each component to its conditional Gaussian (Bishop 2006,
+        eq. 2.81-2.82). Its `mean()` is the regression of the rest on the given features.
+
+        Args:
+            features: indices of the given features, fewer than D.
+            values: (G,), their values, in their units; `jax.vmap` for many.
+
+        Raises:
+            ValueError: indices out of range, repeated or all of them; another number of values; values not finite.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> gmm = jg.GMM([1.0], [[0.0, 0.0]], [[[1.0, 0.8], [0.8, 1.0]]])
+            >>> round(float(gmm.condition([0], [2.0]).mean()[0]), 6)
+            1.6
+        """
+        check_single(self.weights, "g.condition(features, values)")
+        given = _check_features(features, self.n_features, "features")
+        if given.size == self.n_features:
+            raise ValueError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
+        given_values = floating(values, "values")
+        if given_values.shape != given.shape:
+            raise ValueError(f"values has shape {given_values.shape}; one for each of the {given.size} features is needed.")
+        if not is_traced(given_values) and not np.isfinite(np.asarray(given_values)).all():
+            raise ValueError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
+        rest = np.setdiff1d(np.arange(self.n_features), given)
+        return _condition(self, tuple(given.tolist()), tuple(rest.tolist()), given_values)
+
+    def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
+        """Draw rows and the components they come from.
+
+        Memory is N x D: only the chosen component's row is drawn, and covariance factors are gathered in blocks.
+
+        Args:
+            key: a PRNG key.
+            n_samples: how many rows.
+
+        Returns:
+            Rows (N, D) and labels (N,).
+
+        Example:
+            >>> import jax, jaxgmm as jg
+            >>> rows, labels = jg.GMM([1.0], [[0.0]], [1.0], "spherical").sample(jax.random.key(0), 5)
+            >>> rows.shape, labels.shape
+            ((5, 1), (5,))
+        """
+        check_single(self.weights, "g.sample(key, n_samples)")
+        check_key(key)
+        return draw_rows(self, key, check_count(n_samples, "n_samples"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the mixture to a `.npz` file, read back by `jaxgmm.load`. Returns the path, as NumPy completes it."""
+        path = Path(path)
+        if path.suffix != ".npz":
+            path = path.with_name(path.name + ".npz")
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in PARAMETERS}
+        for name, array in arrays.items():
+            if array.dtype.kind != "f":  # bfloat16, which npz can't name
+                arrays[name] = array.astype(np.float32)
+        write_arrays(path, arrays, header={"format": _FORMAT, "kind": _KIND, "family": self.family})
+        return path
+
+    def _ask(self, question: Callable, x: Any) -> Any:
+        check_single(self.weights, "g.log_prob(x)")
+        x = floating(x, "x")
+        if x.shape == (self.n_features,):
+            return self._ask(question, x[None])[0]
+        x = check_rows(x, "x", n_features=self.n_features)
+        dtype, out = precision.compute_dtype(x, self), precision.result_dtype(x)
+        with precision.scope(dtype):
+            return question(self, jnp.asarray(x), dtype, out)  # JAX 0.12 remembers the dtype a NumPy constant had in a jit
+
+    def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
+        check_single(self.weights, "g.bic(x)")
+        x = check_rows(x, "x", n_features=self.n_features)
+        weight = check_weights(sample_weight, x.shape[0])
+        dtype = precision.compute_dtype(x, self, weight)
+        with precision.scope(dtype):
+            log_prob, complete = log_prob_and_complete(self, jnp.asarray(x), dtype).T
+            weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
+            value = total(weight, log_prob, complete)
+        return value if is_traced(value) else float(value)
+
+
+def load(path: str | Path) -> GMM:
+    """Read a mixture that `GMM.save` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a mixture, cut short, of a newer format, or with parameters that aren't a mixture's.
+
+    Example:
+        >>> import jaxgmm as jg, tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "gmm.npz"
+        >>> jg.load(jg.GMM([1.0], [[0.0]], [1.0], "spherical").save(path)).family
+        'spherical'
+    """
+    path = Path(path)
+    try:
+        arrays, (header,) = read_arrays(path, "header")
+        leaves: dict[str, Any] = {name: arrays[name] for name in PARAMETERS}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {path}") from None
+    except (DamagedFileError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a whole jaxgmm mixture ({error}): it may be cut short, or of another program."
+        ) from None
+    if not isinstance(header, dict) or header.get("kind") != _KIND:
+        raise ValueError(f"{path} does not hold a jaxgmm mixture.")
+    form, family = header.get("format", 0), header.get("family")
+    if not isinstance(form, int) or not isinstance(family, str):
+        raise ValueError(f"{path} does not hold a jaxgmm mixture: its header says {json.dumps(header)[:200]}.")
+    if form > _FORMAT:
+        raise ValueError(f"{path} has format {form}; this version reads up to {_FORMAT}: update jaxgmm.")
+    return GMM(**leaves, family=family)
+
+
+def _family(gmm: GMM) -> Family:
+    return get_family(gmm.family)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def log_prob_and_complete(gmm: GMM, x: Float[Array, "N D"], dtype: Any) -> Float[Array, "N 2"]:
+    """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk."""
+
+    def of_rows(joint: Array) -> Array:
+        return jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1)
+
+    return by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _log_prob(gmm, x, dtype, out):
+    return by_rows(lambda joint: logsumexp(joint, axis=-1), precision.cast(gmm, dtype).components(), x, dtype).astype(out)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _responsibilities(gmm, x, dtype, out):
+    return by_rows(lambda joint: jax.nn.softmax(joint, axis=-1), precision.cast(gmm, dtype).components(), x, dtype).astype(out)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _predict(gmm, x, dtype, out):
+    return by_rows(
+        lambda joint: jnp.argmax(joint, axis=-1).astype(jnp.int32), precision.cast(gmm, dtype).components(), x, dtype
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _condition(gmm, given, rest, values):
+    family = _family(gmm)
+    given, rest = np.array(given), np.array(rest)
+    sigma = gmm.dense_covariances()
+    difference = values - gmm.means[:, given]
+    solved = jnp.linalg.solve(sigma[:, given[:, None], given], sigma[:, given[:, None], rest])  # (K, G, R)
+    means = gmm.means[:, rest] + jnp.einsum("kg,kgr->kr", difference, solved)
+    covariances = sigma[:, rest[:, None], rest] - jnp.einsum("krg,kgs->krs", sigma[:, rest[:, None], given], solved)
+    evidence = log_joint(gmm.marginal(given.tolist()).components(), values[None])[0]
+    return GMM.unchecked(jax.nn.softmax(evidence), means, family.from_dense(covariances), gmm.family)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def draw_rows(gmm: GMM, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
+    """`GMM.sample` without checks, for traced arrays."""
+    family = _family(gmm)
+    key_label, key_noise = jax.random.split(key)
+    means = jnp.asarray(gmm.means)
+    weights = jnp.asarray(gmm.weights)
+    cumulative = jnp.cumsum(weights)  # inverted, since `random.categorical` would draw N x K Gumbel variates
+    uniform = jax.random.uniform(key_label, (n_samples,), weights.dtype) * cumulative[-1]
+    last = jnp.max(jnp.where(weights > 0, jnp.arange(weights.size), 0))
+    labels = jnp.minimum(jnp.searchsorted(cumulative, uniform, side="right"), last)
+    noise = jax.random.normal(key_noise, (n_samples, gmm.n_features), means.dtype)
+    scale = family.factor(jnp.asarray(gmm.covariances), gmm.n_features).scale
+    rows = family.structure.colour(scale, labels, noise)
+    return means[labels] + rows, labels
+
+
+def _check_features(features: Sequence[int], n_features: int, name: str) -> np.ndarray:
+    index = np.atleast_1d(np.asarray(features))
+    if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be a list of column indices, got {features!r}.")
+    if (index < 0).any() or (index >= n_features).any():
+        raise ValueError(f"{name} {index.tolist()} must lie in 0..{n_features - 1}, the mixture's features.")
+    if np.unique(index).size != index.size:
+        raise ValueError(f"{name} {index.tolist()} names a feature twice.")
+    return index
+
+
+def _check_shapes(gmm: GMM) -> None:
+    weights, means, covariances = gmm.weights, gmm.means, gmm.covariances
+    if weights.ndim < 1 or weights.shape[-1] < 1:
+        raise ValueError(f"weights has shape {weights.shape}; one weight for each of K >= 1 components is needed, (K,).")
+    leading, k = weights.shape[:-1], weights.shape[-1]
+    if means.ndim != weights.ndim + 1 or means.shape[:-1] != weights.shape or means.shape[-1] < 1:
+        raise ValueError(
+            f"means has shape {means.shape}, but weights has shape {weights.shape}: means must be {(*leading, k)} x features."
+        )
+    wanted = leading + _family(gmm).shape(k, means.shape[-1])
+    if covariances.shape != wanted:
+        raise ValueError(
+            f"covariances has shape {covariances.shape}, but family {gmm.family!r} with {k} components and "
+            f"{means.shape[-1]} features needs {wanted}: pass another family, or reshape."
+        )
+
+
+def _check_values(gmm: GMM) -> None:
+    weights, means, covariances = (np.asarray(leaf) for leaf in jax.tree.leaves(gmm))
+    tolerance = 10 * weights.shape[-1] * float(jnp.finfo(weights.dtype).eps) + 1e-6
+    if not np.isfinite(weights).all() or (weights < 0).any() or (abs(weights.sum(-1) - 1) > tolerance).any():
+        raise ValueError(
+            f"weights must be non-negative and sum to one, got {weights.tolist()} with sum {weights.sum(-1).tolist()}: "
+            "weights / weights.sum() if they are counts."
+        )
+    if not np.isfinite(means).all():
+        raise ValueError(f"means must be finite, got {means.tolist()}.")
+    if not np.isfinite(covariances).all():
+        raise ValueError("covariances must be finite; some entries are NaN or infinite.")
+    bad = _not_positive_definite(covariances.astype(float), _family(gmm), means.shape[-1])
+    if bad:
+        raise ValueError(
+            f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
+        )
+
+
+def _not_positive_definite(covariances: np.ndarray, family: Family, n_features: int) -> str:
+    """Which of the covariances isn't a covariance, in words; empty if all are."""
+    if not isinstance(family.structure, Dense):
+        least = covariances.min()
+        return "" if least > 0 else f"the least variance is {least:g}"
+    matrices = covariances.reshape(-1, n_features, n_features)
+    for index, matrix in enumerate(matrices):
+        asymmetry = abs(matrix - matrix.T).max()
+        if asymmetry > 1e-5 * abs(matrix).max():
+            return f"matrix {index} is asymmetric by {asymmetry:g}"
+        least = np.linalg.eigvalsh(matrix).min()
+        if least <= 0:
+            return f"matrix {index} has the eigenvalue {least:g}"
+    return ""

@@ -1,0 +1,223 @@
+"""`Prior`: Dirichlet weights and normal-inverse-Wishart components, as density and as pseudo-data."""
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, xlogy
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm.covariance import get_family
+from jaxgmm.data.moments import proper_covariance
+from jaxgmm.model.mixture import GMM
+from jaxgmm.tools import precision
+from jaxgmm.tools.pytree import pytree
+from jaxgmm.tools.validation import check_count, check_rows, check_weights, floating, is_traced
+
+if TYPE_CHECKING:
+    from jaxgmm.covariance import Factor
+
+
+@pytree(static=("family",))
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """The conjugate prior of a mixture: pi ~ Dirichlet(alpha), Sigma_k ~ InverseWishart(nu0, Psi0), mu_k | Sigma_k ~
+    Normal(m0, Sigma_k / kappa0).
+
+    The Dirichlet keeps weights off zero (alpha > 1); the inverse-Wishart is what keeps covariances from going singular.
+    "diag" has InverseGamma(nu0 / 2, Psi0_d / 2) for each variance, "spherical" InverseGamma(nu0 / 2, psi0 / 2).
+
+    Args:
+        concentration: alpha, () or (K,), at least 1 for a mode to exist.
+        mean: m0, (D,), in the units of the data.
+        mean_precision: kappa0 > 0, (): how many rows the prior mean is worth.
+        degrees_of_freedom: nu0 > D - 1 for "full" and "tied", > 0 otherwise, ().
+        scale: Psi0, (D, D) for "full" and "tied", (D,) for "diag", () for "spherical"; squared units.
+        family: covariance family.
+
+    Raises:
+        TypeError: not real numbers.
+        ValueError: shapes that don't fit, or values outside their range; names the argument.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> prior = jg.Prior.default(jg.datasets.load_faithful().x, n_components=2)
+        >>> float(prior.degrees_of_freedom)
+        4.0
+    """
+
+    concentration: Float[Array, "*K"]
+    mean: Float[Array, " D"]
+    mean_precision: Float[Array, ""]
+    degrees_of_freedom: Float[Array, ""]
+    scale: Float[Array, "..."]
+    family: str = "full"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", get_family(self.family).name)
+        for name in _FIELDS:
+            object.__setattr__(self, name, floating(getattr(self, name), name))
+        _check_shapes(self)
+        if not is_traced([getattr(self, name) for name in _FIELDS]):
+            _check_values(self)
+
+    @classmethod
+    def default(
+        cls, x: Float[ArrayLike, "N D"], n_components: int, family: str = "full", *, sample_weight: Any = None
+    ) -> "Prior":
+        """The scale-aware default: units never matter (after Fraley & Raftery 2007, section 3.2).
+
+        alpha = 1 (uniform, so the weights' mode is the ML one), m0 = column means, kappa0 = 0.01, nu0 = D + 2,
+        Psi0 = sample covariance / K^(2/D): its diagonal for "diag", the mean of its diagonal for "spherical" (they take one
+        isotropic scale for both). A column that doesn't vary counts as having an sd of 0.1 % of its size; collinear
+        columns get a ridge of 1e-6 of their variances.
+
+        Args:
+            x: (N, D).
+            n_components: K.
+            family: covariance family.
+            sample_weight: (N,), default 1.
+
+        Raises:
+            ValueError, TypeError: as `jaxgmm.fit`.
+        """
+        from jaxgmm.data.moments import column_moments
+
+        x = check_rows(x, "x")
+        n_components = check_count(n_components, "n_components")
+        weight = check_weights(sample_weight, x.shape[0])
+        wants_matrix = len(get_family(family).scale_shape(x.shape[1])) == 2
+        dtype = precision.compute_dtype(x)
+        with precision.scope(dtype):
+            ones = np.ones(x.shape[0], dtype) if weight is None else weight
+            return cls.from_moments(*column_moments(x, ones, wants_matrix, dtype), n_components, family)
+
+    @classmethod
+    def from_moments(
+        cls, total_weight: float, mean: np.ndarray, scatter: np.ndarray, n_components: int, family: str
+    ) -> "Prior":
+        """The default prior of data that are known by their sums.
+
+        Args:
+            total_weight: N.
+            mean: (D,), of the columns.
+            scatter: about the mean: (D, D), or its diagonal (D,) for families that need no more.
+            n_components: K.
+            family: of the covariances.
+
+        Raises:
+            ValueError: an unknown family.
+        """
+        covariance = proper_covariance(total_weight, mean, scatter)
+        kind = get_family(family)
+        values: dict[str, Any] = {
+            "concentration": np.float64(1),
+            "mean": np.asarray(mean, float),
+            "mean_precision": np.float64(0.01),
+            "degrees_of_freedom": np.float64(mean.shape[0] + 2),
+            "scale": np.asarray(kind.prior_scale(covariance, n_components)),
+        }
+        return cls(**values, family=kind.name)
+
+    def log_prob(self, gmm: GMM) -> Float[Array, ""]:
+        """Log density of a mixture's parameters, with respect to (weights, means, covariances) themselves, in nats.
+
+        Args:
+            gmm: the mixture; components of weight 0 take no part.
+
+        Raises:
+            ValueError: a mixture of another family or dimension.
+        """
+        self.check_fits(gmm)
+        dtype, out = precision.compute_dtype(gmm.means, gmm, self), precision.result_dtype(gmm.means)
+        with precision.scope(dtype):
+            return _log_prob(self, gmm, dtype, out)
+
+    def check_fits(self, gmm: GMM) -> None:
+        """Raises ValueError where the prior is for another family or number of features or components than `gmm`."""
+        if self.family != gmm.family:
+            raise ValueError(
+                f"prior is for family {self.family!r}, the mixture is {gmm.family!r}: "
+                f"Prior.default(x, n_components, {gmm.family!r})."
+            )
+        if np.shape(self.mean)[-1:] != (gmm.n_features,):
+            raise ValueError(f"prior.mean has shape {np.shape(self.mean)}, but the mixture has {gmm.n_features} features.")
+        if np.shape(self.concentration) not in ((), (gmm.n_components,)):
+            raise ValueError(
+                f"prior.concentration has shape {np.shape(self.concentration)}; "
+                f"one number, or one for each of the {gmm.n_components} components, is needed."
+            )
+
+
+_FIELDS = ("concentration", "mean", "mean_precision", "degrees_of_freedom", "scale")
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _log_prob(prior, gmm, dtype, out):
+    prior, gmm = precision.cast((prior, gmm), dtype)
+    factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+    active = gmm.weights > 0
+    return (log_kernel(prior, gmm, factor, active) + log_normaliser(prior, active, jnp, gammaln)).astype(out)
+
+
+def log_kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> Float[Array, ""]:
+    """`Prior.log_prob` of the active components up to `log_normaliser`, for a mixture that is factored already."""
+    family, n_features = get_family(gmm.family), gmm.n_features
+    weights = jnp.where(active, xlogy(prior.concentration - 1, gmm.weights), 0).sum()
+    norm = family.structure.coefficients(gmm.means - prior.mean, factor)[2]
+    means = -factor.half_log_det - prior.mean_precision * norm / 2
+    return weights + jnp.where(active, means, 0).sum() + family.log_prior(factor, n_features, active, prior)
+
+
+def log_normaliser(prior: Prior, active: Any, xp: Any, gammaln: Any) -> Any:
+    """The constant of the prior's density over the active components; with `xp=numpy` it compiles nothing."""
+    n_features, n_active = prior.mean.shape[-1], active.sum()
+    concentration = xp.where(active, prior.concentration, 0)
+    weights = gammaln(concentration.sum()) - xp.where(active, gammaln(xp.where(active, prior.concentration, 1)), 0).sum()
+    means = n_active * n_features / 2 * xp.log(prior.mean_precision / (2 * np.pi))
+    covariances = get_family(prior.family).log_normaliser(
+        prior.degrees_of_freedom, prior.scale, n_features, n_active, xp, gammaln
+    )
+    return weights + means + covariances
+
+
+def _check_shapes(prior: Prior) -> None:
+    mean, scale = prior.mean, prior.scale
+    if mean.ndim != 1 or mean.size == 0:
+        raise ValueError(f"mean has shape {mean.shape}; one number for each feature is needed, (D,).")
+    if prior.concentration.ndim > 1:
+        raise ValueError(f"concentration has shape {prior.concentration.shape}; () or (K,) is needed.")
+    for name in ("mean_precision", "degrees_of_freedom"):
+        if getattr(prior, name).ndim:
+            raise ValueError(f"{name} must be one number, got shape {getattr(prior, name).shape}.")
+    wanted = get_family(prior.family).scale_shape(mean.size)
+    if scale.shape != wanted:
+        raise ValueError(
+            f"scale has shape {scale.shape}, but family {prior.family!r} with {mean.size} features needs {wanted}."
+        )
+
+
+def _check_values(prior: Prior) -> None:
+    values = {name: np.asarray(getattr(prior, name)) for name in _FIELDS}
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite, got {value.tolist()}.")
+    n_features, scale = values["mean"].size, values["scale"].astype(float)
+    if (values["concentration"] <= 0).any():
+        raise ValueError(f"concentration must be positive, got {values['concentration'].tolist()}: 1 is uniform.")
+    if values["mean_precision"] <= 0:
+        raise ValueError(f"mean_precision must be positive, got {values['mean_precision']}: 0.01 is a weak choice.")
+    least = n_features - 1 if scale.ndim == 2 else 0
+    if values["degrees_of_freedom"] <= least:
+        raise ValueError(
+            f"degrees_of_freedom must be more than {least} for family {prior.family!r} with {n_features} features, "
+            f"got {values['degrees_of_freedom']}: {n_features + 2} is a weak choice."
+        )
+    if scale.ndim == 2 and abs(scale - scale.T).max() > 1e-6 * abs(scale).max():
+        raise ValueError("scale must be symmetric: (scale + scale.T) / 2.")
+    if (np.linalg.eigvalsh(scale) if scale.ndim == 2 else np.atleast_1d(scale)).min() <= 0:
+        raise ValueError("scale must be positive definite; a zero would let covariances go singular.")

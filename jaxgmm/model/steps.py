@@ -1,0 +1,174 @@
+"""The two steps of EM: rows to `Statistics`, and `Statistics` to the next mixture."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm.covariance import get_family
+from jaxgmm.covariance.base import per_component
+from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
+from jaxgmm.model.mixture import GMM, PARAMETERS
+from jaxgmm.model.prior import Prior
+from jaxgmm.model.statistics import Statistics, recentre
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, unknown
+
+
+def e_step(
+    gmm: GMM,
+    x: Float[ArrayLike, "N D"],
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+    *,
+    engine: str = "auto",
+    block_size: int | None = None,
+) -> Statistics:
+    """Expected sufficient statistics of the rows under the mixture (Dempster, Laird & Rubin 1977).
+
+    Args:
+        gmm: one mixture; components of weight 0 take no rows.
+        x: (N, D), finite, any float dtype.
+        sample_weight: (N,), non-negative; weight 2 is a row twice, weight 0 no row. Default 1.
+        engine: "auto" (moments in float64 where well-conditioned, else whitened), "moments" or "whitened".
+        block_size: rows held in expanded form at once; default by the size of the cache. Changes rounding only.
+
+    Returns:
+        Statistics, in the dtype of `x`.
+
+    Raises:
+        ValueError: an engine or shape that doesn't fit, NaN or infinite rows, negative or all-zero weights.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")
+        >>> jg.e_step(gmm, [[0.0], [4.0], [4.0]]).counts.round(2).tolist()
+        [1.0, 2.0]
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    check_single(gmm.weights, "e_step(g, x)")
+    x = check_rows(x, "x", n_features=gmm.n_features)
+    weight = check_weights(sample_weight, x.shape[0])
+    if block_size is not None:
+        block_size = check_count(block_size, "block_size")
+    dtype, out = precision.compute_dtype(x, gmm, weight), precision.result_dtype(x)
+    with precision.scope(dtype):
+        return _e_step(gmm, jnp.asarray(x), weight, engine, block_size, dtype, out)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _e_step(gmm, x, weight, engine, block_size, dtype, out):
+    gmm = precision.cast(precision.cast(gmm, out), dtype)
+    weight = jnp.ones(x.shape[0], dtype) if weight is None else weight.astype(dtype)
+    components = gmm.components()
+    block_size = block_size or choose_block_size(components.structure, gmm.n_components, x.shape)
+    centre = gmm.weights @ gmm.means
+    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+    moments, whitened = functools.partial(e_step_moments, **arguments), functools.partial(e_step_whitened, **arguments)
+    if engine == "auto" and dtype == np.float64:
+        statistics = lax.cond(ill_conditioned(components, centre), whitened, moments, components)
+    else:
+        statistics = (moments if engine == "moments" else whitened)(components)
+    return precision.cast(statistics, out)
+
+
+def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
+    """The mixture that maximises the expected log joint given the statistics: maximum likelihood, or MAP with a prior.
+
+    With a prior, the joint mode of (means, covariances) of a normal-inverse-Wishart posterior,
+    mu_k = (kappa0 m0 + sum r x) / (kappa0 + N_k), Sigma_k = (Psi0 + S_k + kappa0 (mu_k - m0)(mu_k - m0)') / (nu0 + N_k + D + 2)
+    for full covariances (Fraley & Raftery 2007, with the mode where they take theirs), and
+    pi_k = (N_k + alpha_k - 1) / (N + sum_j (alpha_j - 1)).
+
+    Args:
+        statistics: from `e_step`.
+        gmm: the mixture that made them; supplies the family, what is fixed, and which components are inactive (weight 0).
+        prior: None for maximum likelihood.
+        fixed: names of parameters to keep: any of "weights", "means", "covariances". The rest is the exact constrained mode.
+
+    Returns:
+        A mixture of the same family. A component that received no weight keeps its mean and, without a prior, its covariance.
+
+    Raises:
+        ValueError: a prior of another family or dimension, an unknown name in `fixed`.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
+        >>> jg.m_step(jg.e_step(gmm, [[1.0], [3.0]]), gmm).means.tolist()
+        [[2.0]]
+    """
+    fixed = check_fixed(fixed)
+    if prior is not None:
+        prior.check_fits(gmm)
+    dtype, out = (
+        precision.compute_dtype(statistics.counts, gmm, statistics, prior),
+        precision.result_dtype(statistics.counts),
+    )
+    with precision.scope(dtype):
+        return _m_step(statistics, gmm, prior, fixed, dtype, out)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _m_step(statistics, gmm, prior, fixed, dtype, out):
+    statistics, gmm, prior = precision.cast((statistics, gmm, prior), dtype)
+    return precision.cast(maximise(statistics, gmm, prior, gmm.weights > 0, fixed), out)
+
+
+def maximise(
+    statistics: Statistics, gmm: GMM, prior: Prior | None, active: Bool[Array, " K"], fixed: tuple[str, ...] = ()
+) -> GMM:
+    """`m_step` without checks, for traced arrays of one dtype; `active` says which components take part."""
+    family = get_family(gmm.family)
+    structure, n_features = family.structure, gmm.n_features
+    counts, sums, centre = statistics.counts, statistics.sums, statistics.centre
+    strength = jnp.zeros((), counts.dtype) if prior is None else prior.mean_precision
+    total = counts + strength
+
+    if "means" in fixed:
+        shift = gmm.means - centre
+    else:
+        pull = 0 if prior is None else strength * (prior.mean - centre)
+        shift = jnp.where((active & (total > 0))[:, None], (sums + pull) / jnp.where(total > 0, total, 1)[:, None], 0)
+    means = centre + shift
+
+    if "covariances" in fixed:
+        covariances = gmm.covariances
+    else:
+        scatter = recentre(structure, statistics.scatter, sums, counts, shift)
+        if prior is not None:
+            away = means - prior.mean
+            scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away)
+        covariances = family.refit(scatter, counts, n_features, active, prior)
+        if family.per_component:
+            known = active & (counts > 0) if prior is None else active
+            covariances = jnp.where(per_component(known, covariances), covariances, gmm.covariances)
+
+    if "weights" in fixed:
+        weights = gmm.weights
+    else:
+        extra = 0 if prior is None else jnp.where(active, prior.concentration - 1, 0)
+        mass = counts + extra
+        # A weight that underflows stays positive: zero would mean an inactive component.
+        weights = jnp.where(active, jnp.maximum(mass / mass.sum(), np.finfo(np.float32).tiny), 0)
+    return GMM.unchecked(weights, means, covariances, gmm.family)
+
+
+def check_fixed(fixed: Sequence[str]) -> tuple[str, ...]:
+    """`fixed` as a sorted tuple of parameter names.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(fixed, str):
+        fixed = (fixed,)
+    for name in fixed:
+        if name not in PARAMETERS:
+            raise unknown("parameter in fixed", name, PARAMETERS)
+    return tuple(name for name in PARAMETERS if name in fixed)

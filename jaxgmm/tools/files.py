@@ -1,0 +1,65 @@
+"""Files that are written whole or not at all, and arrays in them by name, without pickle."""
+
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# What np.load and json raise for files that were cut short, hold something else, or were made to confuse them.
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RecursionError, MemoryError)
+
+
+class DamagedFileError(ValueError):
+    """A file that can't be read as what it should be; says why."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to, beside `path`, that takes its name once the block is through and its content is on the disk.
+
+    Of a block that fails nothing is left, and what stood at `path` stays.
+    """
+    # A name that no other process has, not even one of the same number in another container; with its ending, as some ask.
+    partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], **facts: Any) -> None:
+    """Arrays, and facts that JSON can hold, by name in an npz file: whole or not at all."""
+    texts = {name: np.array(json.dumps(fact)) for name, fact in facts.items()}
+    with whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **texts, **arrays)
+
+
+def read_arrays(path: Path, *facts: str) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """The arrays of an npz file by name, in the order in which they were written, and its facts of the names given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DamagedFileError: it can't be read: cut short, or of another kind.
+    """
+    try:
+        # Opened here, since np.load leaves a damaged file open.
+        with path.open("rb") as raw:
+            file = np.load(raw, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            with file:
+                arrays = {name: file[name] for name in file.files if name not in facts}
+                return arrays, [json.loads(str(file[name])) for name in facts]
+    except FileNotFoundError:
+        raise
+    except _DAMAGE as error:
+        raise DamagedFileError(" ".join(str(error).split()) or type(error).__name__) from None

@@ -1,0 +1,62 @@
+"""Which dtype to compute in and which to hand back.
+
+On a CPU float64 costs little and rounding is a real enemy, so everything called eagerly computes in float64, inside a
+local `jax.enable_x64(True)`, and hands back the dtype of the data. On accelerators, and inside a user's own jit, grad or
+vmap, the dtype is the one that is there. The global configuration never changes.
+"""
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgmm.tools.validation import in_jit, is_traced
+
+
+def result_dtype(x: Any) -> np.dtype:
+    """The dtype of results for data `x`: its own, at least float32, and what JAX's configuration allows."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def parameter_dtype(x: Any) -> np.dtype:
+    """The dtype of fitted parameters: the data's own, at least float32. Float64 data keep float64 even where JAX has none."""
+    wide = not isinstance(x, jax.Array) and np.dtype(x.dtype) == np.float64
+    return np.dtype(np.float64) if wide and platform(x) == "cpu" else result_dtype(x)
+
+
+def as_parameter(leaf: np.ndarray, dtype: np.dtype) -> Any:
+    """`leaf` as a JAX array of `dtype` or, where JAX's configuration doesn't allow that dtype, a NumPy one."""
+    leaf = np.asarray(leaf, dtype)
+    return jnp.asarray(leaf) if jax.dtypes.canonicalize_dtype(dtype) == dtype else leaf
+
+
+def platform(x: Any) -> str:
+    """Where `x` lives or would be put: "cpu", "gpu" or "tpu"."""
+    if isinstance(x, jax.Array) and not is_traced(x):
+        return next(iter(x.devices())).platform
+    return jax.default_backend()
+
+
+def compute_dtype(x: Any, *others: Any) -> np.dtype:
+    """The dtype to compute in for data `x`; `others` are the further arguments of the call, traced or not."""
+    if is_traced(x, *others) or in_jit() or platform(x) != "cpu":
+        return result_dtype(x)
+    return np.dtype(np.float64)
+
+
+def scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
+    """A context in which arrays of `dtype` exist."""
+    return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+
+
+def cast(tree: Any, dtype: np.dtype) -> Any:
+    """The floating leaves of a pytree in another dtype."""
+
+    def leaf(value):
+        value = jnp.asarray(value)
+        return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+    return jax.tree.map(leaf, tree)

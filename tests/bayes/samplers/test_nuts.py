@@ -1,0 +1,188 @@
+"""The loop of chains, and NUTS against the exact posterior where there is one."""
+
+from typing import NamedTuple
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+
+import jaxgmm as jg
+from jaxgmm.bayes.samplers import chains
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.samplers.nuts import nuts
+from jaxgmm.bayes.target.coordinates import layout_of
+from jaxgmm.bayes.target.problem import Problem
+
+KEY = jax.random.key(0)
+
+
+def problem(x, n_components, family="full", prior=None, start=None):
+    fit = jg.fit(x, n_components, key=KEY, family=family) if start is None else None
+    start = fit.gmm if start is None else start
+    prior = fit.prior if prior is None else prior
+    return Problem(jnp.asarray(x), None, start, prior, layout_of(start, prior))
+
+
+def three_clusters(seed=5):
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(size=(100, 2)) + centre for centre in ([0, 0], [4, 1], [1, 5])])
+
+
+# The loop
+
+
+class Walk(NamedTuple):
+    """A random walk: the simplest chain whose every draw depends on all before."""
+
+    def step(self, state, data):
+        key, value = state
+        key, own = jax.random.split(key)
+        return key, value + data * jax.random.normal(own)
+
+    def keep(self, state, data):
+        return {"value": state[1]}
+
+
+def walk(n_warmup=7, n_draws=25, **options):
+    states = (jax.random.split(KEY, 3), jnp.zeros(3))
+    return run_chains(Walk(), states, jnp.asarray(2.0), Schedule(n_warmup, n_draws, **options))["value"]
+
+
+def by_hand(n_steps):
+    values = []
+    for key in jax.random.split(KEY, 3):
+        state = key, jnp.zeros(())
+        path = []
+        for _ in range(n_steps):
+            state = Walk().step(state, 2.0)
+            path.append(float(state[1]))
+        values.append(path)
+    return np.array(values)
+
+
+def test_chunks_and_warmup_do_not_change_the_draws(monkeypatch):
+    expected = by_hand(32)[:, 7:]
+    np.testing.assert_array_equal(walk(), expected)
+    monkeypatch.setattr(chains, "_SECONDS", 0.0)  # one step a chunk
+    np.testing.assert_array_equal(walk(), expected)
+
+
+@pytest.mark.parametrize("stop_at", [3, 7, 8, 20], ids=["in_warmup", "after_warmup", "first_draw", "in_draws"])
+def test_an_interrupted_run_continues_bit_identically(tmp_path, monkeypatch, stop_at):
+    monkeypatch.setattr(chains, "_SECONDS", 0.0)
+    told = []
+
+    def interrupt(done, total):
+        told.append((done, total))
+        if done >= stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        walk(report=interrupt, checkpoint=tmp_path / "run")
+    assert told[-1][0] >= stop_at
+    assert told[-1][1] == 32
+    np.testing.assert_array_equal(walk(checkpoint=tmp_path / "run", resume=True), by_hand(32)[:, 7:])
+
+
+def test_checkpoints_are_not_mixed_up(tmp_path):
+    walk(checkpoint=tmp_path / "run", signature={"seed": 1, "shape": (2, 3)})
+    with pytest.raises(ValueError, match="holds an unfinished run: resume=True"):
+        walk(checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="another run: seed was 1, now 2"):
+        walk(checkpoint=tmp_path / "run", resume=True, signature={"seed": 2, "shape": (2, 3)})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="holds something else"):
+        walk(checkpoint=tmp_path / "other")
+    state = tmp_path / "run" / "state.npz"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(jg.FitError, match="can't be read"):
+        walk(checkpoint=tmp_path / "run", resume=True, signature={"seed": 1, "shape": (2, 3)})
+
+
+# NUTS
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_nuts_mixes(seed):
+    """4 chains of 300 + 300 on three clusters: r-hat <= 1.01 for every parameter, no divergence."""
+    draws = nuts(problem(three_clusters(), 3), jax.random.key(seed), Schedule(300, 300), 4)
+    assert not draws.stats["diverging"].any()
+    for leaf in jax.tree.leaves(draws.gmm):
+        values = np.moveaxis(np.asarray(leaf).reshape(4, 300, -1), -1, 0)
+        assert max(float(az.rhat(value)) for value in values) <= 1.01
+
+
+def test_nuts_draws_from_the_exact_posterior(blobs, family):
+    """One component has a closed-form posterior: means and covariances of it, within Monte-Carlo error."""
+    x = blobs[:60]
+    target = problem(x, 1, family)
+    prior, n, d = target.prior, *x.shape
+    kappa, nu, scale, m0 = (np.asarray(v) for v in (prior.mean_precision, prior.degrees_of_freedom, prior.scale, prior.mean))
+    away = x.mean(0) - m0
+    spread = (x - x.mean(0)).T @ (x - x.mean(0)) + kappa * n / (kappa + n) * np.outer(away, away)
+    expected = {
+        "full": lambda: (scale + spread) / (nu + n - d - 1),
+        "tied": lambda: (scale + spread) / (nu + n - d - 1),
+        "diag": lambda: (scale + np.diag(spread)) / (nu + n - 2),
+        "spherical": lambda: (scale + np.trace(spread)) / (nu + n * d - 2),
+    }[family]()
+    draws = nuts(target, KEY, Schedule(300, 500), 4)
+    for leaf, mean in (
+        (draws.gmm.means[:, :, 0], (kappa * m0 + n * x.mean(0)) / (kappa + n)),
+        (draws.gmm.covariances if family == "tied" else draws.gmm.covariances[:, :, 0], expected),
+    ):
+        values = np.moveaxis(np.asarray(leaf).reshape(4, 500, -1), -1, 0)
+        for value, truth in zip(values, np.ravel(mean), strict=True):
+            assert float(az.ess(value)) > 400
+            assert abs(value.mean() - truth) < 4.5 * float(az.mcse(value))
+
+
+def test_units_do_not_matter_to_nuts():
+    """Millionfold units and an offset of a million: the same posterior, as well sampled."""
+    x = three_clusters()
+    here = nuts(problem(x, 3), KEY, Schedule(200, 300), 4)
+    fit = jg.fit(x, 3, key=KEY)
+    factor, offset = 1e6, 1e8
+    far = jg.GMM(fit.gmm.weights, factor * fit.gmm.means + offset, factor**2 * fit.gmm.covariances)
+    there = nuts(
+        problem(factor * x + offset, 3, prior=jg.Prior.default(factor * x + offset, 3), start=far), KEY, Schedule(200, 300), 4
+    )
+    assert not there.stats["diverging"].any()
+    for mine, other in zip(
+        np.moveaxis(here.gmm.means, (2, 3), (0, 1)), np.moveaxis(there.gmm.means, (2, 3), (0, 1)), strict=True
+    ):
+        for a, b in zip(np.asarray(mine), (np.asarray(other) - offset) / factor, strict=True):
+            assert float(az.ess(b)) > 300
+            assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(float(az.mcse(a)), float(az.mcse(b)))
+
+
+def test_duplicated_points_and_too_many_components_stay_finite(family):
+    x = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 8, axis=0)
+    draws = nuts(problem(x, 7, family), KEY, Schedule(100, 50), 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((draws.gmm, draws.stats)))
+
+
+def test_lp_is_the_log_joint_of_the_parameters(blobs):
+    target = problem(blobs, 2)
+    draws = nuts(target, KEY, Schedule(50, 20), 2)
+    gmm = jax.tree.map(lambda leaf: leaf[1, 7], draws.gmm)
+    np.testing.assert_allclose(draws.stats["lp"][1, 7], gmm.log_likelihood(blobs) + target.prior.log_prob(gmm), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("option", "value"), [("target_accept", 1.2), ("max_tree_depth", 0)])
+def test_bad_options(blobs, option, value):
+    with pytest.raises(ValueError, match=option):
+        nuts(problem(blobs, 1), KEY, Schedule(1, 4), 2, **{option: value})
+
+
+@pytest.mark.default_precision
+def test_rows_that_numpyro_has_run_on_can_be_fitted():
+    """JAX 0.12 keeps the float32 copy of such an array object on the device, and mistakes it for the float64 one."""
+    x = np.random.default_rng(0).normal(size=(20, 1))
+    kernel = numpyro.infer.NUTS(jg.numpyro_model)
+    numpyro.infer.MCMC(kernel, num_warmup=2, num_samples=2, progress_bar=False).run(jax.random.key(0), x, 1)
+    assert jg.fit(x, n_components=1, key=jax.random.key(0)).converged

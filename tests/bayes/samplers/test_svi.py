@@ -1,0 +1,120 @@
+"""Laplace's approximation and variational fits against second derivatives, an exact posterior, and each other."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgmm as jg
+from jaxgmm.bayes.samplers.svi import laplace, svi
+from jaxgmm.bayes.target.coordinates import layout_of, log_posterior
+from jaxgmm.bayes.target.problem import Problem
+
+KEY = jax.random.key(0)
+
+
+def problem(x, n_components, family="full"):
+    fit = jg.fit(x, n_components, key=KEY, family=family, n_init=3)
+    return Problem(jnp.asarray(x), None, fit.gmm, fit.prior, layout_of(fit.gmm, fit.prior))
+
+
+@pytest.fixture(scope="module")
+def faithful():
+    with jax.enable_x64(True):
+        return problem(jg.datasets.load_faithful().x, 2)
+
+
+def vectors(draws):
+    flat = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(-1, *leaf.shape[2:]), draws.gmm)
+    return np.asarray(jax.vmap(jg.unconstrain)(flat))
+
+
+def test_laplace_is_the_gaussian_of_the_second_derivatives(faithful):
+    """Mean at a stationary point of NumPyro's density, covariance the inverse of its Hessian there: by other means."""
+    draws = vectors(laplace(faithful, KEY, 5000, 2))
+
+    def density(vector):
+        return log_posterior(vector, faithful.layout, faithful.x, None, faithful.prior)
+
+    second, first = jax.jit(jax.hessian(density)), jax.jit(jax.grad(density))
+    mode = jg.unconstrain(faithful.start)
+    for _ in range(20):  # Newton
+        hessian = second(mode)
+        mode = mode - jnp.linalg.solve(hessian, first(mode))
+    covariance = -np.linalg.inv(hessian)
+    sd = np.sqrt(np.diag(covariance))
+    assert (abs(draws.mean(0) - mode) < 4.5 * sd / np.sqrt(len(draws))).all()
+    # Of n normal draws, a covariance's standard error is sqrt((1 + correlation^2) / n) of the sds' product.
+    error = (np.cov(draws.T) - covariance) / np.outer(sd, sd)
+    assert (abs(error) < 5 * np.sqrt(2 / len(draws))).all()
+
+
+@pytest.mark.parametrize("method", [laplace, svi])
+def test_one_component_against_its_exact_posterior(method):
+    """K = 1 has a closed form; with 272 rows it is near a Gaussian, so a good guide has its means and spreads."""
+    x = jg.datasets.load_faithful().x
+    target = problem(x, 1)
+    draws = method(target, KEY, 2000, 2)
+    assert draws.attrs["pareto_k"] < 0.7
+    prior, n = target.prior, len(x)
+    mean = (prior.mean_precision * prior.mean + n * x.mean(0)) / (prior.mean_precision + n)
+    scatter = prior.scale + (x - x.mean(0)).T @ (x - x.mean(0))  # the prior mean is the rows' own
+    sd = np.sqrt(np.diag(scatter) / (prior.degrees_of_freedom + n - 1) / n)
+    means, covariances = np.asarray(draws.gmm.means).reshape(-1, 2), np.asarray(draws.gmm.covariances).reshape(-1, 2, 2)
+    assert (abs(means.mean(0) - mean) < 0.15 * sd).all()
+    np.testing.assert_allclose(means.std(0), sd, rtol=0.1)
+    np.testing.assert_allclose(covariances.mean(0), scatter / (prior.degrees_of_freedom + n - 3), rtol=0.05)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 60}, {"guide": "low_rank"}, {"guide": "normal"}], ids=str)
+def test_minibatches_and_other_guides_find_the_same_place(faithful, change):
+    whole = vectors(svi(faithful, KEY, 1000, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jg.FitWarning)  # k-hat of a guide without correlations
+        other = vectors(svi(faithful, KEY, 1000, 2, **change))
+    assert (abs(other.mean(0) - whole.mean(0)) < 0.25 * whole.std(0)).all()
+    if "batch_size" in change:
+        np.testing.assert_allclose(other.std(0), whole.std(0), rtol=0.25)
+
+
+def test_the_bound_is_below_the_evidence():
+    """K = 1: the evidence has a closed form (normal-inverse-Wishart), and a good guide comes close from below."""
+    from scipy.special import multigammaln
+
+    x = jg.datasets.load_faithful().x
+    target = problem(x, 1)
+    p, (n, d) = target.prior, x.shape
+    kappa, nu = float(p.mean_precision), float(p.degrees_of_freedom)
+    psi = p.scale + (x - x.mean(0)).T @ (x - x.mean(0))
+    log_det = (np.linalg.slogdet(np.asarray(m))[1] for m in (p.scale, psi))
+    evidence = -n * d / 2 * np.log(np.pi) + d / 2 * np.log(kappa / (kappa + n))
+    evidence += nu / 2 * next(log_det) - (nu + n) / 2 * next(log_det) + multigammaln((nu + n) / 2, d) - multigammaln(nu / 2, d)
+    elbo = svi(target, KEY, 2000, 2).attrs["elbo"]
+    assert evidence - 0.1 < elbo < evidence + 0.02  # its Monte-Carlo error is below 0.01
+
+
+def test_a_gaussian_that_misses_the_posterior_says_so():
+    """Too many components for one cluster: the posterior is nothing like a Gaussian."""
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    target = problem(x, 4)
+    with pytest.warns(jg.FitWarning, match="Pareto k-hat is"):
+        svi(target, KEY, 1000, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"guide": "iaf"}, ValueError, "unknown guide 'iaf'"),
+        ({"guide": "multivariate"}, ValueError, "did you mean 'multivariate_normal'"),
+        ({"batch_size": 1000}, ValueError, r"batch_size must lie in 1\.\.272"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"n_steps": 1.5}, TypeError, "n_steps must be a whole number"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate must be a positive number"),
+    ],
+    ids=["iaf", "near", "large_batch", "no_batch", "part_of_a_step", "negative_rate"],
+)
+def test_bad_settings(faithful, change, error, message):
+    with pytest.raises(error, match=message):
+        svi(faithful, KEY, 10, 2, **change)

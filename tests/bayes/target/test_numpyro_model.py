@@ -1,0 +1,247 @@
+"""The NumPyro model: its density is scipy's and MAP-EM's, and its unconstrained vectors are NumPyro's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from helpers import random_member
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
+from numpyro.infer import Predictive, log_likelihood
+from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
+
+import jaxgmm as jg
+from jaxgmm.bayes.target.coordinates import layout_of, log_posterior
+from jaxgmm.bayes.target.distribution import Mixture
+
+KEY = jax.random.key(0)
+
+
+def sites(gmm):
+    return {"weights": gmm.weights, "means": gmm.means, "covariances": gmm.covariances}
+
+
+def scipy_log_prior(prior, gmm):
+    """The prior's log density from scipy's distributions alone."""
+    kappa, nu, scale = (np.asarray(leaf)[()] for leaf in (prior.mean_precision, prior.degrees_of_freedom, prior.scale))
+    k = gmm.n_components
+    total = scipy.stats.dirichlet(np.broadcast_to(prior.concentration, k)).logpdf(np.asarray(gmm.weights))
+    dense = np.asarray(gmm.dense_covariances())
+    for mean, covariance in zip(np.asarray(gmm.means), dense, strict=True):
+        total += scipy.stats.multivariate_normal(np.asarray(prior.mean), covariance / kappa).logpdf(mean)
+    if gmm.family in ("full", "tied"):
+        each = [scipy.stats.invwishart(nu, scale).logpdf(matrix) for matrix in dense]
+        return total + (sum(each) if gmm.family == "full" else each[0])
+    return total + scipy.stats.invgamma(nu / 2, scale=scale / 2).logpdf(np.asarray(gmm.covariances)).sum()
+
+
+def test_density_is_scipys(blobs, family):
+    prior = jg.Prior.default(blobs, 3, family)
+    for seed in range(5):
+        gmm = random_member(family, seed=seed)
+        ours = float(log_density(jg.numpyro_model, (blobs, 3), {"family": family, "prior": prior}, sites(gmm))[0])
+        mixture = np.log(
+            sum(
+                w * scipy.stats.multivariate_normal(m, c).pdf(blobs)
+                for w, m, c in zip(gmm.weights, gmm.means, gmm.dense_covariances(), strict=True)
+            )
+        )
+        np.testing.assert_allclose(ours, mixture.sum() + scipy_log_prior(prior, gmm), rtol=1e-10)
+
+
+def test_map_em_climbs_the_models_density(blobs, family):
+    """At random points, log joint = log-likelihood + `Prior.log_prob`; at MAP-EM's fixed point, also its objective."""
+    fit = jg.fit(blobs, 3, key=KEY, family=family)
+    for gmm in (random_member(family), fit.gmm):
+        joint = log_density(jg.numpyro_model, (blobs, 3), {"family": family}, sites(gmm))[0]
+        np.testing.assert_allclose(joint, gmm.log_likelihood(blobs) + fit.prior.log_prob(gmm), rtol=1e-12)
+    np.testing.assert_allclose(joint, fit.objective, rtol=1e-12)
+
+
+@pytest.mark.parametrize("data", ["faithful", "iris", "simulated"])
+def test_map_em_is_stationary_for_numpyro(data, family):
+    """< 1e-6 of the terms that cancel, in units that don't matter: a step of one of each parameter's own size."""
+    rng = np.random.default_rng(11)
+    centres = 4 * rng.normal(size=(3, 5))
+    x = {
+        "simulated": lambda: np.concatenate([rng.normal(size=(100, 5)) + centre for centre in centres]),
+        "faithful": lambda: jg.datasets.load_faithful().x,
+        "iris": lambda: jg.datasets.load_iris().x,
+    }[data]()
+    fit = jg.fit(x, 3, key=KEY, family=family, rtol=1e-15, max_steps=10_000, n_init=3)
+
+    def joint(weights, means, covariances, x, prior_only=False):
+        values = {"weights": weights, "means": means, "covariances": covariances}
+        model = handlers.block(jg.numpyro_model, hide=["x"]) if prior_only else jg.numpyro_model
+        return log_density(model, (x, 3), {"family": family, "prior": fit.prior}, values)[0]
+
+    leaves = tuple(jnp.asarray(leaf) for leaf in (fit.gmm.weights, fit.gmm.means, fit.gmm.covariances))
+    gradient = jax.grad(joint, (0, 1, 2))(*leaves, x)
+    size = (leaves[0], jnp.broadcast_to(x.std(0), leaves[1].shape), jnp.abs(leaves[2]))
+    tangent = gradient[0] - leaves[0] @ gradient[0]
+    moved = [jnp.abs(g * s).max() for g, s in zip((tangent, *gradient[1:]), size, strict=True)]
+    assert max(map(float, moved)) < 1e-6 * len(x)
+
+
+def test_mixture_draws_what_it_scores(family):
+    gmm = random_member(family)
+    mixture = Mixture(gmm)
+    rows = mixture.sample(KEY, (200, 100))
+    assert rows.shape == (200, 100, 3)
+    flat = rows.reshape(-1, 3)
+    se = np.sqrt(np.diag(gmm.covariance()) / len(flat))
+    assert (abs(flat.mean(0) - mixture.mean) < 5 * se).all()
+    # E[log p] over its own draws is minus the entropy: two halves of the draws must agree
+    scores = np.asarray(mixture.log_prob(rows))
+    halves = scores[:100], scores[100:]
+    assert abs(halves[0].mean() - halves[1].mean()) < 5 * scores.std() * np.sqrt(4 / scores.size)
+    np.testing.assert_allclose(scores, np.asarray(gmm.log_prob(flat)).reshape(200, 100), rtol=1e-12)
+
+
+def test_inactive_component_takes_no_rows_and_gives_no_nan(blobs):
+    gmm = jg.GMM([0.4, 0.6, 0.0], np.eye(3), np.ones(3), "spherical")
+
+    def score(gmm):
+        return Mixture(gmm).log_prob(blobs).sum()
+
+    alone = jg.GMM([0.4, 0.6], np.eye(3)[:2], np.ones(2), "spherical")
+    np.testing.assert_allclose(score(gmm), score(alone), rtol=1e-12)
+    gradient = jax.grad(score)(gmm)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert (gradient.means[2] == 0).all()
+    assert (Mixture(gmm).sample(KEY, (50,))).shape == (50, 3)
+
+
+def test_effect_handlers_predictive_and_log_likelihood(blobs, family):
+    prior = jg.Prior.default(blobs, 2, family)
+    settings = {"family": family, "prior": prior}
+    draws = Predictive(jg.numpyro_model, num_samples=7)(KEY, None, 2, **settings, n_samples=4)
+    assert draws["x"].shape == (7, 4, 3)
+    assert draws["weights"].shape == (7, 2)
+    parameters = {name: draws[name] for name in ("weights", "means", "covariances")}
+    again = Predictive(jg.numpyro_model, parameters)(KEY, None, 2, **settings, n_samples=4)
+    assert again["x"].shape == (7, 4, 3)
+    scores = log_likelihood(jg.numpyro_model, parameters, blobs, 2, **settings)["x"]
+    gmms = jg.GMM(*(draws[name] for name in ("weights", "means", "covariances")), family)
+    np.testing.assert_allclose(scores, jax.vmap(lambda g: g.log_prob(blobs))(gmms), rtol=1e-9)
+
+
+def test_sample_weight_counts_rows_and_batches_are_scaled_up(blobs, row_counts):
+    gmm, settings = random_member("full"), {"prior": jg.Prior.default(blobs, 3)}
+    joint = log_density(jg.numpyro_model, (blobs, 3), settings | {"sample_weight": row_counts}, sites(gmm))[0]
+    repeated = log_density(jg.numpyro_model, (np.repeat(blobs, row_counts, axis=0), 3), settings, sites(gmm))[0]
+    np.testing.assert_allclose(joint, repeated, rtol=1e-12)
+
+    def minibatch(key):
+        model = handlers.seed(jg.numpyro_model, key)
+        return log_density(model, (blobs, 3), settings | {"batch_size": 60}, sites(gmm))[0]
+
+    whole = log_density(jg.numpyro_model, (blobs, 3), settings, sites(gmm))[0]
+    several = jax.vmap(minibatch)(jax.random.split(KEY, 400))
+    assert abs(several.mean() - whole) < 4 * several.std() / np.sqrt(400)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(family, "conjugate") for family in ("full", "tied", "diag", "spherical")]
+    + [(family, "richardson-green") for family in ("full", "diag", "spherical")],  # a variance for every component: not "tied"
+)
+def test_unconstrained_vectors_are_numpyros(blobs, family, kind):
+    """The vector is NumPyro's, the round trip exact, and the log posterior minus NumPyro's potential energy."""
+    extra = {}
+    if kind == "conjugate":
+        x, gmm = blobs, random_member(family)
+        prior = jg.Prior.default(x, 3, family)
+    else:
+        x, gmm, extra = blobs[:, :1], random_member(family, n_features=1), {"rate": jnp.asarray(0.7)}
+        prior = jg.RichardsonGreen.default(x, family)
+    settings = {"family": family, "prior": prior}
+    layout = layout_of(gmm, prior)
+    vector = jg.unconstrain(gmm, extra)
+    model = handlers.seed(jg.numpyro_model, KEY)
+    theirs = unconstrain_fn(model, (x, 3), settings, sites(gmm) | extra)
+    np.testing.assert_allclose(vector, ravel_pytree(theirs)[0], rtol=1e-9, atol=1e-12)
+    ours = log_posterior(vector, layout, jnp.asarray(x), None, prior)
+    np.testing.assert_allclose(ours, -potential_energy(model, (x, 3), settings, theirs), rtol=1e-10)
+
+
+def test_round_trip_and_jacobian(family):
+    gmm = random_member(family, n_components=4)
+    vector = jg.unconstrain(gmm)
+    back, log_jacobian = jg.constrain(vector, 4, 3, family)
+    for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(gmm), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+    def free(vector):  # the free entries: the density is with respect to these
+        gmm, _ = jg.constrain(vector, 4, 3, family)
+        i, j = np.tril_indices(3)
+        covariances = gmm.covariances[..., i, j] if family in ("full", "tied") else gmm.covariances
+        return jnp.concatenate([covariances.reshape(-1), gmm.means.reshape(-1), gmm.weights[:-1]])
+
+    np.testing.assert_allclose(log_jacobian, jnp.linalg.slogdet(jax.jacobian(free)(vector))[1], rtol=1e-10)
+
+
+def test_tiny_weights_survive_the_round_trip():
+    gmm = jg.GMM([1e-12, 1 - 1e-12 - 1e-9, 1e-9], np.zeros((3, 1)), np.ones(3), "spherical")
+    back, _ = jg.constrain(jg.unconstrain(gmm), 3, 1, "spherical")
+    np.testing.assert_allclose(back.weights, gmm.weights, rtol=1e-10)
+
+
+def test_one_component_has_no_sticks():
+    gmm = jg.GMM([1.0], [[2.0]], [3.0], "spherical")
+    back, _ = jg.constrain(jg.unconstrain(gmm), 1, 1, "spherical")
+    np.testing.assert_allclose([back.weights[0], back.means[0, 0], back.covariances[0]], [1, 2, 3], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"prior": None}, ValueError, "maximum likelihood"),
+        ({"prior": "defualt"}, ValueError, "did you mean 'default'"),
+        ({"prior": 3.0}, TypeError, "Prior or RichardsonGreen"),
+        ({"family": "fulll"}, ValueError, "did you mean 'full'"),
+        ({"n_components": 0}, ValueError, "n_components"),
+        ({"n_samples": 5}, ValueError, "n_samples is for x=None"),
+        ({"batch_size": 1000}, ValueError, "batch_size"),
+        ({"x": None}, ValueError, "prior='default'"),
+        ({"x": [[np.nan]]}, ValueError, "NaN"),
+    ],
+    ids=["ml", "typo", "number", "family", "no_components", "n_samples", "batch", "no_rows", "nan"],
+)
+def test_bad_settings(blobs, change, error, message):
+    arguments = {"x": blobs, "n_components": 2} | change
+    with pytest.raises(error, match=message), handlers.seed(rng_seed=0):
+        jg.numpyro_model(**arguments)
+
+
+def test_family_without_a_prior_and_prior_of_another_family(blobs, monkeypatch):
+    from jaxgmm.covariance.base import Family
+    from jaxgmm.covariance.diag import Diag
+
+    with pytest.raises(ValueError, match="prior is for family 'full', but family is 'diag'"), handlers.seed(rng_seed=0):
+        jg.numpyro_model(blobs, 2, "diag", jg.Prior.default(blobs, 2))
+    monkeypatch.setattr(Diag, "prior_distribution", Family.prior_distribution)
+    with pytest.raises(ValueError, match="family 'diag' has no NumPyro prior"), handlers.seed(rng_seed=0):
+        jg.numpyro_model(blobs, 2, "diag")
+
+
+def test_richardson_green_refuses_what_it_cannot_be(blobs):
+    with pytest.raises(ValueError, match="3 columns"):
+        jg.RichardsonGreen.default(blobs)
+    with pytest.raises(ValueError, match="one value"):
+        jg.RichardsonGreen.default(np.ones((4, 1)))
+    with pytest.raises(ValueError, match="rate_rate must be positive"):
+        jg.RichardsonGreen(0.0, 1.0, -1.0)
+    with pytest.raises(ValueError, match="family for RichardsonGreen 'tied'"):
+        jg.RichardsonGreen(0.0, 1.0, 1.0, family="tied")
+    with pytest.raises(TypeError, match="prior must be"):
+        jg.fit(blobs[:, :1], 2, key=KEY, family="spherical", prior=jg.RichardsonGreen.default(blobs[:, :1]))
+
+
+def test_traced_rows_need_a_prior(blobs):
+    def joint(x):
+        return log_density(handlers.seed(jg.numpyro_model, KEY), (x, 2), {}, {})[0]
+
+    with pytest.raises(ValueError, match=r"Prior\.default"):
+        jax.jit(joint)(blobs)

@@ -1,0 +1,465 @@
+"""Posterior trees: what is in them is scipy's and NumPyro's, and ArviZ and files take them as they are."""
+
+import functools
+import os
+import warnings
+
+import arviz as az
+import h5py
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import xarray
+from helpers import draws_around, random_member, tree_of
+from numpyro.infer.util import log_density
+
+import jaxgmm as jg
+from jaxgmm.bayes.target.problem import Draws
+from jaxgmm.bayes.trees import per_draw
+from jaxgmm.bayes.trees.build import draws_of, to_datatree
+from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
+from jaxgmm.bayes.trees.storage import load_posterior, save_posterior
+
+mpl.use("Agg")
+KEY = jax.random.key(0)
+GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")
+WEIGHT = np.where(np.arange(240) < 20, 0, np.random.default_rng(1).exponential(size=240))
+NAMES = ("eruptions", "waiting_time")
+
+
+@pytest.fixture(scope="module")
+def faithful():
+    return jg.datasets.load_faithful().x
+
+
+@pytest.fixture(scope="module")
+def tree(faithful):
+    """All groups, two components that overlap a little, so that nothing is constant but K+."""
+    with jax.enable_x64(True):
+        draws = draws_around(jg.fit(faithful, 2, key=KEY).gmm, (4, 100))
+        facts = {"guide": None, "pareto_k": np.float32(0.25), "losses": [1.0, 2.0]}
+        attrs = {"n_draws": 100, "dense_mass": True, "start": "em"}
+        return tree_of(draws, faithful, groups=GROUPS, feature_names=["eruptions", "waiting time"], facts=facts, attrs=attrs)
+
+
+def each(gmm):
+    """The draws one by one."""
+    for index in np.ndindex(np.shape(gmm.weights)[:2]):
+        yield index, jax.tree.map(lambda leaf, at=index: leaf[at], gmm)
+
+
+def scipy_joint(gmm, x):
+    """log pi_k N(x_n | mu_k, Sigma_k), by scipy."""
+    dense = np.asarray(gmm.dense_covariances())
+    columns = zip(np.asarray(gmm.weights), np.asarray(gmm.means), dense, strict=True)
+    return np.stack([np.log(w) + scipy.stats.multivariate_normal(m, c).logpdf(x) for w, m, c in columns], axis=-1)
+
+
+@pytest.fixture
+def blob_tree(blobs, family):
+    """Draws about a random mixture of each family, rows weighted."""
+    return small_tree(family, tuple(map(tuple, blobs)))
+
+
+@functools.cache
+def small_tree(family, rows, **options):
+    with jax.enable_x64(True):
+        options = {"groups": ("log_likelihood", "log_prior"), "weight": WEIGHT} | options
+        return tree_of(draws_around(random_member(family), (2, 4)), np.array(rows), **options)
+
+
+def test_groups_variables_and_dimensions(blob_tree, family):
+    assert list(blob_tree.children) == ["posterior", "sample_stats", "observed_data", "constant_data", *GROUPS[:2]]
+    shape = {"full": ["component_id", "feature", "feature_bis"], "tied": ["feature", "feature_bis"]}
+    shape |= {"diag": ["component_id", "feature"], "spherical": ["component_id"]}
+    expected = {
+        "weights": ["component_id"],
+        "means": ["component_id", "feature"],
+        "covariances": shape[family],
+        "log_likelihood": [],
+        "sorted_weights": ["rank"],
+        "entropy": [],
+        "n_clusters": [],
+    }
+    posterior = blob_tree["posterior"]
+    assert {name: list(v.dims) for name, v in posterior.data_vars.items()} == {
+        name: ["chain", "draw", *dims] for name, dims in expected.items()
+    }
+    assert posterior["feature"].values.tolist() == ["x0", "x1", "x2"]
+    scale_dims = {"full": ("feature", "feature_bis"), "tied": ("feature", "feature_bis"), "diag": ("feature",), "spherical": ()}
+    assert blob_tree["constant_data"]["prior_scale"].dims == scale_dims[family]
+    np.testing.assert_array_equal(blob_tree["constant_data"]["sample_weight"], WEIGHT)
+    draws = draws_around(random_member(family), (2, 4))
+    for ours, theirs in zip(jax.tree.leaves(draws_of(blob_tree)), jax.tree.leaves(draws), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert draws_of(blob_tree).family == family
+
+
+def test_label_invariant_quantities_are_scipys(blob_tree, blobs):
+    posterior = blob_tree["posterior"]
+    for index, gmm in each(draws_of(blob_tree)):
+        joint = scipy_joint(gmm, blobs)
+        log_density = scipy.special.logsumexp(joint, axis=1)
+        np.testing.assert_allclose(posterior["log_likelihood"][index], WEIGHT @ log_density, rtol=1e-10)
+        entropy = scipy.stats.entropy(np.exp(joint - log_density[:, None]), axis=1)
+        np.testing.assert_allclose(posterior["entropy"][index], WEIGHT @ entropy / WEIGHT.sum(), rtol=1e-8)
+        np.testing.assert_array_equal(posterior["sorted_weights"][index], np.sort(gmm.weights)[::-1])
+
+
+def test_n_clusters_has_the_exact_distribution():
+    """K+ of five rows and three components: against the sum over all 3^5 allocations."""
+    gmm = jg.GMM([0.1, 0.3, 0.6], [[-1.0], [0.0], [1.0]], [1.0, 2.0, 1.0], "spherical")
+    x = np.array([[-1.5], [0.2], [0.4], [1.0], [3.0]])
+    n_draws = 20_000
+    many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, n_draws // 2, *leaf.shape)), gmm)
+    weight = np.array([1.0, 1.0, 0.0, 0.5, 2.0])  # a row of weight 0 fills no component
+    found = tree_of(many, x, weight=weight)["posterior"]["n_clusters"].values
+    r = np.asarray(gmm.responsibilities(x))[weight > 0]
+    allocations = np.array(np.meshgrid(*[range(3)] * 4)).reshape(4, -1).T
+    probability = r[np.arange(4), allocations].prod(1)
+    filled = np.array([len(set(z)) for z in allocations])
+    for k in (1, 2, 3):
+        p = probability[filled == k].sum()
+        np.testing.assert_allclose((found == k).mean(), p, atol=4 * np.sqrt(p * (1 - p) / n_draws))
+
+
+def test_an_inactive_component_is_never_a_cluster(blobs):
+    gmm = jg.GMM([0.5, 0.0, 0.5, 0.0], np.zeros((4, 3)), np.ones((4, 3)), "diag")
+    many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 50, *leaf.shape)), gmm)
+    tree = tree_of(many, blobs, groups=("log_likelihood",))
+    assert (tree["posterior"]["n_clusters"] == 2).all()
+    np.testing.assert_allclose(tree["posterior"]["entropy"], np.log(2), rtol=1e-12)
+    assert np.isfinite(tree["log_likelihood"]["x"]).all()
+
+
+@pytest.mark.parametrize("numbers", [700, 21 * 240 * 4])  # 33 rows of one draw at once; 4 of 6 draws
+def test_blocks_change_nothing(blobs, monkeypatch, numbers):
+    draws = draws_around(random_member("full"), (2, 3))
+    whole = tree_of(draws, blobs, weight=WEIGHT, groups=("log_likelihood",))
+    monkeypatch.setattr(per_draw, "_NUMBERS_AT_ONCE", numbers)
+    functions = (per_draw.label_invariant, per_draw.log_density_of_rows)
+    for function in functions:
+        function.clear_cache()
+    blocks = tree_of(draws, blobs, weight=WEIGHT, groups=("log_likelihood",))
+    for function in functions:
+        function.clear_cache()
+    for group in ("posterior", "log_likelihood"):
+        xarray.testing.assert_allclose(blocks[group].to_dataset(), whole[group].to_dataset(), rtol=1e-12)
+
+
+def test_log_likelihood_of_rows(tree, faithful):
+    rows = tree["log_likelihood"]["x"]
+    assert rows.dims == ("chain", "draw", "obs_id")
+    for index in ((0, 0), (3, 99)):
+        gmm = jax.tree.map(lambda leaf, at=index: leaf[at], draws_of(tree))
+        np.testing.assert_allclose(rows[index], scipy.special.logsumexp(scipy_joint(gmm, faithful), axis=1), rtol=1e-10)
+    np.testing.assert_allclose(rows.sum("obs_id"), tree["posterior"]["log_likelihood"], rtol=1e-12)
+
+
+def test_weighted_log_likelihood_of_rows_adds_up(blob_tree):
+    rows = blob_tree["log_likelihood"]["x"]
+    np.testing.assert_allclose(rows.sum("obs_id"), blob_tree["posterior"]["log_likelihood"], rtol=1e-12)
+    assert (rows[:, :, WEIGHT == 0] == 0).all()
+
+
+def test_log_prior_is_the_priors(blob_tree, blobs, family):
+    prior = jg.Prior.default(blobs, 3, family)
+    for index, gmm in each(draws_of(blob_tree)):
+        np.testing.assert_allclose(blob_tree["log_prior"]["log_prior"][index], prior.log_prob(gmm), rtol=1e-10)
+
+
+def test_richardson_green(blobs):
+    """Its own parameter is a posterior variable, and takes part in the log prior as in NumPyro's model."""
+    x = blobs[:, :1]
+    prior = jg.RichardsonGreen.default(x)
+    gmm = draws_around(random_member("spherical", 2, 1), (2, 4))
+    rate = np.random.default_rng(0).exponential(size=(2, 4))
+    tree = tree_of(gmm, x, prior=prior, extra={"rate": rate}, groups=("log_prior", "prior"))
+    np.testing.assert_array_equal(tree["posterior"]["rate"], rate)
+    assert tree.attrs["prior"] == "RichardsonGreen"
+    assert tree["prior"]["rate"].dims == ("chain", "draw")
+    np.testing.assert_array_equal(tree["constant_data"]["prior_mean_variance"], prior.mean_variance)
+    for index, g in each(draws_of(tree)):
+        sites = {"weights": g.weights, "means": g.means, "covariances": g.covariances, "rate": jnp.asarray(rate[index])}
+        joint = log_density(jg.numpyro_model, (x, 2), {"family": "spherical", "prior": prior}, sites)[0]
+        ours = tree["posterior"]["log_likelihood"][index] + tree["log_prior"]["log_prior"][index]
+        np.testing.assert_allclose(ours, joint, rtol=1e-10)
+
+
+def test_replicated_rows_have_the_moments_of_their_draw(blobs):
+    gmm = random_member("full")
+    many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 200, *leaf.shape)), gmm)
+    tree = tree_of(many, blobs, groups=("posterior_predictive",))
+    rows = np.stack([tree["posterior_predictive"][f"x{d}"].values for d in range(3)], axis=-1)
+    assert rows.shape == (2, 200, 240, 3)
+    flat, covariance = rows.reshape(-1, 3), np.asarray(gmm.covariance())
+    np.testing.assert_allclose(flat.mean(0), gmm.mean(), atol=4 * np.sqrt(covariance.max() / len(flat)))
+    np.testing.assert_allclose(np.cov(flat.T), covariance, atol=0.05 * covariance.max())
+    assert len(np.unique(flat[:, 0])) == len(flat)  # no draw has the rows of another
+
+
+def test_prior_draws_are_the_priors(tree, faithful):
+    prior = jg.Prior.default(faithful, 2)
+    draws = tree["prior"].isel(chain=0)
+    assert draws.sizes["draw"] == 400
+    # Dirichlet(1, 1): each weight is uniform; a diagonal entry of an inverse-Wishart is an inverse gamma
+    assert scipy.stats.kstest(draws["weights"][:, 0], scipy.stats.uniform.cdf).pvalue > 1e-3
+    variance = draws["covariances"].values[:, 0, 0, 0]
+    inverse_gamma = scipy.stats.invgamma((float(prior.degrees_of_freedom) - 1) / 2, scale=prior.scale[0, 0] / 2)
+    assert scipy.stats.kstest(variance, inverse_gamma.cdf).pvalue > 1e-3
+    z = (draws["means"].values[:, 0, 0] - float(prior.mean[0])) / np.sqrt(variance / float(prior.mean_precision))
+    assert scipy.stats.kstest(z, scipy.stats.norm.cdf).pvalue > 1e-3
+    # Replicated rows: of each draw's own mixture
+    rows = tree["prior_predictive"]["waiting_time"].isel(chain=0)
+    assert rows.shape == (400, 272)
+    centre = (draws["weights"] * draws["means"].isel(feature=1)).sum("component_id")
+    assert np.corrcoef(rows.mean("obs_id"), centre)[0, 1] > 0.99
+
+
+def test_default_precision_and_float32_rows(blobs):
+    with jax.enable_x64(False):
+        gmm = jax.tree.map(jnp.asarray, random_member("full"))
+        many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 3, *leaf.shape)), gmm)
+        tree = tree_of(many, blobs.astype(np.float32), groups=("log_likelihood", "posterior_predictive"))
+        assert draws_of(tree).weights.dtype == np.float32
+    assert tree["observed_data"]["x0"].dtype == np.float32
+    assert tree["posterior_predictive"]["x0"].dtype == np.float32
+    expected = gmm.log_likelihood(blobs.astype(np.float32))
+    np.testing.assert_allclose(tree["posterior"]["log_likelihood"], expected, rtol=1e-6)
+
+
+def test_facts_survive(tree, tmp_path):
+    facts = facts_of(tree)
+    assert (facts["method"], facts["family"], facts["prior"]) == ("gibbs", "full", "Prior")
+    assert (facts["n_draws"], facts["dense_mass"], facts["creation_library"]) == (100, True, "jaxgmm")
+    assert {"jax_version", "numpyro_version", "arviz_version", "created_at"} <= set(facts)
+    assert all(isinstance(value, str | int | float) for group in tree.subtree for value in group.attrs.values())
+    assert facts_of(tree["sample_stats"]) == {"guide": None, "pareto_k": 0.25, "losses": [1.0, 2.0]}
+    assert facts_of(load_posterior(save_posterior(tree, tmp_path / "posterior"))) == facts
+    odd = tree_of(draws_of(tree), jg.datasets.load_faithful().x, attrs={"path": tmp_path, "text": "[not json", "nan": np.nan})
+    assert facts_of(odd)["path"] == str(tmp_path)
+    assert facts_of(odd)["text"] == "[not json"
+
+
+# ArviZ
+
+
+def quiet(f, *args, **kwargs):
+    """A call where quantities that never change (K+, here always 2) make ArviZ divide by zero and warn."""
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.filterwarnings("ignore", message="Your data appears to have a single value")
+        return f(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "plot",
+    ["plot_trace_dist", "plot_rank", "plot_forest", "plot_ppc_dist", "plot_loo_pit", "plot_dist", "plot_ess", "plot_ppc_pit"],
+)
+def test_arviz_plots(tree, plot):
+    assert (tree["posterior"]["n_clusters"] == 2).all()
+    collection = quiet(getattr(az, plot), tree)
+    assert collection.viz.children
+    mpl.pyplot.close("all")
+
+
+@pytest.mark.parametrize("options", [{"var_names": ["weights", "means"]}, {"var_names": ["log_likelihood", "n_clusters"]}])
+def test_arviz_plot_pair(tree, options):
+    quiet(az.plot_pair, tree, **options)
+    mpl.pyplot.close("all")
+
+
+def test_arviz_prior_plots(tree):
+    quiet(az.plot_ppc_dist, tree, group="prior_predictive")
+    quiet(az.plot_prior_posterior, tree, var_names=["weights", "means"])
+    mpl.pyplot.close("all")
+
+
+def test_arviz_plots_name_the_features(tree):
+    collection = quiet(az.plot_loo_pit, tree)
+    assert {name for node in collection.viz.subtree for name in node.data_vars} >= set(NAMES)
+    mpl.pyplot.close("all")
+
+
+def test_arviz_summary(tree):
+    table = quiet(az.summary, tree)
+    assert len(table) == 2 + 4 + 8 + 1 + 2 + 1 + 1
+    assert {"means[0, waiting_time]", "sorted_weights[1]", "n_clusters"} <= set(table.index)
+
+
+def test_arviz_loo_is_importance_sampling(tree):
+    """elpd_loo against plain importance sampling, log 1 / mean(1 / p): these draws are easy."""
+    result = az.loo(tree, pointwise=True)
+    rows = tree["log_likelihood"]["x"].values.reshape(400, -1)
+    plain = np.log(len(rows)) - scipy.special.logsumexp(-rows, axis=0)
+    np.testing.assert_allclose(result.elpd_i, plain, atol=0.02)
+    assert not result.warning
+
+
+def test_arviz_loo_pit_leaves_out_whole_rows(tree):
+    """Each feature's LOO-PIT, with the weights of the row as a whole, by hand; PSIS only smooths the largest of them."""
+    pit = az.loo_pit(tree)
+    rows = tree["log_likelihood"]["x"].values.reshape(400, -1)
+    weights = scipy.special.softmax(-rows, axis=0)
+    for name in NAMES:
+        below = tree["posterior_predictive"][name].values.reshape(400, -1) <= tree["observed_data"][name].values
+        np.testing.assert_allclose(pit[name], (weights * below).sum(0), atol=0.02)
+
+
+def test_arviz_compare_across_k_and_families(faithful):
+    """Two components are far better than one; the LOO of a posterior around the fit knows it."""
+    trees = {}
+    for n_components, family in ((1, "full"), (2, "full"), (2, "spherical")):
+        gmm = jg.fit(faithful, n_components, key=KEY, family=family).gmm
+        trees[f"{family} {n_components}"] = tree_of(draws_around(gmm, (4, 100), 0.03), faithful, groups=("log_likelihood",))
+    table = az.compare(trees)
+    assert table.index[0] == "full 2"
+    assert table.loc["full 1", "elpd_diff"] < -10
+
+
+def test_arviz_psense_summary(tree):
+    table = quiet(az.psense_summary, tree)
+    assert np.isfinite(table.loc["means[0, eruptions]", ["prior", "likelihood"]].astype(float)).all()
+
+
+def test_netcdf(tree, tmp_path):
+    tree.to_netcdf(tmp_path / "tree.nc")
+    read = az.from_netcdf(tmp_path / "tree.nc")
+    assert read.identical(tree)
+    quiet(az.plot_loo_pit, read)
+    mpl.pyplot.close("all")
+    read.close()
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_zarr(tree, tmp_path):
+    tree.to_zarr(tmp_path / "tree.zarr")
+    assert az.from_zarr(tmp_path / "tree.zarr").identical(tree)
+
+
+# Files of our own
+
+
+def test_save_and_load(tree, tmp_path):
+    path = save_posterior(tree, tmp_path / "posterior")
+    assert path == tmp_path / "posterior.nc"
+    assert os.listdir(tmp_path) == ["posterior.nc"]
+    read = load_posterior(path)
+    assert read.identical(tree)
+    quiet(az.plot_loo_pit, read)
+    mpl.pyplot.close("all")
+    tree.to_netcdf(tmp_path / "whole.nc")
+    assert path.stat().st_size < (tmp_path / "whole.nc").stat().st_size
+    assert load_posterior(tmp_path / "whole.nc").identical(tree)
+    path.unlink()  # in memory: the file isn't needed any more
+    assert float(read["posterior"]["weights"].sum()) == pytest.approx(400)
+
+
+def test_saving_is_all_or_nothing(tree, tmp_path, monkeypatch):
+    path = save_posterior(tree, tmp_path / "posterior.nc")
+
+    def fails(self, target, **options):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(xarray.DataTree, "to_netcdf", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_posterior(tree, path)
+    assert load_posterior(path).identical(tree)
+
+
+def test_a_file_that_was_cut_short(tree, tmp_path):
+    whole = save_posterior(tree, tmp_path / "whole.nc").read_bytes()
+    path = tmp_path / "posterior.nc"
+    for size in (0, 10, 2000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"posterior\.nc is not a whole netCDF file .*: it was cut short"):
+            load_posterior(path)
+
+
+def test_a_file_of_another_program(tree, tmp_path):
+    path = tmp_path / "other.nc"
+    path.write_text("weights,means\n")
+    with pytest.raises(ValueError, match="not a whole netCDF file"):
+        load_posterior(path)
+    with h5py.File(path, "w") as file:
+        file["a"] = np.arange(3)
+    with pytest.raises(ValueError, match=r"other\.nc"):
+        load_posterior(path)
+    xarray.Dataset({"weights": ("k", [1.0])}).to_netcdf(path)
+    with pytest.raises(ValueError, match=r"does not hold a posterior of jaxgmm"):
+        load_posterior(path)
+    tree.filter(lambda node: node.name != "posterior").to_netcdf(path)
+    with pytest.raises(ValueError, match="needs the group posterior"):
+        load_posterior(path)
+    with pytest.raises(FileNotFoundError, match="no posterior file"):
+        load_posterior(tmp_path / "none.nc")
+    with pytest.raises(FileNotFoundError, match="no posterior file"):
+        load_posterior(tmp_path)
+
+
+def test_without_h5netcdf(tree, tmp_path, monkeypatch):
+    path = save_posterior(tree, tmp_path / "posterior.nc")
+
+    def missing(*args, **kwargs):
+        raise ImportError("No module named 'h5py'")
+
+    monkeypatch.setattr(xarray, "open_datatree", missing)
+    with pytest.raises(ImportError, match=r"pip install 'jaxgmm\[cli\]'"):
+        load_posterior(path)
+
+
+# Bad input
+
+
+def test_feature_names():
+    assert check_feature_names(None, 2) == ("x0", "x1")
+    assert check_feature_names(["sepal length (cm)", "ß"], 2) == ("sepal_length_(cm)", "ß")
+    for names, error, message in [
+        (["a"], ValueError, "has 1 names, but x has 2 columns"),
+        (["a", "a"], ValueError, "has 'a' twice"),
+        (["a", "draw"], ValueError, r"feature_names\[1\] is 'draw', but a name mustn't be"),
+        (["a/b", "a b"], ValueError, "has 'a_b' twice"),
+        ([" ", "c"], ValueError, "feature_names\\[0\\] is ''"),
+        ("ab", TypeError, "must be 2 strings"),
+        ([1, 2], TypeError, "must be 2 strings"),
+    ]:
+        with pytest.raises(error, match=message):
+            check_feature_names(names, 2)
+
+
+def test_a_feature_called_like_the_rows(blobs, tmp_path):
+    draws = draws_around(random_member("full", 2), (4, 25))
+    groups = ("log_likelihood", "posterior_predictive")
+    tree = tree_of(draws, blobs, groups=groups, feature_names=["z", "x", "y"])
+    assert list(az.loo_pit(tree).data_vars) == ["z", "x", "y"]
+    assert load_posterior(save_posterior(tree, tmp_path / "tree")).identical(tree)
+
+
+def test_bad_input(blobs, tree):
+    gmm = draws_around(random_member("full", 2), (2, 3))
+    draws, prior = Draws(gmm, {}, {}, {}), jg.Prior.default(blobs, 2)
+    with pytest.raises(ValueError, match=r"unknown group 'loglikelihood'; did you mean 'log_likelihood'\? Choose from"):
+        to_datatree(draws, blobs, None, prior, key=KEY, groups=["loglikelihood"])
+    with pytest.raises(ValueError, match="x has 2 columns, but the mixture has 3"):
+        to_datatree(draws, blobs[:, :2], None, prior, key=KEY)
+    with pytest.raises(TypeError, match="key must be one PRNG key"):
+        to_datatree(draws, blobs, None, prior, key=3)
+    with pytest.raises(TypeError, match="draws_of needs the DataTree"):
+        draws_of(gmm)
+    with pytest.raises(ValueError, match="draws_of needs the group posterior; this tree has sample_stats"):
+        draws_of(tree.filter(lambda node: node.name != "posterior"))
+    lacking = tree.copy()
+    del lacking["posterior"]["means"]
+    with pytest.raises(ValueError, match="draws_of needs posterior/means"):
+        draws_of(lacking)
+    lacking = tree.copy()
+    del lacking.attrs["family"]
+    with pytest.raises(ValueError, match="no attribute 'family'"):
+        draws_of(lacking)
+    lacking.attrs["family"] = "tied"
+    with pytest.raises(ValueError, match=r"posterior/covariances has dimensions .* family 'tied' has"):
+        draws_of(lacking)

@@ -1,0 +1,239 @@
+"""The number of clusters as users meet it: simulated and published data, verdicts, summaries, hard data, resumed runs."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import REFERENCE
+
+import jaxgmm as jg
+from jaxgmm.counting.similarity import variation_of_information
+
+KEY = jax.random.key(0)
+
+
+def simulated(seed=0):
+    """Two clusters four standard deviations apart, 500 rows."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(500, 2)) + np.repeat([[0.0, 0.0], [4.0, 0.0]], 250, axis=0)
+
+
+@pytest.fixture(scope="module")
+def two():
+    with jax.enable_x64(True):
+        return jg.count_clusters(simulated(), key=KEY, family="diag", n_draws=1000, n_warmup=200, feature_names=["a", "b"])
+
+
+def test_two_clusters_are_two(two):
+    found = jg.cluster_count(two)
+    assert found.mode == 2
+    assert found.table["posterior"][2] > 0.9
+    assert found.r_hat <= 1.05
+    np.testing.assert_allclose(found.table[["posterior", "prior", "n_components"]].sum(), 1, atol=1e-6)
+    p, prior = found.table["posterior"], found.table["prior"]
+    np.testing.assert_allclose(found.table["bayes_factor"][3], p[3] * prior[2] / (p[2] * prior[3]), rtol=1e-12)
+
+
+def test_one_gaussian_is_one():
+    x = np.random.default_rng(1).normal(size=(500, 2))
+    tree = jg.count_clusters(x, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+    assert jg.cluster_count(tree).table["posterior"][1] > 0.8
+
+
+def test_tree_and_units(two):
+    """Other units and another origin change nothing but the log-likelihood."""
+    assert list(two.children) == ["posterior", "allocations", "cluster_count", "sample_stats", "observed_data", "constant_data"]
+    posterior, labels = two["posterior"], two["allocations"]["label"]
+    assert labels.dims == ("chain", "draw", "obs_id")
+    used = np.array([np.unique(draw).size for draw in labels.values.reshape(-1, 500)])
+    np.testing.assert_array_equal(used, posterior["n_clusters"].values.ravel())
+    assert (posterior["n_components"] >= posterior["n_clusters"]).all()
+    np.testing.assert_allclose(posterior["sorted_weights"].sum("rank"), 1, rtol=1e-12)
+    assert two["cluster_count"].attrs["verdict"] == jg.cluster_count(two).verdict
+    scale = np.array([1e-3, 1e4])
+    other = jg.count_clusters(simulated() * scale - 1e5, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+    change = other["posterior"]["log_likelihood"].values[:, 0] - posterior["log_likelihood"].values[:, 0]
+    np.testing.assert_allclose(change, -500 * np.log(scale).sum(), atol=1e-3)
+    np.testing.assert_array_equal(other["posterior"]["n_clusters"].values[:, :50], posterior["n_clusters"].values[:, :50])
+
+
+def test_typical_partition_and_components(two):
+    partition = jg.typical_partition(two)
+    truth = np.repeat([0, 1], 250)
+    assert (partition["label"].values == truth).mean() > 0.95
+    labels = two["allocations"]["label"].values.reshape(-1, 500)
+    away = variation_of_information(partition["label"].values, labels)
+    radius = partition.attrs["radius"]
+    assert 0.95 <= (away <= radius).mean() < 0.96
+    np.testing.assert_allclose(partition.attrs["expected_loss"], away.mean(), rtol=0.05)  # that of every tenth draw
+    every_loss = [variation_of_information(draw, labels[::40]).mean() for draw in labels[::40]]
+    assert variation_of_information(partition["label"].values, labels[::40]).mean() <= min(every_loss) + 1e-3
+    sizes = {name: np.unique(partition[name]).size for name in ("coarsest", "label", "finest")}
+    assert sizes["coarsest"] <= sizes["label"] <= sizes["finest"]
+    edges = np.array([partition[name].values for name in ("coarsest", "finest", "farthest")])
+    assert (variation_of_information(partition["label"].values, edges) <= radius).all()
+    shared = jg.similarity(two, rows=[0, 1, 499])
+    assert shared[0, 0] == 1
+    assert shared[0, 1] > 0.9 > 0.1 > shared[0, 2]
+    components = jg.relabel(jg.components_given(two, key=KEY))
+    assert components["posterior"].sizes["component_id"] == 2
+    means = np.sort(jg.intervals(components)["means"].sel(statistic="mean", feature="a"))
+    np.testing.assert_allclose(means, [0, 4], atol=0.3)
+    with pytest.raises(ValueError, match="no draw has 9 clusters"):
+        jg.components_given(two, 9, key=KEY)
+
+
+def test_variation_of_information_by_hand():
+    """Halving one of two equal blocks: H(a | b) = 0 and H(b | a) = log 2 / 2."""
+    a, b = np.array([0, 0, 1, 1]), np.array([[0, 0, 1, 2], [1, 1, 0, 0], [0, 1, 0, 1]])
+    np.testing.assert_allclose(variation_of_information(a, b), [np.log(2) / 2, 0, 2 * np.log(2)], atol=1e-12)
+
+
+def test_galaxies_as_published():
+    """Richardson & Green's priors and data: p(K+) of their own sampler, run for 3 x 1.5 million sweeps."""
+    x = np.loadtxt(REFERENCE / "galaxies_rg.csv", skiprows=1)[:, None]
+    tree = jg.count_clusters(x, key=KEY, prior="richardson-green", n_draws=3000, n_warmup=200, n_chains=8, n_moves=3)
+    found = jg.cluster_count(tree)
+    assert min(found.ess_bulk, found.ess_tail) > 500
+    assert found.r_hat < 1.05
+    clusters = [0, 0, 0.0690, 0.1618, 0.2282, 0.2271, 0.1588, 0.0870, 0.0408, 0.0170, 0.0066]
+    components = [0, 0, 0.0594, 0.1348, 0.1878, 0.1953, 0.1578, 0.1083, 0.0677, 0.0395, 0.0226]
+    for name, published in (("posterior", clusters), ("n_components", components)):
+        assert abs(found.table[name].to_numpy()[:11] - published).sum() / 2 < 0.05
+
+
+def unequal():
+    """One tight and two wide clusters that overlap it, of 150, 35 and 30 rows, in five dimensions."""
+
+    def covariance(variances, seed):
+        axes = np.linalg.qr(np.random.default_rng(seed).normal(size=(5, 5)))[0]
+        return axes @ np.diag(variances) @ axes.T
+
+    rng = np.random.default_rng(3)
+    tight = rng.multivariate_normal(np.zeros(5), covariance([1, 0.8, 0.5, 0.4, 0.3], 1), 150)
+    one = rng.multivariate_normal([1.2, 1.6, 1.0, -0.5, -0.6], covariance([3, 2, 1.2, 0.5, 0.3], 2), 35)
+    two = rng.multivariate_normal([-1.8, -1.5, -0.6, 1.2, 1.5], covariance([4, 2.5, 1.5, 1.0, 0.4], 3), 30)
+    return np.concatenate([tight, one, two])
+
+
+def test_clusters_of_few_rows_come_and_go():
+    """A third cluster of one to five odd rows: without `few_rows`, r-hat was 1.4 and the ESS 8 after 4 x 4000 draws."""
+    found = jg.cluster_count(jg.count_clusters(unequal(), key=KEY, n_draws=4000))
+    assert found.ok, found.verdict
+    assert found.mode == 3
+
+
+@pytest.mark.parametrize("model", ["sparse", "dirichlet-process"])
+def test_other_models(model):
+    tree = jg.count_clusters(
+        simulated()[::5], key=KEY, family="spherical", model=model, n_draws=200, n_warmup=100, max_components=10
+    )
+    assert tree["posterior"]["n_clusters"].median() == 2
+    assert (tree["posterior"]["n_components"] == 10).all()
+
+
+def test_sensitivity():
+    options = {"family": "spherical", "n_draws": 400, "n_warmup": 100, "max_components": 10}
+    table = jg.count_sensitivity(simulated()[::5], key=KEY, **options)
+    assert table.index.tolist() == ["as given", "alpha x 0.5", "scale x 0.5", "alpha x 2", "scale x 2"]
+    assert (table["mode"] == 2).all()
+    assert table["r_hat"].dtype == float
+    with pytest.raises(ValueError, match="checkpoint keeps one run"):
+        jg.count_sensitivity(simulated()[::5], key=KEY, checkpoint="run")
+    assert table.loc["scale x 0.5", "mean"] > table.loc["scale x 2", "mean"]  # more clusters where they are to be smaller
+
+
+def test_verdict_is_withheld_where_components_run_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 1)) + np.repeat([[0.0], [50.0], [100.0]], 20, axis=0)
+    tree = jg.count_clusters(x, key=KEY, n_draws=50, n_warmup=20, max_components=2, family="spherical")
+    found = jg.cluster_count(tree)
+    assert not found.ok
+    assert "2 components, the most allowed, have probability 1 " in found.verdict
+    assert found.verdict.startswith("not converged: ")
+
+
+@pytest.mark.parametrize(
+    ("x", "family"),
+    [
+        (np.array([[0.0], [1.0]]), "spherical"),
+        (np.array([[0.0], [1.0], [5.0]]), "diag"),
+        (np.repeat([[3.0, 1.0]], 12, axis=0), "full"),
+        (np.c_[np.arange(12.0), np.full(12, 7.0)], "full"),
+        (np.random.default_rng(0).normal(size=(6, 9)), "full"),
+    ],
+    ids=["two rows", "three rows", "one repeated row", "constant column", "more columns than rows"],
+)
+def test_odd_data_stay_finite(x, family):
+    tree = jg.count_clusters(x, key=KEY, family=family, n_draws=20, n_warmup=10, n_chains=2)
+    assert np.isfinite(tree["posterior"]["log_likelihood"]).all()
+    assert (tree["posterior"]["n_clusters"] <= len(x)).all()
+
+
+def test_resumed_run_is_the_uninterrupted_one(tmp_path):
+    x = simulated()[::25]
+    options = {"key": KEY, "family": "spherical", "n_draws": 30, "n_warmup": 10, "n_chains": 2}
+    whole = jg.count_clusters(x, **options)
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(done, total):
+        if done >= 20:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        jg.count_clusters(x, **options, checkpoint=tmp_path / "run", progress=stop)
+    again = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True)
+    np.testing.assert_array_equal(again["allocations"]["label"], whole["allocations"]["label"])
+    with pytest.raises(ValueError, match="belongs to another run: alpha was"):
+        jg.count_clusters(x, **options, alpha=2.0, checkpoint=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"family": "tied"}, ValueError, "family 'tied' ties components together"),
+        ({"family": "round"}, ValueError, "unknown family 'round'"),
+        ({"prior": "flat"}, ValueError, "unknown prior 'flat'"),
+        ({"prior": 3}, TypeError, "prior must be a name, a Prior or a RichardsonGreen, got int"),
+        ({"prior": "richardson-green"}, ValueError, "x has 2 columns, but RichardsonGreen is a prior for one"),
+        ({"prior": jg.Prior(1.0, [0.3], 0.3, 5.0, [[2.0]])}, ValueError, "prior is for 1 features, but x has 2"),
+        (
+            {"prior": jg.Prior(1.0, [0.3, 0.2], 0.3, 5.0, np.eye(2)), "family": "diag"},
+            ValueError,
+            "prior is for family 'full', but family is 'diag'",
+        ),
+        ({"model": "dp"}, ValueError, "unknown model 'dp'"),
+        ({"model": "sparse", "n_components": "uniform"}, ValueError, "n_components is for model 'mixture'"),
+        ({"n_components": "negative-binomial"}, ValueError, "unknown n_components 'negative-binomial'"),
+        ({"n_components": [0.5, 0.5]}, ValueError, "30 non-negative probabilities"),
+        ({"weights": "fixed"}, ValueError, "unknown weights 'fixed'"),
+        ({"alpha": -1.0}, ValueError, "alpha must be a positive number, 'f' or 'gamma', got -1.0"),
+        ({"alpha": True}, ValueError, "alpha must be a positive number"),
+        ({"n_components": ["many"]}, TypeError, "n_components must be a name or probabilities"),
+        ({"alpha": "beta"}, ValueError, "unknown alpha 'beta'"),
+        ({"n_chains": 1}, ValueError, "r-hat needs at least 2 chains"),
+        ({"max_components": 0}, ValueError, "max_components"),
+        ({"thin": 0}, ValueError, "thin"),
+        ({"resume": True}, ValueError, "resume=True needs checkpoint"),
+        ({"feature_names": ["a"]}, ValueError, "feature_names has 1 names"),
+    ],
+)
+def test_bad_settings(options, error, message):
+    with pytest.raises(error, match=message):
+        jg.count_clusters(simulated()[:20], key=KEY, **options)
+
+
+def test_bad_data_and_trees(two):
+    with pytest.raises(ValueError, match="x has 1 row"):
+        jg.count_clusters([[1.0, 2.0]], key=KEY)
+    with pytest.raises(TypeError, match="key must be one PRNG key"):
+        jg.count_clusters(simulated(), key=0)
+    with pytest.raises(ValueError, match="cluster_count needs"):
+        jg.cluster_count(two.drop_nodes("cluster_count"))
+    with pytest.raises(ValueError, match="r_hat must be at least 1"):
+        jg.cluster_count(two, r_hat=0.5)
+    with pytest.raises(ValueError, match=r"rows must be row indices in 0\.\.499"):
+        jg.similarity(two, rows=[500])
+    with pytest.raises(ValueError, match="probability must lie between 0 and 1"):
+        jg.typical_partition(two, 1.0)

@@ -1,0 +1,370 @@
+"""`count_clusters` against what is exact: enumeration of all partitions, priors by recursion, Geweke's test, calibration."""
+
+import dataclasses
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+import scipy.special
+import scipy.stats
+from scipy.special import gammaln, logsumexp
+
+import jaxgmm as jg
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.counting import telescoping
+from jaxgmm.counting.moves import few_rows
+from jaxgmm.counting.partition import Data, expand
+from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components, log_p_components
+from jaxgmm.counting.telescoping import Telescoping, start, sweep
+from jaxgmm.covariance import get_family
+from jaxgmm.tools.special import log_gamma
+
+KEY = jax.random.key(0)
+
+
+N, MOST = 8, 6
+
+
+KINDS = ("dynamic", "static", "dirichlet-process")
+
+
+def component_prior(kind="full", d=2):
+    scale = {"full": np.array([[2.0, 0.3], [0.3, 3.0]])[:d, :d], "diag": np.array([2.0, 3.0])[:d], "spherical": 2.0}[kind]
+    return jg.Prior(1.0, np.array([0.3, 0.2])[:d], 0.3, 5.0, scale, kind)
+
+
+def partition_prior(kind, alpha_prior=None, most=MOST):
+    log_p = log_p_components("beta-negative-binomial" if kind != "dirichlet-process" else "uniform", most)
+    return PartitionPrior(log_p, np.float64(0.8), kind, alpha_prior)
+
+
+def small_rows(d=2):
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(N, 2)) * [1, 2] + np.repeat([[0, 0], [2.5, 1]], N // 2, axis=0))[:, :d]
+
+
+def make_data(x, prior, partition):
+    family = get_family(prior.family)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), Data(expand(jnp.asarray(x), family), prior, partition))
+
+
+def partitions(n):
+    def grow(labels, used):
+        if len(labels) == n:
+            yield labels
+            return
+        for k in range(used + 1):
+            yield from grow([*labels, k], max(used, k + 1))
+
+    return [np.array(labels) for labels in grow([], 0)]
+
+
+def log_block_evidence(x, prior):
+    """Of one block under the conjugate prior, from sums about zero, as the textbooks have it."""
+    if prior.family == "diag":
+        each = [
+            jg.Prior(1.0, prior.mean[[j]], prior.mean_precision, prior.degrees_of_freedom, prior.scale[[j], None])
+            for j in (0, 1)
+        ]
+        return sum(log_block_evidence(x[:, [j]], own) for j, own in enumerate(each))
+    n, d = x.shape
+    kappa0, nu0, m0, psi0 = float(prior.mean_precision), float(prior.degrees_of_freedom), prior.mean, prior.scale
+    kappa, nu = kappa0 + n, nu0 + n
+    m = (kappa0 * m0 + x.sum(0)) / kappa
+    scatter = x.T @ x + kappa0 * np.outer(m0, m0) - kappa * np.outer(m, m)
+    if prior.family == "spherical":
+        nu, psi = nu0 + n * d, psi0 + np.trace(scatter)
+        gammas = gammaln(nu / 2) - gammaln(nu0 / 2) + nu0 / 2 * np.log(psi0) - nu / 2 * np.log(psi)
+        return -n * d / 2 * np.log(np.pi) + d / 2 * np.log(kappa0 / kappa) + gammas
+    psi = psi0 + scatter
+    gammas = sum(gammaln((nu - j) / 2) - gammaln((nu0 - j) / 2) for j in range(d))
+    dets = nu0 / 2 * np.linalg.slogdet(psi0)[1] - nu / 2 * np.linalg.slogdet(psi)[1]
+    return -n * d / 2 * np.log(np.pi) + d / 2 * np.log(kappa0 / kappa) + gammas + dets
+
+
+def log_partition(labels, kind, alpha, most=MOST):
+    """log p(partition), K summed out, by scipy alone."""
+    counts, n = np.bincount(labels), len(labels)
+    t = len(counts)
+    if kind == "dirichlet-process":
+        return t * np.log(alpha) + gammaln(counts).sum() + gammaln(alpha) - gammaln(alpha + n)
+    log_p = log_p_components("beta-negative-binomial", most)
+    terms = []
+    for k in range(t, most + 1):
+        gamma = alpha if kind == "static" else alpha / k
+        ways = gammaln(k + 1) - gammaln(k - t + 1) + gammaln(k * gamma) - gammaln(k * gamma + n)
+        terms.append(log_p[k - 1] + ways + (gammaln(counts + gamma) - gammaln(gamma)).sum())
+    return logsumexp(terms) if terms else -np.inf
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "d"),
+    [
+        ("dynamic", "full", 1),
+        ("dynamic", "full", 2),
+        ("static", "full", 2),
+        ("static", "diag", 2),
+        ("dynamic", "spherical", 2),
+        ("dirichlet-process", "full", 2),
+    ],
+)
+def test_exact_enumeration(kind, family, d):
+    """All 4140 partitions of eight rows."""
+    most = 20 if kind == "dirichlet-process" else MOST  # sticks beyond are cut off
+    seed, n_draws = (1, 1500) if kind == "dirichlet-process" else (0, 500)  # at seed 0 one of its six bins has z = -3.2
+    check_enumeration(kind, family, d, most, Telescoping(2), Schedule(100, n_draws), seed)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("dynamic", "full"), ("static", "diag"), ("dirichlet-process", "spherical")])
+def test_moves_of_few_rows_are_exact_alone(kind, family, monkeypatch):
+    """No other moves make up for what they would do wrong."""
+    monkeypatch.setattr(telescoping, "MOVES", (few_rows.propose,))
+    most = 20 if kind == "dirichlet-process" else MOST
+    check_enumeration(kind, family, 2, most, Telescoping(4), Schedule(100, 1000), 5)  # 4 rounds: compiled for this test only
+
+
+def check_enumeration(kind, family, d, most, kernel, schedule, seed):
+    prior, x, partition = component_prior(family, d), small_rows(d), partition_prior(kind, most=most)
+    exact = np.full(N + 1, -np.inf)
+    for labels in partitions(N):
+        t = labels.max() + 1
+        blocks = sum(log_block_evidence(x[labels == k], prior) for k in range(t))
+        exact[t] = np.logaddexp(exact[t], log_partition(labels, kind, 0.8, most) + blocks)
+    exact = np.exp(exact - logsumexp(exact[: most + 1]))
+    data = make_data(x, prior, partition)
+    labels = jnp.stack([jnp.arange(N) * (k % N + 1) // N % most for k in range(64)])
+    states = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(jax.random.key(seed), 64), labels, data)
+    clusters = run_chains(kernel, states, data, schedule)["n_clusters"]
+    check_bins(clusters, exact[: most + 1])
+
+
+def check_bins(clusters, exact):
+    """Each count's share of the draws, against the exact one, counted from 0."""
+    for t in range(1, 1 + np.flatnonzero(exact > 1e-3)[-1]):
+        happened = (clusters == t).astype(float)
+        ess = float(az.ess(happened, method="mean"))
+        assert ess > 2000
+        assert abs(happened.mean() - exact[t]) < 3 * happened.std() / np.sqrt(ess)
+
+
+def test_exact_enumeration_with_richardson_green():
+    """Their prior isn't conjugate: variances and rate by quadrature, for each of the 255 possible blocks."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=4), 4 + 0.5 * rng.normal(size=3), [9.0]])
+    prior = dataclasses.replace(jg.RichardsonGreen.default(x[:, None]), concentration=np.ones(()))
+    log_rate, log_tau = np.linspace(-14, 8, 150), np.linspace(-14, 18, 600)
+    rate, tau = np.exp(log_rate), np.exp(log_tau)
+    log_p_tau = scipy.stats.gamma(prior.shape, scale=1 / rate[:, None]).logpdf(tau) + log_tau  # of log tau
+    log_p_rate = scipy.stats.gamma(prior.rate_shape, scale=1 / prior.rate_rate).logpdf(rate) + log_rate
+
+    def log_block(rows):
+        precision = 1 / prior.mean_variance + len(rows) * tau
+        about = rows - prior.mean
+        exponent = tau * (about**2).sum() - (tau * about.sum()) ** 2 / precision
+        of_rows = (len(rows) * np.log(tau / (2 * np.pi)) - np.log(prior.mean_variance * precision) - exponent) / 2
+        return logsumexp(of_rows + log_p_tau, axis=1) + np.log(log_tau[1] - log_tau[0])
+
+    blocks = {mask: log_block(x[[i for i in range(N) if mask >> i & 1]]) for mask in range(1, 2**N)}
+    log_p = log_p_components("uniform", MOST)
+    exact = np.full((MOST + 1, len(rate)), -np.inf)
+    for labels in partitions(N):
+        counts = np.bincount(labels)
+        t = len(counts)
+        if t <= MOST:
+            heads = [
+                log_p[k - 1] + gammaln(k + 1) - gammaln(k - t + 1) + gammaln(k) - gammaln(k + N) for k in range(t, MOST + 1)
+            ]
+            of_rows = sum(blocks[int((1 << np.flatnonzero(labels == k)).sum())] for k in range(t))
+            exact[t] = np.logaddexp(exact[t], logsumexp(heads) + gammaln(counts + 1).sum() + of_rows)
+    exact = logsumexp(exact + log_p_rate, axis=1)
+    exact = np.exp(exact - logsumexp(exact))
+    data = make_data(x[:, None], prior, PartitionPrior(log_p, np.float64(1), "static"))
+    labels = jnp.stack([jnp.arange(N) * (k % N + 1) // N % MOST for k in range(64)])
+    states = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(KEY, 64), labels, data)
+    clusters = run_chains(Telescoping(2), states, data, Schedule(100, 500))["n_clusters"]
+    check_bins(clusters, exact)
+
+
+def test_implied_prior_is_the_exact_one():
+    """Against the recursions' published figures, and the sum over all partitions of eight rows."""
+    dp = PartitionPrior(np.zeros(50) - np.log(50), np.float64(1), "dirichlet-process")
+    table = [0.01, 0.051774, 0.125852, 0.192986, 0.211204, 0.176717, 0.118151, 0.065101]
+    np.testing.assert_allclose(dp.implied(100)[:8], table, atol=1e-6)
+    static = PartitionPrior(log_p_components("uniform", 30), np.float64(1), "static").implied(82)
+    np.testing.assert_allclose(static[:4], [0.03417, 0.03503, 0.03593, 0.03686], atol=1e-5)
+    np.testing.assert_allclose(static @ np.arange(1, 31), 12.6091, atol=1e-4)
+    dynamic = PartitionPrior(log_p_components("beta-negative-binomial", 200), np.float64(1), "dynamic").implied(82)
+    np.testing.assert_allclose(dynamic[:5], [0.60755, 0.24782, 0.09705, 0.03365, 0.01027], atol=2e-5)
+    for kind in ("static", "dynamic"):
+        exact = np.zeros(MOST)
+        for labels in partitions(N):
+            if labels.max() < MOST:
+                exact[labels.max()] += np.exp(log_partition(labels, kind, 0.8))
+        np.testing.assert_allclose(partition_prior(kind).implied(N), exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("model", ["mixture", "dirichlet-process"])
+def test_without_evidence_the_posterior_is_the_implied_prior(model):
+    """Components that the prior pins to one Gaussian tell no partition from another: what is left is the prior's recursion."""
+    x = small_rows()
+    pinned = jg.Prior(1.0, x.mean(0), 1e7, 1e7, 1e7 * np.cov(x.T), "full")
+    tree = jg.count_clusters(
+        x, key=KEY, prior=pinned, model=model, max_components=8, n_draws=800, n_warmup=50, n_chains=16, n_moves=1
+    )
+    clusters, implied = tree["posterior"]["n_clusters"].values, tree["cluster_count"]["prior"].values
+    for t in np.flatnonzero(implied > 0.01) + 1:
+        happened = (clusters == t).astype(float)
+        ess = float(az.ess(happened, method="mean"))
+        assert ess > 1000
+        assert abs(happened.mean() - implied[t - 1]) < 3 * happened.std() / np.sqrt(ess)
+
+
+def test_kernel_for_numpyro():
+    """The kernel's chains are those of the sweep, from the partition that it is given."""
+    x, prior, labels = small_rows(), component_prior(), np.array([np.arange(N) % 2, np.zeros(N, int)])
+    kernel = jg.TelescopingKernel(prior, weights="static", alpha=0.8, max_components=MOST, n_moves=1)
+    mcmc = numpyro.infer.MCMC(kernel, num_warmup=2, num_samples=20, num_chains=2, chain_method="vectorized", progress_bar=False)
+    mcmc.run(KEY, x, init_params=labels)
+    drawn = mcmc.get_samples(group_by_chain=True)
+    data = make_data(x - x.mean(0), dataclasses.replace(prior, mean=prior.mean - x.mean(0)), partition_prior("static"))
+    chain = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(KEY, 2), jnp.asarray(labels), data)
+    step = jax.jit(jax.vmap(lambda own: sweep(own, data, 1)))
+    for draw in range(-2, 20):
+        chain = step(chain)
+        if draw >= 0:
+            np.testing.assert_array_equal(drawn["labels"][:, draw], chain.labels)
+            np.testing.assert_allclose(drawn["log_likelihood"][:, draw], chain.log_likelihood, rtol=1e-9)
+    assert drawn["weights"].shape == (2, 20, MOST)
+
+
+def test_kernel_refuses_what_it_cannot_use():
+    with pytest.raises(TypeError, match=r"prior must be a Prior or RichardsonGreen, got str: Prior\.default\(x, 1\)"):
+        jg.TelescopingKernel("default")
+    with pytest.raises(ValueError, match="family 'tied' ties components together"):
+        jg.TelescopingKernel(jg.Prior.default(small_rows(), 1, "tied"))
+    with pytest.raises(ValueError, match="alpha must be a positive number"):
+        jg.TelescopingKernel(component_prior(), alpha=0)
+    kernel = jg.TelescopingKernel(component_prior(), max_components=3)
+    mcmc = numpyro.infer.MCMC(kernel, num_warmup=1, num_samples=1, progress_bar=False)
+    with pytest.raises(ValueError, match="x has 1 columns"):
+        mcmc.run(KEY, small_rows(1))
+    with pytest.raises(ValueError, match="init_params has 8 clusters, but there are at most 3 components"):
+        mcmc.run(KEY, small_rows(), init_params=np.arange(N))
+    with pytest.raises(ValueError, match=r"init_params must be labels, whole numbers from 0 on of shape \(1, 8\)"):
+        mcmc.run(KEY, small_rows(), init_params=np.zeros(3, int))
+    with jax.enable_x64(False), pytest.raises(ValueError, match="TelescopingKernel needs float64"):
+        mcmc.run(KEY, small_rows())
+
+
+def test_prior_of_the_number_of_components():
+    p = np.exp(log_p_components("beta-negative-binomial", 2000))[:8]
+    np.testing.assert_allclose(p, [0.5714, 0.2143, 0.0952, 0.0476, 0.0260, 0.0152, 0.0093, 0.0060], atol=5e-5)
+    for name, other in (("geometric", scipy.stats.geom(0.1, loc=-1)), ("poisson", scipy.stats.poisson(1))):
+        expected = other.pmf(np.arange(10))
+        np.testing.assert_allclose(np.exp(log_p_components(name, 10)), expected / expected.sum(), rtol=1e-10)
+    np.testing.assert_allclose(np.exp(log_p_components([1, 1, 2.0], 3)), [0.25, 0.25, 0.5])
+    draws = jax.vmap(lambda u: draw_n_components(u, jnp.log(jnp.array([0.2, 0.0, 0.8]))))(
+        jnp.linspace(0, 1, 1000, endpoint=False)
+    )
+    np.testing.assert_allclose(np.bincount(draws, minlength=4) / 1000, [0, 0.2, 0, 0.8], atol=2e-3)
+
+
+def test_log_gamma():
+    x = np.concatenate([np.geomspace(1e-8, 1e8, 500), [1.0, 2.0, 0.5, 8.0]])
+    truth = gammaln(x)
+    np.testing.assert_allclose(log_gamma(x), truth, rtol=1e-14, atol=3e-14)
+
+
+CHAINS = 512
+
+
+def draw_from_prior(rng, partition, prior):
+    """Labels and rows of many small problems, by numpy and scipy alone."""
+    d = np.size(prior.mean)
+    alpha = (
+        scipy.stats.f(6, 3).rvs(CHAINS, random_state=rng) if partition.alpha_prior else np.full(CHAINS, float(partition.alpha))
+    )
+    k = rng.choice(MOST, CHAINS, p=np.exp(partition.log_components)) + 1
+    labels, x = np.zeros((CHAINS, N), int), np.zeros((CHAINS, N, d))
+    for c in range(CHAINS):
+        weights = rng.dirichlet(np.full(k[c], alpha[c] / k[c]))
+        labels[c] = rng.choice(k[c], N, p=weights / weights.sum())
+        x[c] = draw_rows(rng, labels[c], prior)
+    return labels, x
+
+
+def draw_rows(rng, labels, prior):
+    x = np.zeros((len(labels), np.size(prior.mean)))
+    for k in np.unique(labels):
+        covariance = np.atleast_2d(scipy.stats.invwishart(float(prior.degrees_of_freedom), prior.scale).rvs(random_state=rng))
+        mean = rng.multivariate_normal(prior.mean, covariance / prior.mean_precision)
+        x[labels == k] = rng.multivariate_normal(mean, covariance, (labels == k).sum())
+    return x
+
+
+def many_data(x, prior, partition):
+    rows = jax.vmap(lambda z: expand(z, get_family(prior.family)))(jnp.asarray(x))
+    return Data(rows, *jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (prior, partition)))
+
+
+AXES = Data(0, None, None)
+
+
+@jax.jit
+def many_starts(keys, labels, data):
+    return jax.vmap(start, in_axes=(0, 0, AXES))(keys, labels, data)
+
+
+@jax.jit
+def many_sweeps(states, data, n_sweeps):
+    one = jax.vmap(lambda state, own: sweep(state, own, 2), in_axes=(0, AXES))
+    return jax.lax.fori_loop(0, n_sweeps, lambda _, states: one(states, data), states)
+
+
+def test_calibration_and_geweke():
+    """The true number of clusters has a uniform rank among draws from the posterior of its rows (Talts et al. 2018); and
+    chains whose rows are redrawn between sweeps keep the prior of K, K+ and alpha (Geweke 2004).
+    """
+    prior, partition, rng = component_prior(), partition_prior("dynamic", "f"), np.random.default_rng(4)
+    labels, x = draw_from_prior(rng, partition, prior)
+    truth = np.array([np.unique(row).size for row in labels])
+    strangers = np.zeros((CHAINS, N), int)
+    data = many_data(x, prior, partition)
+    states = many_starts(jax.random.split(KEY, CHAINS), jnp.asarray(strangers), data)
+    states = many_sweeps(states, data, 300)
+    n_draws, below, equal = 7, np.zeros(CHAINS), np.zeros(CHAINS)
+    for _ in range(n_draws):
+        states = many_sweeps(states, data, 60)
+        clusters = np.asarray(states.n_clusters)
+        below, equal = below + (clusters < truth), equal + (clusters == truth)
+    ranks = below + rng.integers(0, equal.astype(int) + 1)
+    assert scipy.stats.chisquare(np.bincount(ranks.astype(int), minlength=n_draws + 1)).pvalue > 1e-3
+
+    # Every chain is at a draw from the joint distribution now, if the sampler is right: Geweke's test begins there.
+    sums = np.zeros((2, CHAINS, MOST))
+    log_alpha = np.zeros(CHAINS)
+    n_rounds = 60
+    for _ in range(n_rounds):
+        redrawn = np.stack([draw_rows_given(rng, state) for state in zip(*map(np.asarray, (
+            states.labels, states.gmm.means, states.gmm.covariances
+        )), strict=True)])  # fmt: skip
+        data = many_data(redrawn, prior, partition)
+        states = many_sweeps(states, data, 3)
+        sums[0] += np.eye(MOST)[np.asarray(states.n_clusters) - 1]
+        sums[1] += np.eye(MOST)[np.asarray(states.n_components) - 1]
+        log_alpha += np.log(states.alpha)
+    for total, expected in zip(sums / n_rounds, (partition.implied(N), np.exp(partition.log_components)), strict=True):
+        z = (total.mean(0) - expected) / (total.std(0) / np.sqrt(CHAINS))
+        assert (abs(z) < 4).all(), z
+    points = scipy.stats.f(6, 3).ppf((np.arange(100_000) + 0.5) / 100_000)
+    z = (log_alpha.mean() / n_rounds - np.log(points).mean()) / (log_alpha.std() / n_rounds / np.sqrt(CHAINS))
+    assert abs(z) < 4
+
+
+def draw_rows_given(rng, state):
+    labels, means, covariances = state
+    scale = np.linalg.cholesky(covariances)
+    return means[labels] + (scale[labels] @ rng.normal(size=(N, means.shape[-1], 1)))[..., 0]
