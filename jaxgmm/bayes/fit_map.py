@@ -20,11 +20,11 @@ from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior_constant, log_pr
 from jaxgmm.bayes.target.coordinates import constrain_factored, layout_of
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
+from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.fit import check_mode_exists, fit, resolve_init, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
-from jaxgmm.fitting.starts import is_dense
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -105,7 +105,7 @@ def fit_map(
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
-        moments = column_moments(source.x, source.weight, is_dense(family), dtype)
+        moments = column_moments(source.x, source.weight, get_family(family).structure.dense, dtype)
         if isinstance(prior, RichardsonGreen):
             prior.check_fits(_shapes(n_components, source.n_features, family))
             check_mode_exists(prior.concentration)

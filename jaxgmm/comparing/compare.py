@@ -22,7 +22,7 @@ from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models
 from jaxgmm.fitting.fit import check_settings, resolve_prior
 from jaxgmm.fitting.loop import Method
 from jaxgmm.fitting.result import USABLE, Fit
-from jaxgmm.fitting.starts import METHODS, is_dense
+from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status
 from jaxgmm.model.criteria import Scores
 from jaxgmm.model.mixture import GMM, log_prob_and_complete
@@ -157,7 +157,7 @@ class _Sweep:
         """A fit for each K; the status instead where there is none."""
         family = self.settings.family
         data = ArraySource(self.x, jax.device_put(weight))
-        moments = column_moments(data.x, data.weight, is_dense(family), self.dtype)
+        moments = column_moments(data.x, data.weight, get_family(family).structure.dense, self.dtype)
         source = ArraySource(self.x, weight)
         n_rows = int((np.asarray(weight) > 0).sum())
         possible = [i for i, k in enumerate(self.counts) if self.prior is not None or k <= n_rows]

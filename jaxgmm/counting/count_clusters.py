@@ -19,10 +19,10 @@ from jaxgmm.counting.model import centred_data, component_prior, partition_prior
 from jaxgmm.counting.partition_prior import N_COMPONENTS
 from jaxgmm.counting.telescoping import Telescoping, start
 from jaxgmm.counting.verdict import count_tree
+from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
-from jaxgmm.fitting.starts import is_dense
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -157,7 +157,7 @@ def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int,
     largest = max(1, min(most, _LARGEST_START, source.n_samples // 2))
     sizes = np.unique(np.linspace(1, largest, n_chains).round().astype(int)).tolist()
     data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
-    moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+    moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
     models = [Model(k, Prior.from_moments(*moments, k, family), model_key(key, family, k)) for k in sizes]
     searches = climb_models(models, data, moments, Settings(family, "k-means++", 1, _START_RTOL, _START_STEPS), dtype)
     labels = []

@@ -65,15 +65,19 @@ class Family(abc.ABC):
         self,
         scatter: Array,
         counts: Float[Array, " K"],
+        current: Array,
         n_features: int,
         active: Bool[Array, " K"],
         prior: ScalePrior | None,
     ) -> Array:
         """M-step of the covariances: their mode given the scatter about the new means.
 
+        A family without a closed form takes a step from `current` that climbs; the rest is EM's (a generalised EM step).
+
         Args:
             scatter: by structure; with a prior it includes kappa0 (mu - m0)(mu - m0)'.
             counts: (K,), N_k.
+            current: the covariances before.
             n_features: D.
             active: (K,), which components take part.
             prior: None for maximum likelihood.

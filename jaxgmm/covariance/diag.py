@@ -33,7 +33,7 @@ class Diag(Family):
     def prior_scale(self, covariance, n_components):
         return covariance / n_components ** (2 / covariance.shape[0])
 
-    def refit(self, scatter, counts, n_features, active, prior):
+    def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is None:
             return scatter / per_component(positive(counts), scatter)
         return (prior.scale + scatter) / per_component(prior.degrees_of_freedom + counts + 3, scatter)

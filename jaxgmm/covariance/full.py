@@ -33,7 +33,7 @@ class Full(Family):
     def prior_scale(self, covariance, n_components):
         return covariance / n_components ** (2 / covariance.shape[0])
 
-    def refit(self, scatter, counts, n_features, active, prior):
+    def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is None:
             return scatter / per_component(positive(counts), scatter)
         # Mode over (mu, Sigma) together: the mean's own |Sigma|^-1/2 adds the last 1 (BDA3 3.6, with the mode for the mean).

@@ -32,7 +32,7 @@ class Spherical(Family):
     def prior_scale(self, covariance, n_components):
         return np.mean(covariance) / n_components ** (2 / covariance.shape[0])
 
-    def refit(self, scatter, counts, n_features, active, prior):
+    def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is None:
             return scatter / (n_features * positive(counts))
         return (prior.scale + scatter) / (prior.degrees_of_freedom + 2 + n_features * (counts + 1))

@@ -8,7 +8,7 @@ one mixture, K components, and a block of B rows `z` that has been shifted to a 
   grows as eps * (spread / sigma)^2.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,9 @@ def invert_tril(scale: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
 
 class Dense:
     """One (D, D) scatter a component: (K, D, D)."""
+
+    dense: ClassVar[bool] = True  # keeps matrices, so needs the whole covariance of the data
+    isotropic: ClassVar[bool] = False  # one variance for all features
 
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)
@@ -73,6 +76,116 @@ class Dense:
         n_samples, n_features = noise.shape
         at_once = min(n_samples, max(1, _NUMBERS_AT_ONCE // n_features**2))
         return jax.lax.map(lambda row: scale[row[0]] @ row[1], (labels, noise), batch_size=at_once)
+
+    def apply(self, scale: Array, noise: Float[Array, "K D"]) -> Float[Array, "K D"]:
+        """L_k applied to the noise of each component."""
+        return (scale @ noise[..., None])[..., 0]
+
+    def multiply(self, factor: Factor) -> Array:
+        """The covariances of a factor, symmetric to the last bit."""
+        product = factor.scale @ _mT(factor.scale)
+        return (product + _mT(product)) / 2
+
+    def flaw(self, covariances: np.ndarray, n_features: int) -> str:
+        """Which of the covariances isn't a covariance, in words; empty if all are."""
+        for index, matrix in enumerate(covariances.reshape(-1, n_features, n_features)):
+            asymmetry = abs(matrix - matrix.T).max()
+            if asymmetry > 1e-5 * abs(matrix).max():
+                return f"matrix {index} is asymmetric by {asymmetry:g}"
+            least = np.linalg.eigvalsh(matrix).min()
+            if least <= 0:
+                return f"matrix {index} has the eigenvalue {least:g}"
+        return ""
+
+    # Blocks of the prior: inverse-Wishart of size p. InverseGamma(nu / 2, psi / 2) is InverseWishart(nu, psi) of size 1.
+
+    def block_size(self, n_features: int) -> int:
+        """p, the size of a block."""
+        return n_features
+
+    def n_blocks(self, n_features: int) -> int:
+        """Blocks of a component."""
+        return 1
+
+    def rows_of(self, counts: Array, n_features: int) -> Array:
+        """How many degrees of freedom rows add to a block's."""
+        return counts
+
+    def half_log_det(self, scale: Array) -> Array:
+        """Half the log determinants of scales, all blocks of a component together."""
+        return jnp.log(jnp.diagonal(jnp.linalg.cholesky(scale), axis1=-2, axis2=-1)).sum(-1)
+
+    def block_log_dets(self, factor: Factor) -> Float[Array, "*K 1"]:
+        """Log determinant of each block of the covariances."""
+        return 2 * factor.half_log_det[..., None]
+
+    def scale_log_dets(self, scale: Array) -> Float[Array, "*K 1"]:
+        """Log determinant of each block of scales, Psi."""
+        return jnp.linalg.slogdet(scale)[1][..., None]
+
+    def block_traces(self, factor: Factor, scale: Array) -> Float[Array, "*K 1"]:
+        """tr(Psi Sigma^-1) of each block."""
+        return jnp.einsum("...ia,...ij,...ja->...", factor.whitener, scale, factor.whitener)[..., None]
+
+    def draw(self, scale: Array, gammas: Float[Array, "*K 1 D"], n_features: int, key: Array) -> Factor:
+        """InverseWishart(nu, Psi) by Bartlett's decomposition of its inverse (Odell & Feiveson 1966), already factored.
+
+        With Psi = L L', and A lower triangular with sqrt(chi2 of nu - i) on its diagonal and standard normals below,
+        Sigma^-1 = W W', W = L'^-1 A, is Wishart(nu, Psi^-1). The factors aren't triangular, and needn't be.
+
+        Args:
+            scale: Psi.
+            gammas: variates of shape (nu - i) / 2, i < p, for each block.
+            n_features: D.
+            key: a PRNG key.
+        """
+        root = jnp.sqrt(2 * gammas[..., 0, :])
+        noise = jax.random.normal(key, scale.shape, scale.dtype)
+        bartlett = jnp.tril(noise, -1) + root[..., None] * jnp.eye(scale.shape[-1], dtype=scale.dtype)
+        cholesky = jnp.linalg.cholesky(scale)
+        half_log_det = (jnp.log(jnp.diagonal(cholesky, axis1=-2, axis2=-1)) - jnp.log(root)).sum(-1)
+        whitener = solve_triangular(_mT(cholesky), bartlett, lower=False)
+        return Factor(cholesky @ _mT(invert_tril(bartlett)), whitener, half_log_det)
+
+    # Coordinates: covariances as real numbers, a Cholesky factor's entries below the diagonal and the diagonal's logarithms.
+
+    def to_reals(self, covariances: Array) -> Array:
+        """Covariances as real numbers, a leading axis of components if they have one."""
+        scale = jnp.linalg.cholesky(covariances)
+        i, j = np.tril_indices(scale.shape[-1], -1)
+        return jnp.concatenate([scale[..., i, j], jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))], axis=-1)
+
+    def from_reals(self, reals: Array, shape: tuple[int, ...], n_features: int) -> tuple[Array, Factor, Array]:
+        """Covariances of this shape, their factor, and the log Jacobian of the map, ()."""
+        d = n_features
+        reals = reals.reshape(*shape[:-2], -1)
+        log_diagonal = reals[..., -d:]
+        i, j = np.tril_indices(d, -1)
+        scale = jnp.exp(log_diagonal)[..., None] * jnp.eye(d, dtype=reals.dtype)
+        scale = scale.at[..., i, j].set(reals[..., :-d])
+        factor = Factor(scale, _mT(invert_tril(scale)), log_diagonal.sum(-1))
+        # d(L L') / dL, and d exp
+        log_jacobian = (d * np.log(2) + (np.arange(d + 1, 1, -1) * log_diagonal).sum(-1)).sum()
+        return scale @ _mT(scale), factor, log_jacobian
+
+    def information(self, rows: Float[Array, "K 1"], prior_rows: Array, n_features: int) -> Array:
+        """Fisher information of the reals, relative to the covariances themselves, in rows and the prior's own."""
+        both, d = rows + prior_rows, n_features  # of log diagonals twice that of the entries below
+        return jnp.concatenate([jnp.repeat(both, d * (d - 1) // 2, 1), jnp.repeat(2 * both, d, 1)], 1)
+
+    def relative(self, scale: Array, reals: Array) -> Array:
+        """Reals from those relative to a factor: the factor becomes L (I + A), A triangular. Linear."""
+        d = scale.shape[-1]
+        reals = reals.reshape(*scale.shape[:-2], -1)
+        i, j = np.tril_indices(d, -1)
+        a = (reals[..., -d:, None] * jnp.eye(d, dtype=reals.dtype)).at[..., i, j].set(reals[..., :-d])
+        return jnp.concatenate([(scale @ a)[..., i, j], reals[..., -d:]], -1).reshape(-1)
+
+    def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
+        """Log determinant of `relative`, and of `apply` to the means of all components."""
+        diagonal = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
+        copies = 1 if diagonal.ndim == 2 else n_components  # a shared factor whitens every mean
+        return copies * diagonal.sum() + (np.arange(n_features) * diagonal).sum()
 
     # whitened engine
 
@@ -176,6 +289,9 @@ class Pooled(Dense):
 class Diagonal:
     """One variance a component and feature: (K, D)."""
 
+    dense: ClassVar[bool] = False
+    isotropic: ClassVar[bool] = False
+
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
 
@@ -200,6 +316,57 @@ class Diagonal:
 
     def colour(self, scale: Array, labels: Array, noise: Array) -> Array:
         return scale[labels] * noise
+
+    def apply(self, scale: Array, noise: Array) -> Array:
+        return scale * noise
+
+    def multiply(self, factor: Factor) -> Array:
+        return factor.scale**2
+
+    def flaw(self, covariances: np.ndarray, n_features: int) -> str:
+        least = covariances.min()
+        return "" if least > 0 else f"the least variance is {least:g}"
+
+    def block_size(self, n_features: int) -> int:
+        return 1
+
+    def n_blocks(self, n_features: int) -> int:
+        return n_features
+
+    def rows_of(self, counts: Array, n_features: int) -> Array:
+        return counts
+
+    def half_log_det(self, scale: Array) -> Array:
+        return jnp.log(scale).sum(-1) / 2
+
+    def block_log_dets(self, factor: Factor) -> Float[Array, "K B"]:
+        return 2 * jnp.log(factor.scale)
+
+    def scale_log_dets(self, scale: Array) -> Array:
+        return jnp.log(scale)
+
+    def block_traces(self, factor: Factor, scale: Array) -> Array:
+        return scale * factor.whitener**2
+
+    def draw(self, scale: Array, gammas: Float[Array, "K D 1"], n_features: int, key: Array) -> Factor:
+        return self.factor(scale / (2 * gammas[..., 0]), n_features)
+
+    def to_reals(self, covariances: Array) -> Array:
+        return jnp.log(covariances)
+
+    def from_reals(self, reals: Array, shape: tuple[int, ...], n_features: int) -> tuple[Array, Factor, Array]:
+        reals = reals.reshape(shape)
+        scale = jnp.exp(reals / 2)
+        return jnp.exp(reals), Factor(scale, 1 / scale, reals.sum(-1) / 2), reals.sum()
+
+    def information(self, rows: Array, prior_rows: Array, n_features: int) -> Array:
+        return jnp.repeat((rows + prior_rows) / 2, n_features, 1)
+
+    def relative(self, scale: Array, reals: Array) -> Array:
+        return reals
+
+    def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
+        return jnp.log(scale).sum()
 
     def whiten(self, z: Array, means: Array, factor: Factor) -> Float[Array, "K B D"]:
         return (z[None] - means[:, None]) * factor.whitener[:, None]
@@ -233,6 +400,8 @@ class Diagonal:
 class Isotropic(Diagonal):
     """One variance a component: (K,)."""
 
+    isotropic = True
+
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)
 
@@ -245,6 +414,37 @@ class Isotropic(Diagonal):
 
     def share(self, scatter: Array, counts: Array) -> Array:
         return counts / counts.sum() * scatter.sum(0)
+
+    def multiply(self, factor: Factor) -> Array:
+        return factor.scale[:, 0] ** 2
+
+    def n_blocks(self, n_features: int) -> int:
+        return 1
+
+    def rows_of(self, counts: Array, n_features: int) -> Array:
+        return n_features * counts
+
+    def half_log_det(self, scale: Array) -> Array:
+        return jnp.log(scale) / 2
+
+    def scale_log_dets(self, scale: Array) -> Array:
+        return jnp.log(scale).reshape(-1, 1)
+
+    def block_traces(self, factor: Factor, scale: Array) -> Array:
+        return scale.reshape(-1, 1) * factor.whitener**2
+
+    def draw(self, scale: Array, gammas: Float[Array, "K 1 1"], n_features: int, key: Array) -> Factor:
+        return self.factor(scale / (2 * gammas[..., 0, 0]), n_features)
+
+    def from_reals(self, reals: Array, shape: tuple[int, ...], n_features: int) -> tuple[Array, Factor, Array]:
+        scale = jnp.exp(reals / 2)[:, None]
+        return jnp.exp(reals), Factor(scale, 1 / scale, n_features * reals / 2), reals.sum()
+
+    def information(self, rows: Array, prior_rows: Array, n_features: int) -> Array:
+        return (n_features * rows + prior_rows) / 2
+
+    def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
+        return n_features * jnp.log(scale).sum()
 
     def whitened_scatter(self, responsibilities: Array, y: Array) -> Array:
         return jnp.einsum("kb,kbd->k", responsibilities, y**2)

@@ -30,7 +30,7 @@ class Tied(Family):
     def prior_scale(self, covariance, n_components):
         return covariance / n_components ** (2 / covariance.shape[0])
 
-    def refit(self, scatter, counts, n_features, active, prior):
+    def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is None:
             return scatter / counts.sum()
         # Each active component's mean has Sigma in its prior, hence the count of components.

@@ -15,7 +15,7 @@ from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models
 from jaxgmm.fitting.loop import Method
 from jaxgmm.fitting.result import Fit, Progress
-from jaxgmm.fitting.starts import METHODS, check_assigned, is_dense
+from jaxgmm.fitting.starts import METHODS, check_assigned
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -103,7 +103,7 @@ def fit(
     settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, method)
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
-        moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+        moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
     fitted = account(search, model, settings, moments[0], out, fingerprint(source))

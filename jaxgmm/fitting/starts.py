@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense, Isotropic
 from jaxgmm.data import as_source
 from jaxgmm.data.moments import column_moments, proper_covariance
 from jaxgmm.model.engines import assigned_statistics
@@ -84,15 +83,10 @@ def initialise(
     return jax.tree.map(lambda leaf: precision.as_parameter(np.asarray(leaf[0]), out), gmms)
 
 
-def is_dense(family: str) -> bool:
-    """Whether a family keeps matrices, so that its moments and distances need the whole covariance of the data."""
-    return isinstance(get_family(family).structure, Dense)
-
-
 def column_scales(total_weight: float, mean: np.ndarray, scatter: np.ndarray, family: str) -> np.ndarray:
     """What columns are divided by before distances: their standard deviations (D,), all alike for "spherical"."""
     variance = proper_covariance(total_weight, mean, scatter if scatter.ndim == 1 else np.diagonal(scatter))
-    if isinstance(get_family(family).structure, Isotropic):
+    if get_family(family).structure.isotropic:
         variance = np.full_like(variance, variance.mean())
     return np.sqrt(variance)
 
@@ -186,7 +180,8 @@ def grouped_start(
     means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
     within = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
-    covariances = kind.refit(kind.structure.share(within, floored), floored, n_features, active, prior)
+    current = mixture_at(capacity, centre, family).covariances
+    covariances = kind.refit(kind.structure.share(within, floored), floored, current, n_features, active, prior)
     weights = jnp.where(active, floored, 0)
     return GMM.unchecked(weights / weights.sum(), jnp.where(active[:, None], means, centre), covariances, family)
 

@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
-from jaxgmm.covariance.structure import Dense
 from jaxgmm.model.density import Components, by_rows, components_of, log_joint
 from jaxgmm.tools import precision
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
@@ -427,24 +426,8 @@ def _check_values(gmm: GMM) -> None:
         raise ValueError(f"means must be finite, got {means.tolist()}.")
     if not np.isfinite(covariances).all():
         raise ValueError("covariances must be finite; some entries are NaN or infinite.")
-    bad = _not_positive_definite(covariances.astype(float), _family(gmm), means.shape[-1])
+    bad = _family(gmm).structure.flaw(covariances.astype(float), means.shape[-1])
     if bad:
         raise ValueError(
             f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
         )
-
-
-def _not_positive_definite(covariances: np.ndarray, family: Family, n_features: int) -> str:
-    """Which of the covariances isn't a covariance, in words; empty if all are."""
-    if not isinstance(family.structure, Dense):
-        least = covariances.min()
-        return "" if least > 0 else f"the least variance is {least:g}"
-    matrices = covariances.reshape(-1, n_features, n_features)
-    for index, matrix in enumerate(matrices):
-        asymmetry = abs(matrix - matrix.T).max()
-        if asymmetry > 1e-5 * abs(matrix).max():
-            return f"matrix {index} is asymmetric by {asymmetry:g}"
-        least = np.linalg.eigvalsh(matrix).min()
-        if least <= 0:
-            return f"matrix {index} has the eigenvalue {least:g}"
-    return ""

@@ -145,7 +145,7 @@ def maximise(
         if prior is not None:
             away = means - prior.mean
             scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away)
-        covariances = family.refit(scatter, counts, n_features, active, prior)
+        covariances = family.refit(scatter, counts, gmm.covariances, n_features, active, prior)
         if family.per_component:
             known = active & (counts > 0) if prior is None else active
             covariances = jnp.where(per_component(known, covariances), covariances, gmm.covariances)

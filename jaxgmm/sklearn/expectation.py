@@ -7,7 +7,6 @@ import numpy as np
 from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense
 from jaxgmm.model.engines import ILL_CONDITIONED
 from jaxgmm.model.statistics import recentre
 from jaxgmm.sklearn.rows import Rows
@@ -46,7 +45,7 @@ class Expectation:
         self.constants = _log_joint_at_means(at, rows.x.dtype)
         self.dtype = self.constants.dtype  # of scikit-learn's responsibilities: variational ones are float64 from float32 rows
         shift = at.means_ - rows.mean
-        if isinstance(self.family.structure, Dense):
+        if self.family.structure.dense:
             whitened = (shift[:, np.newaxis] @ self.whiteners)[:, 0]
             spread = (self.whiteners**2).sum(-1) @ rows.variance
         else:
@@ -84,7 +83,7 @@ class Expectation:
         if self.family.name == "spherical":
             divisor = divisor * means.shape[1]
         covariances = scatter / np.reshape(divisor, np.shape(divisor) + (1,) * (scatter.ndim - np.ndim(divisor)))
-        ridge = np.eye(means.shape[1]) if isinstance(structure, Dense) else 1
+        ridge = np.eye(means.shape[1]) if structure.dense else 1
         covariances = covariances + self.at.reg_covar * ridge
         covariances_dtype = self.rows.x.dtype if self.family.name == "full" else self.dtype
         return Moments(counts.astype(self.dtype), means.astype(self.dtype), covariances.astype(covariances_dtype))
@@ -92,7 +91,7 @@ class Expectation:
     def precise_enough(self, moments: Moments, fitted: Any) -> bool:
         """Are the covariances that `fitted` made of the moments more than what rounding left of large sums?"""
         leaves = fitted.precisions_cholesky_, fitted.covariances_
-        if isinstance(self.family.structure, Dense):
+        if self.family.structure.dense:
             whiteners, variances = (np.diagonal(leaf, axis1=-2, axis2=-1) for leaf in leaves)
         else:
             whiteners, variances = (leaf.reshape(len(leaf), -1) for leaf in leaves)
@@ -111,7 +110,7 @@ class Expectation:
             log_resp = self._log_resp()
             return -float((self._row_weights() * np.exp(log_resp) * log_resp).sum())
         counts, scatter, whiteners = self.statistics.counts, self.statistics.scatter, self.whiteners
-        dense = isinstance(self.family.structure, Dense)
+        dense = self.family.structure.dense
         squares = whiteners * (scatter @ whiteners) if dense else whiteners**2 * scatter
         return float(self.statistics.log_likelihood - counts @ self.constants + squares.sum() / 2)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import Factor, get_family
-from jaxgmm.covariance.structure import Dense, invert_tril
+from jaxgmm.covariance.structure import invert_tril
 from jaxgmm.data import ArraySource
 from jaxgmm.model.density import Components
 from jaxgmm.model.engines import choose_block_size, e_step_moments, e_step_whitened
@@ -73,7 +73,7 @@ def _statistics(
     family, size = get_family(covariance_type), (n_components, data.n_features)
     centre, means, whiteners, constants = _unpack(parameters, size[1:], size, family.shape(*size), size[:1])
     block_size = choose_block_size(family.structure, n_components, data.x.shape)
-    dense = isinstance(family.structure, Dense)
+    dense = family.structure.dense
     whiteners = whiteners if dense else whiteners.reshape(n_components, -1)
     e_step: Callable[..., Statistics]
     scale, e_step = whiteners, e_step_moments  # which doesn't read the scale

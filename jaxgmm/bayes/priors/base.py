@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import Factor, get_family
-from jaxgmm.covariance.structure import Dense
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel, log_normaliser
 from jaxgmm.tools.pytree import pytree
@@ -124,7 +123,7 @@ def _conjugate(prior: Prior, n_components: int) -> GMM:
     covariances = numpyro.sample("covariances", family.prior_distribution(prior, n_components))
     scale = family.factor(covariances, n_features).scale / jnp.sqrt(prior.mean_precision)
     mean = jnp.asarray(prior.mean)
-    if isinstance(family.structure, Dense):
+    if family.structure.dense:
         each = dist.MultivariateNormal(mean, scale_tril=scale).expand([n_components]).to_event(1)
     else:
         each = dist.Normal(mean, scale).expand([n_components, n_features]).to_event(2)

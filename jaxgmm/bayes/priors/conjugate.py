@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import RichardsonGreen
-from jaxgmm.covariance import Factor, Family, get_family
-from jaxgmm.covariance.structure import Dense, Isotropic, invert_tril
+from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance.structure import Structure
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics, recentre
@@ -79,7 +78,7 @@ def posterior_given(prior: Prior, statistics: Statistics, family: str) -> Conjug
     away = mean - prior.mean
     scale = prior.scale + scatter + kind.structure.outer(jnp.full_like(strength, prior.mean_precision), away, away)
     rows = counts if kind.per_component else counts.sum()
-    rows = mean.shape[1] * rows if isinstance(kind.structure, Isotropic) else rows
+    rows = kind.structure.rows_of(rows, mean.shape[1])
     return Conjugate(prior.concentration + counts, mean, strength, prior.degrees_of_freedom + rows, scale)
 
 
@@ -87,16 +86,12 @@ def draw_conjugate(key: Array, posterior: Conjugate, family: str) -> tuple[GMM, 
     """Sigma_k with the mean integrated out, then mu_k given Sigma_k: one exact draw of both; and weights."""
     kind, mean = get_family(family), posterior.mean
     key_gamma, key_normal, key_below = jax.random.split(key, 3)
-    half_degrees = half_degrees_of_freedom(kind, posterior.degrees_of_freedom, mean.shape)
+    half_degrees = half_degrees_of_freedom(kind.structure, posterior.degrees_of_freedom, mean.shape[1])
     weights, log_gamma = _log_gammas(key_gamma, posterior.concentration, half_degrees)
-    scale = posterior.scale
-    if isinstance(kind.structure, Dense):
-        factor = _inverse_wishart(scale, log_gamma, jax.random.normal(key_below, scale.shape, scale.dtype))
-    else:
-        factor = kind.factor(scale / (2 * _exp(log_gamma)), mean.shape[1])
+    factor = kind.structure.draw(posterior.scale, _exp(log_gamma), mean.shape[1], key_below)
     noise = jax.random.normal(key_normal, mean.shape, mean.dtype) / jnp.sqrt(posterior.mean_precision)[:, None]
-    means = mean + _colour(kind, factor, noise)
-    return GMM.unchecked(_normalise(weights), means, _multiply(kind, factor), family), factor
+    means = mean + kind.structure.apply(factor.scale, noise)
+    return GMM.unchecked(_normalise(weights), means, kind.structure.multiply(factor), family), factor
 
 
 @draw_parameters.register
@@ -122,48 +117,13 @@ def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, 
     return new, family.factor(covariances, 1), {"rate": rate}
 
 
-def half_degrees_of_freedom(family: Family, degrees_of_freedom: Array, shape: tuple[int, ...]) -> Array:
-    """Shapes of the gammas that the covariances' posterior is made of, for K x D means.
-
-    Chi-squares of Bartlett's decomposition, (K, D) or (D,) where components share them; or one for each variance.
+def half_degrees_of_freedom(structure: Structure, degrees_of_freedom: Array, n_features: int) -> Float[Array, "*K B p"]:
+    """Shapes of the gammas that the covariances' posterior is made of: of each block the chi-squares of Bartlett's
+    decomposition, with an axis of components unless they share their covariance.
     """
-    if isinstance(family.structure, Dense):
-        return (degrees_of_freedom[..., None] - np.arange(shape[1])) / 2
-    if isinstance(family.structure, Isotropic):
-        return degrees_of_freedom / 2
-    return jnp.broadcast_to(degrees_of_freedom[:, None] / 2, shape)
-
-
-def _inverse_wishart(
-    scale: Float[Array, "... D D"], log_gamma: Float[Array, "... D"], noise: Float[Array, "... D D"]
-) -> Factor:
-    """InverseWishart(nu, Psi) by Bartlett's decomposition of its inverse (Odell & Feiveson 1966), already factored.
-
-    With Psi = L L', and A lower triangular with sqrt(chi2 of nu - i) on its diagonal and standard normals below,
-    Sigma^-1 = W W', W = L'^-1 A, is Wishart(nu, Psi^-1). The factors aren't triangular, and needn't be.
-    """
-    root = jnp.sqrt(2 * _exp(log_gamma))
-    bartlett = jnp.tril(noise, -1) + root[..., None] * jnp.eye(scale.shape[-1], dtype=scale.dtype)
-    cholesky = jnp.linalg.cholesky(scale)
-    half_log_det = (jnp.log(jnp.diagonal(cholesky, axis1=-2, axis2=-1)) - jnp.log(root)).sum(-1)
-    whitener = solve_triangular(jnp.swapaxes(cholesky, -1, -2), bartlett, lower=False)
-    return Factor(cholesky @ jnp.swapaxes(invert_tril(bartlett), -1, -2), whitener, half_log_det)
-
-
-def _colour(family: Family, factor: Factor, noise: Float[Array, "K D"]) -> Float[Array, "K D"]:
-    """L_k applied to the noise of each component."""
-    if isinstance(family.structure, Dense):
-        return (factor.scale @ noise[..., None])[..., 0]
-    return factor.scale * noise
-
-
-def _multiply(family: Family, factor: Factor) -> Array:
-    """The covariances of a factor, in the family's shape, symmetric to the last bit."""
-    if isinstance(family.structure, Dense):
-        product = factor.scale @ jnp.swapaxes(factor.scale, -1, -2)
-        return (product + jnp.swapaxes(product, -1, -2)) / 2
-    variances = factor.scale**2
-    return variances[:, 0] if isinstance(family.structure, Isotropic) else variances
+    n_blocks, size = structure.n_blocks(n_features), structure.block_size(n_features)
+    half = (degrees_of_freedom[..., None, None] - np.arange(size)) / 2
+    return jnp.broadcast_to(half, (*degrees_of_freedom.shape, n_blocks, size))
 
 
 def _log_gammas(key: Array, *shapes: Array) -> list[Array]:

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.priors.base import RichardsonGreen
 from jaxgmm.bayes.priors.conjugate import posterior_given
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense, Isotropic
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.special import log_gamma
@@ -64,15 +63,9 @@ def _closed(prior: Prior, blocks: Blocks, variance: Array, extra: dict[str, Arra
     nu0, nu = prior.degrees_of_freedom, posterior.degrees_of_freedom
     constant = -blocks.counts * n_features / 2 * math.log(math.pi)
     constant += n_features / 2 * jnp.log(prior.mean_precision / posterior.mean_precision)
-    if isinstance(structure, Dense):
-        half = jnp.arange(n_features) / 2
-        gammas = (log_gamma(nu[:, None] / 2 - half) - log_gamma(nu0 / 2 - half)).sum(-1)
-        dets = nu0 * _half_log_det(prior.scale) - nu * _half_log_det(posterior.scale)
-    else:
-        per_feature = 1 if isinstance(structure, Isotropic) else n_features
-        gammas = per_feature * (log_gamma(nu / 2) - log_gamma(nu0 / 2))
-        log_scale = jnp.log(posterior.scale).reshape(nu.shape[0], -1).sum(-1)
-        dets = nu0 / 2 * jnp.log(prior.scale).sum() - nu / 2 * log_scale
+    half = jnp.arange(structure.block_size(n_features)) / 2
+    gammas = structure.n_blocks(n_features) * (log_gamma(nu[:, None] / 2 - half) - log_gamma(nu0 / 2 - half)).sum(-1)
+    dets = nu0 * structure.half_log_det(prior.scale) - nu * structure.half_log_det(posterior.scale)
     return constant + gammas + dets
 
 
@@ -127,7 +120,7 @@ def predictive(prior: Any, blocks: Blocks, extra: dict[str, Array]) -> tuple[Arr
 def _conjugate_predictive(prior: Prior, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
     posterior = posterior_given(prior, statistics_of(blocks), prior.family)
     structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
-    degrees = posterior.degrees_of_freedom - (n_features - 1 if isinstance(structure, Dense) else 0)
+    degrees = posterior.degrees_of_freedom - (structure.block_size(n_features) - 1)
     widened = (1 + 1 / posterior.mean_precision) / degrees
     return posterior.mean, posterior.scale * widened.reshape(-1, *(1,) * (posterior.scale.ndim - 1))
 
@@ -140,7 +133,3 @@ def _richardson_green_predictive(
     mean = blocks.sums / jnp.maximum(blocks.counts, 1)[:, None]
     variance = jnp.exp(location) * (1 + 1 / jnp.maximum(blocks.counts, 1))
     return mean, variance.reshape(blocks.scatter.shape)
-
-
-def _half_log_det(scale: Float[Array, "... D D"]) -> Float[Array, "..."]:
-    return jnp.log(jnp.diagonal(jnp.linalg.cholesky(scale), axis1=-2, axis2=-1)).sum(-1)

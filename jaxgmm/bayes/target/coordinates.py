@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior, log_prior_kernel
 from jaxgmm.covariance import Factor, get_family
-from jaxgmm.covariance.structure import Dense, Isotropic, invert_tril
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.validation import check_single, is_traced
@@ -69,14 +68,7 @@ def unconstrain(gmm: GMM, extra: dict[str, Array] | None = None) -> Float[Array,
             f"weights {np.asarray(gmm.weights).tolist()} hold a zero: a component of weight 0 has no unconstrained value. "
             "Drop it, or fit with Prior.concentration > 1."
         )
-    structure, covariances = get_family(gmm.family).structure, jnp.asarray(gmm.covariances)
-    if isinstance(structure, Dense):
-        scale = jnp.linalg.cholesky(covariances)
-        i, j = np.tril_indices(gmm.n_features, -1)
-        log_diagonal = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
-        shape = jnp.concatenate([scale[..., i, j], log_diagonal], axis=-1)
-    else:
-        shape = jnp.log(covariances)
+    shape = get_family(gmm.family).structure.to_reals(jnp.asarray(gmm.covariances))
     weights = jnp.asarray(gmm.weights)
     rest = jnp.cumsum(weights[::-1])[::-1][1:]  # what is left of the stick: summed, since 1 - cumsum loses small weights
     sticks = jnp.log(weights[:-1] / rest) + np.log(np.arange(weights.size - 1, 0, -1))
@@ -115,7 +107,7 @@ def constrain(vector: Float[Array, " size"], n_components: int, n_features: int,
 
 def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict[str, Array], Float[Array, ""]]:
     """Mixture, factored covariances, the prior's extra parameters, and log Jacobian. For traced vectors."""
-    k, d, structure = layout.n_components, layout.n_features, get_family(layout.family).structure
+    k, d, family = layout.n_components, layout.n_features, get_family(layout.family)
     sizes = {"covariances": layout.covariance_size, "means": k * d, "weights": k - 1} | dict.fromkeys(layout.extra, 1)
     parts, start = {}, 0
     for name in sorted(sizes):
@@ -131,27 +123,8 @@ def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict
     weights = jnp.exp(log_weights)
     log_jacobian = (log_weights[:-1] + jax.nn.log_sigmoid(-x)).sum() + sum(parts[name].sum() for name in layout.extra)
 
-    shape = parts["covariances"]
-    if isinstance(structure, Dense):
-        shape = shape.reshape(*get_family(layout.family).shape(k, d)[:-2], -1)
-        log_diagonal = shape[..., -d:]
-        i, j = np.tril_indices(d, -1)
-        scale = jnp.exp(log_diagonal)[..., None] * jnp.eye(d, dtype=x.dtype)
-        scale = scale.at[..., i, j].set(shape[..., :-d])
-        factor = Factor(scale, jnp.swapaxes(invert_tril(scale), -1, -2), log_diagonal.sum(-1))
-        covariances = scale @ jnp.swapaxes(scale, -1, -2)
-        # d(L L') / dL, and d exp
-        log_jacobian += (d * np.log(2) + (np.arange(d + 1, 1, -1) * log_diagonal).sum(-1)).sum()
-    else:
-        shape = shape.reshape(get_family(layout.family).shape(k, d))
-        covariances = jnp.exp(shape)
-        deviations = jnp.exp(shape / 2)
-        if isinstance(structure, Isotropic):
-            deviations, half_log_det = deviations[:, None], d * shape / 2
-        else:
-            half_log_det = shape.sum(-1) / 2
-        factor = Factor(deviations, 1 / deviations, half_log_det)
-        log_jacobian += shape.sum()
+    covariances, factor, of_covariances = family.structure.from_reals(parts["covariances"], family.shape(k, d), d)
+    log_jacobian += of_covariances
     return GMM.unchecked(weights, means, covariances, layout.family), factor, extra, log_jacobian
 
 

@@ -11,12 +11,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.target.coordinates import Layout, unconstrain
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense, Isotropic
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 
@@ -53,17 +51,9 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
     else:
         mean_rows, scale_rows = jnp.asarray(gmm.covariances).reshape(-1) / prior.mean_variance, 2 * prior.shape
     rows = (counts if family.per_component else counts.sum(keepdims=True))[:, None]
-    if isinstance(family.structure, Dense):  # of log diagonals twice that of the entries below
-        shape = jnp.concatenate(
-            [jnp.repeat(rows + scale_rows, d * (d - 1) // 2, 1), jnp.repeat(2 * (rows + scale_rows), d, 1)], 1
-        )
-    elif isinstance(family.structure, Isotropic):
-        shape = (d * rows + scale_rows) / 2
-    else:
-        shape = jnp.repeat((rows + scale_rows) / 2, d, 1)
     left = jnp.cumsum(weights[::-1])[::-1]  # of the stick, before each break
     information = {
-        "covariances": shape,
+        "covariances": family.structure.information(rows, scale_rows, d),
         "means": jnp.repeat((counts + mean_rows)[:, None], d, 1),
         "weights": total_weight * weights[:-1] * left[1:] / left[:-1] + 1,
     }
@@ -76,29 +66,18 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
 
 def spread(frame: Frame, whitened: Float[Array, " size"], layout: Layout) -> Float[Array, " size"]:
     """How far from the origin whitened coordinates lead: linear. The unconstrained vector is the origin plus this."""
-    k, d, family = layout.n_components, layout.n_features, get_family(layout.family)
+    k, d, structure = layout.n_components, layout.n_features, get_family(layout.family).structure
     v = frame.unit * whitened
     n = layout.covariance_size
     shape, means, rest = v[:n], v[n : n + k * d].reshape(k, d), v[n + k * d :]
-    if not isinstance(family.structure, Dense):
-        return jnp.concatenate([shape, (frame.scale * means).reshape(-1), rest])
-    shape = shape.reshape(*family.shape(k, d)[:-2], -1)
-    i, j = np.tril_indices(d, -1)
-    relative = (shape[..., -d:, None] * jnp.eye(d, dtype=v.dtype)).at[..., i, j].set(shape[..., :-d])
-    below = (frame.scale @ relative)[..., i, j]  # the factor becomes L (I + A): A is relative, and triangular
-    means = (frame.scale @ means[..., None])[..., 0]
-    return jnp.concatenate([jnp.concatenate([below, shape[..., -d:]], -1).reshape(-1), means.reshape(-1), rest])
+    means = structure.apply(frame.scale, means)
+    return jnp.concatenate([structure.relative(frame.scale, shape), means.reshape(-1), rest])
 
 
 def log_volume(frame: Frame, layout: Layout) -> Float[Array, ""]:
     """Log determinant of `spread`."""
     k, d, structure = layout.n_components, layout.n_features, get_family(layout.family).structure
-    total = jnp.log(frame.unit).sum()
-    if not isinstance(structure, Dense):
-        return total + (d if isinstance(structure, Isotropic) else 1) * jnp.log(frame.scale).sum()
-    diagonal = jnp.log(jnp.diagonal(frame.scale, axis1=-2, axis2=-1))
-    copies = 1 if diagonal.ndim == 2 else k  # a shared factor whitens every mean
-    return total + copies * diagonal.sum() + (np.arange(d) * diagonal).sum()
+    return jnp.log(frame.unit).sum() + structure.log_volume(frame.scale, k, d)
 
 
 def shifted(prior: Any, shift: Float[Array, " D"]) -> Any:

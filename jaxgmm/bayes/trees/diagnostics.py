@@ -12,7 +12,6 @@ from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require
 from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_deviations
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
 _APPROXIMATIONS = ("laplace", "svi", "vb")
@@ -136,7 +135,7 @@ def _quantities(tree: xarray.DataTree) -> tuple[xarray.Dataset, xarray.Dataset, 
         [dim for axis, dim in enumerate(dims) if axis not in shared],
         deviations.squeeze(tuple(shared)),
     )
-    if isinstance(family.structure, Dense) and draws.n_features > 1:
+    if family.structure.dense and draws.n_features > 1:
         pairs = list(zip(*np.triu_indices(draws.n_features, 1), strict=True))
         n_matrices = draws.n_components if family.per_component else 1
         if len(pairs) * n_matrices > _MOST_CORRELATIONS:

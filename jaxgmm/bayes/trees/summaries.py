@@ -12,7 +12,6 @@ from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws, mean_and_sd_of_memberships, shared_membership
 from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, rows_of
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.validation import check_rows
@@ -175,7 +174,7 @@ def standard_deviations(draws: GMM) -> Float[np.ndarray, "chain draw K D"]:
     """Standard deviations of each draw; axes of length 1 where the family shares them."""
     covariances = np.asarray(draws.covariances)
     family = get_family(draws.family)
-    if isinstance(family.structure, Dense):
+    if family.structure.dense:
         variances = np.diagonal(covariances, axis1=-2, axis2=-1)
         return np.sqrt(variances if family.per_component else variances[:, :, None])
     return np.sqrt(covariances.reshape(*draws.weights.shape, -1))
@@ -184,7 +183,7 @@ def standard_deviations(draws: GMM) -> Float[np.ndarray, "chain draw K D"]:
 def correlations(draws: GMM, k: int) -> Float[np.ndarray, "chain draw D D"]:
     """Correlations within the k-th component of each draw."""
     family, d = get_family(draws.family), draws.n_features
-    if not isinstance(family.structure, Dense):
+    if not family.structure.dense:
         return np.broadcast_to(np.eye(d), (*draws.weights.shape[:2], d, d))
     matrices = np.asarray(draws.covariances)
     matrices = matrices[:, :, k] if family.per_component else matrices

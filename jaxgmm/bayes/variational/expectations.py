@@ -16,7 +16,6 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.weight_priors import WeightPrior
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.base import per_component
-from jaxgmm.covariance.structure import Dense
 from jaxgmm.model.density import Components
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -50,60 +49,45 @@ def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str, active
     D/2 (kappa0 / kappa - 1 - log(kappa0 / kappa)) + kappa0/2 nu (m - m0)' Psi^-1 (m - m0). Components that aren't active are
     padding: no row is theirs, so that q has their prior, and nothing to diverge.
     """
-    kind, n_features = get_family(family), q.mean.shape[1]
+    structure, n_features = get_family(family).structure, q.mean.shape[1]
     active = jnp.ones(q.mean.shape[0], bool) if active is None else active
     # The weight of an active component may be too small for a float, but 0 would mean padding.
     mean_weights = jnp.where(active, jnp.maximum(weights.mean(q.concentration), np.finfo(np.float32).tiny), 0)
     gmm, factor = plug_in(q, mean_weights / mean_weights.sum(), family)
-    prior_nu, nu = prior.degrees_of_freedom, q.degrees_of_freedom
-    if isinstance(kind.structure, Dense):
-        size = n_features
-        log_det = 2 * factor.half_log_det + size * jnp.log(nu)
-        prior_log_det = jnp.linalg.slogdet(prior.scale)[1]
-        trace = jnp.einsum("...ia,ij,...ja->...", factor.whitener, prior.scale, factor.whitener)
-    else:
-        size, nu = 1, nu[:, None]
-        log_det = 2 * jnp.log(factor.scale) + jnp.log(nu)
-        prior_log_det = jnp.log(prior.scale)
-        trace = prior.scale * factor.whitener**2
+    size, prior_nu, nu = structure.block_size(n_features), prior.degrees_of_freedom, q.degrees_of_freedom[..., None]
+    log_det = structure.block_log_dets(factor) + size * jnp.log(nu)
+    prior_log_det, trace = structure.scale_log_dets(prior.scale), structure.block_traces(factor, prior.scale)
     half, prior_half = (nu[..., None] - np.arange(size)) / 2, (prior_nu - np.arange(size)) / 2
     digammas = digamma(half).sum(-1)
     covariances = prior_nu * (log_det - prior_log_det) + (nu - prior_nu) * digammas - (nu * size - trace)
     covariances = covariances / 2 - (gammaln(half) - gammaln(prior_half)).sum(-1)
 
-    half_log_det = (log_det - size * np.log(2) - digammas) / 2
-    if not isinstance(kind.structure, Dense):
-        half_log_det = half_log_det.sum(-1) * (
-            n_features / half_log_det.shape[-1]
-        )  # "spherical" has one block for all features
+    of_blocks = (log_det - size * np.log(2) - digammas) / 2
+    # "spherical" has one block, of size one, for all features
+    half_log_det = of_blocks.sum(-1) * (n_features / (size * structure.n_blocks(n_features)))
     half_log_det = half_log_det + n_features / (2 * q.mean_precision)
 
     ratio = prior.mean_precision / q.mean_precision
-    distance = kind.structure.coefficients(q.mean - prior.mean, factor)[2]
+    distance = structure.coefficients(q.mean - prior.mean, factor)[2]
     means = n_features * (ratio - 1 - jnp.log(ratio)) + prior.mean_precision * distance
     divergence = covariances.sum() + means.sum() / 2 + weights.divergence(q.concentration, prior.concentration)
     # Expected log weights may be too small for the logarithms of floats.
     constant = weights.expected_log(q.concentration) - half_log_det - n_features / 2 * jnp.log(2 * jnp.pi)
     constant = jnp.where(active, constant, -jnp.inf)
-    return Expected(Components(gmm.weights, constant, gmm.means, factor, kind.structure), divergence)
+    return Expected(Components(gmm.weights, constant, gmm.means, factor, structure), divergence)
 
 
 def log_density(q: Conjugate, gmm: GMM, factor: Factor) -> Float[Array, ""]:
     """Log q of a mixture with Dirichlet weights, with respect to (weights, means, covariances) themselves, in nats."""
-    kind, n_features = get_family(gmm.family), q.mean.shape[1]
-    a, nu = q.concentration, q.degrees_of_freedom
+    structure, n_features = get_family(gmm.family).structure, q.mean.shape[1]
+    a, nu, size = q.concentration, q.degrees_of_freedom[..., None], structure.block_size(n_features)
     weights = gammaln(a.sum()) - gammaln(a).sum() + ((a - 1) * jnp.log(gmm.weights)).sum()
-    if isinstance(kind.structure, Dense):
-        size, log_det = n_features, 2 * factor.half_log_det
-        scale_log_det = jnp.linalg.slogdet(q.scale)[1]
-        trace = jnp.einsum("...ia,...ij,...ja->...", factor.whitener, q.scale, factor.whitener)
-    else:
-        size, nu, scale = 1, nu[:, None], q.scale.reshape(len(q.mean), -1)
-        log_det, scale_log_det, trace = 2 * jnp.log(factor.scale), jnp.log(scale), scale * factor.whitener**2
+    log_det, scale_log_det = structure.block_log_dets(factor), structure.scale_log_dets(q.scale)
+    trace = structure.block_traces(factor, q.scale)
     half = (nu[..., None] - np.arange(size)) / 2
     normaliser = size * (size - 1) / 4 * np.log(np.pi) + gammaln(half).sum(-1) + nu * size / 2 * np.log(2)
     covariances = (nu * scale_log_det - (nu + size + 1) * log_det - trace) / 2 - normaliser
-    distance = kind.structure.coefficients(gmm.means - q.mean, factor)[2]
+    distance = structure.coefficients(gmm.means - q.mean, factor)[2]
     means = n_features / 2 * jnp.log(q.mean_precision / (2 * np.pi)) - factor.half_log_det - q.mean_precision * distance / 2
     return weights + covariances.sum() + means.sum()
 
@@ -115,18 +99,17 @@ def log_predictive(q: Conjugate, x: Float[Array, "B D"], family: str) -> Float[A
     Gamma(h + g/2) / Gamma(h) (kappa / ((kappa + 1) pi))^(g/2) |Psi|^(-1/2) (1 + delta)^(-h - g/2),
     delta = kappa / (kappa + 1) (x - m)' Psi^-1 (x - m). For "diag" each feature is a block of its own.
     """
-    kind, n_features = get_family(family), q.mean.shape[1]
+    structure, n_features = get_family(family).structure, q.mean.shape[1]
     _, factor = plug_in(q, jnp.ones(len(q.mean), q.mean.dtype), family)
     nu, kappa = jnp.broadcast_to(q.degrees_of_freedom, q.mean_precision.shape), q.mean_precision
     origin = q.mean[0]
-    y = kind.structure.whiten(x - origin, q.mean - origin, factor)  # (K, B, D)
+    y = structure.whiten(x - origin, q.mean - origin, factor)  # (K, B, D)
     shrunk = kappa / (kappa + 1)
     delta = y**2 * (shrunk / nu)[:, None, None]
-    if q.scale.ndim == 2 and not isinstance(kind.structure, Dense):
-        size, n_blocks = 1, n_features
-    else:
-        size, n_blocks, delta = n_features, 1, delta.sum(-1, keepdims=True)
-    half = (nu + 1 - (n_features if isinstance(kind.structure, Dense) else 1)) / 2
+    n_blocks = structure.n_blocks(n_features)
+    size = n_features // n_blocks  # features of a block
+    delta = delta.reshape(*delta.shape[:2], n_blocks, size).sum(-1)
+    half = (nu + 1 - structure.block_size(n_features)) / 2
     constant = gammaln(half + size / 2) - gammaln(half) + size / 2 * jnp.log(shrunk / np.pi)
     constant = n_blocks * constant - factor.half_log_det - n_features / 2 * jnp.log(nu)
     return (constant[:, None] - (half + size / 2)[:, None] * jnp.log1p(delta).sum(-1)).T

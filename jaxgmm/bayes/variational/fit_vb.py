@@ -17,7 +17,7 @@ from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import TOGETHER, Moments, capacity, pad
 from jaxgmm.fitting.fit import resolve_init
 from jaxgmm.fitting.result import Restarts, best_start
-from jaxgmm.fitting.starts import column_scales, is_dense, mixture_at, seed_uniforms, seeded_starts
+from jaxgmm.fitting.starts import column_scales, mixture_at, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status, status_of
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
@@ -102,7 +102,7 @@ def fit_vb(
 
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))
-        moments = column_moments(data.x, data.weight, is_dense(family), dtype)
+        moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         if isinstance(prior, str):
             prior = Prior.from_moments(*moments, n_components, family)
         most = capacity(n_components, source.n_samples)

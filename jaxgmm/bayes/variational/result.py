@@ -16,7 +16,6 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.expectations import expect, log_predictive
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.structure import Dense
 from jaxgmm.fitting.result import Restarts
 from jaxgmm.fitting.status import Status
 from jaxgmm.model.density import log_joint
@@ -103,7 +102,7 @@ class VariationalFit:
             ValueError: degrees of freedom too few for E[Sigma_k] to exist.
         """
         kind, n_features = get_family(self.family), self.mean.shape[1]
-        lost = n_features + 1 if isinstance(kind.structure, Dense) else 2
+        lost = kind.structure.block_size(n_features) + 1
         spare = np.asarray(self.degrees_of_freedom) - lost
         if not (spare > 0).all():
             raise ValueError(
