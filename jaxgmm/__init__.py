@@ -29,7 +29,7 @@ _HOME = {
     "Merging": "comparing.merging",
     "merged_counts": "comparing.merged_counts",
     "numpyro_model": "bayes.target.numpyro_model",
-    "RichardsonGreen": "bayes.priors.base",
+    "RichardsonGreen": "bayes.priors.richardson_green",
     "posterior": "bayes.posterior",
     "fit_map": "bayes.fit_map",
     "fit_vb": "bayes.variational.fit_vb",
@@ -117,7 +117,7 @@ if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
     from jaxgmm.bayes.fit_map import fit_map
     from jaxgmm.bayes.posterior import posterior
-    from jaxgmm.bayes.priors.base import RichardsonGreen
+    from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
     from jaxgmm.bayes.samplers.gibbs import GibbsKernel
     from jaxgmm.bayes.target.coordinates import constrain, unconstrain
     from jaxgmm.bayes.target.numpyro_model import numpyro_model

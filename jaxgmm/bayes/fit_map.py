@@ -16,7 +16,8 @@ from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.optim import Minimize
 
-from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.priors.base import log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.coordinates import constrain_factored, layout_of
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.bayes.target.whitening import frame_at, shifted, spread

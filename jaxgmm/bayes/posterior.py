@@ -13,7 +13,7 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.samplers.gibbs import gibbs
 from jaxgmm.bayes.samplers.nuts import nuts

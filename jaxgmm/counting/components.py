@@ -11,9 +11,8 @@ import xarray
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
-from jaxgmm.bayes.priors.conjugate import draw_parameters
-from jaxgmm.bayes.priors.evidence import predictive, statistics_of
+from jaxgmm.bayes.priors.base import draw_parameters, predictive, statistics_of
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import facts_of, group_of, require

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.posterior import reporter
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
-from jaxgmm.bayes.priors.evidence import FAMILIES
+from jaxgmm.bayes.priors.conjugate import FAMILIES
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, PartitionPrior, log_p_components
 from jaxgmm.covariance import get_family

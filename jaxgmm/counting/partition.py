@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.priors.evidence import Blocks, predictive
+from jaxgmm.bayes.priors.base import Blocks, predictive
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.structure import Factor

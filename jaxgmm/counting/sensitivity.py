@@ -9,7 +9,7 @@ import pandas as pd
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.trees.schema import facts_of, group_of
 from jaxgmm.counting.components import prior_of
 from jaxgmm.counting.count_clusters import count_clusters

@@ -14,15 +14,14 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
-from jaxgmm.bayes.priors.conjugate import draw_parameters
-from jaxgmm.bayes.priors.evidence import predictive, statistics_of
-from jaxgmm.bayes.samplers.gibbs import draw_labels
+from jaxgmm.bayes.priors.base import draw_parameters, predictive, statistics_of
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.moves import birth_death, few_rows, split_merge
 from jaxgmm.counting.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.variates import draw_labels
 
 _ALPHA_STEPS = (0.5, 1.5)  # of the log-normal random walks of alpha
 MOVES = (split_merge.propose, birth_death.propose, few_rows.propose)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
 from jaxgmm.counting.partition import Data
 from jaxgmm.counting.telescoping import Chain, Telescoping, start

@@ -434,7 +434,7 @@ def python(*arguments, **environment):
 def test_help_imports_nothing_heavy():
     heavy = "jax numpy matplotlib pyarrow pydantic rich"
     script = (
-        "import sys, atexit, jaxgmm.cli\n"
+        "import sys, atexit, jaxgmm.app.cli\n"
         f"atexit.register(lambda: print([m for m in '{heavy}'.split() if m in sys.modules]))\n"
         "jaxgmm.app.cli.main(['--help'])"
     )
@@ -451,9 +451,9 @@ def test_data_sets_import_no_jax():
 
 def test_a_fit_alone_imports_no_numpyro():
     """It takes seconds, and arviz more."""
-    script = "import sys, jaxgmm.run, jaxgmm.show; print([m for m in ('numpyro', 'arviz', 'xarray') if m in sys.modules])"
+    script = "import sys, jaxgmm.app.run, jaxgmm.app.terminal; print({'numpyro', 'arviz', 'xarray'} & sys.modules.keys())"
     result = python("-c", script)
-    assert (result.stdout, result.stderr) == ("[]\n", "")
+    assert (result.stdout, result.stderr) == ("set()\n", "")
 
 
 @pytest.mark.parametrize("package", ["typer", "pydantic"])

@@ -13,7 +13,7 @@ from jaxgmm.app.config.count import ALPHA, COUNTED_FAMILIES, N_COMPONENTS, Count
 from jaxgmm.app.config.posterior import MARKOV_CHAINS, METHODS_WITH, Group, Guide, PosteriorTable, ThresholdsTable
 from jaxgmm.app.config.toml import load_config, to_toml
 from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
-from jaxgmm.bayes.priors.evidence import FAMILIES
+from jaxgmm.bayes.priors.conjugate import FAMILIES
 from jaxgmm.bayes.samplers.svi import GUIDES
 from jaxgmm.counting import partition_prior
 from jaxgmm.counting.model import MODELS

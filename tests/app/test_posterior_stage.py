@@ -376,7 +376,7 @@ from jaxgmm.app.run import Watch
 def watched(name, quiet=False):
     yield Watch(draws=lambda done, total: time.sleep(60 if done > 30 else 0))
 
-jaxgmm.show.watched = watched
+jaxgmm.app.terminal.watched = watched
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main({arguments})
 """

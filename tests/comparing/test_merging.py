@@ -121,7 +121,7 @@ def test_order_units_repeated_rows_and_blocks_change_nothing(blobs, row_counts, 
     np.testing.assert_allclose(weighted.entropy, repeated.entropy, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(weighted.partition, repeated.partition)
     monkeypatch.setattr("jaxgmm.comparing.merging._NUMBERS_AT_ONCE", 5 * 37)
-    monkeypatch.setattr("jaxgmm.comparing.merging._jitted_path", jg.merging.merge_path)
+    monkeypatch.setattr("jaxgmm.comparing.merging._jitted_path", jg.comparing.merging.merge_path)
     np.testing.assert_allclose(jg.merge_components(gmm, blobs).entropy, plain.entropy, rtol=1e-9, atol=1e-9)
 
 

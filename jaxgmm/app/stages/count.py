@@ -14,7 +14,7 @@ import xarray
 from jaxgmm import plots
 from jaxgmm.app.config import Config
 from jaxgmm.app.config.count import CountTable
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
 from jaxgmm.bayes.trees.storage import save_posterior
 from jaxgmm.counting.count_clusters import count_clusters

@@ -17,7 +17,7 @@ from jaxgmm import plots
 from jaxgmm.app.config import Config
 from jaxgmm.app.config.posterior import MARKOV_CHAINS, PosteriorTable, ThresholdsTable
 from jaxgmm.bayes.posterior import posterior
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.trees.diagnostics import Diagnostics, diagnose
 from jaxgmm.bayes.trees.relabel import relabel
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of, names_of_data

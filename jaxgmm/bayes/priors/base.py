@@ -1,108 +1,25 @@
-"""How a prior draws a mixture in NumPyro, and the prior of Richardson & Green for one feature."""
+"""What is asked of a prior: functions that dispatch on its class. A prior is a file that registers its answers.
+
+Evidence of blocks of rows is what a component's rows say of it, its parameters integrated out. With a conjugate `Prior` the
+integral is closed. With `RichardsonGreen` only the mean can be integrated out: there the evidence is
+p(rows | variance) p(variance) / r(variance | rows) at a variance drawn from a near-exact r. That is unbiased, and a chain over
+(partition, variances) that uses it as if it were exact has the exact posterior (Andrieu & Roberts 2009).
+"""
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 from jax.scipy.special import gammaln as jax_gammaln
-from jax.scipy.special import xlogy
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance import Factor
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior, log_kernel, log_normaliser
-from jaxgmm.tools.pytree import pytree
-from jaxgmm.tools.validation import check_rows, floating, is_traced, unknown
+from jaxgmm.model.statistics import Statistics
 
-_host_gammaln = np.vectorize(math.lgamma)
-
-
-@pytree(static=("family",))
-@dataclass(frozen=True, eq=False)
-class RichardsonGreen:
-    """The prior of Richardson & Green (1997) for mixtures of one feature: means and variances independent, random scale.
-
-    weights ~ Dirichlet(concentration), mu_k ~ Normal(mean, mean_variance), 1 / sigma_k^2 ~ Gamma(shape, rate), and
-    rate ~ Gamma(rate_shape, rate_rate). It isn't conjugate, so `fit` can't take it; Gibbs sampling, NUTS and variational
-    fits can. Gammas are given by shape and rate.
-
-    Args:
-        mean: (), in the units of the data.
-        mean_variance: (), squared units.
-        rate_rate: (), 1 / squared units.
-        shape, rate_shape: (), positive.
-        concentration: () or (K,), positive.
-        family: "spherical", "diag" or "full": with one feature they are the same but for the shape of `covariances`.
-
-    Raises:
-        TypeError, ValueError: values that aren't finite, positive numbers; another family. Names the argument.
-
-    Example:
-        >>> import jaxgmm as jg
-        >>> float(jg.RichardsonGreen.default([[9.0], [20.0], [35.0]]).mean)
-        22.0
-    """
-
-    mean: Float[Array, ""]
-    mean_variance: Float[Array, ""]
-    rate_rate: Float[Array, ""]
-    shape: Float[Array, ""] = 2.0  # type: ignore[assignment]
-    rate_shape: Float[Array, ""] = 0.2  # type: ignore[assignment]
-    concentration: Float[Array, "*K"] = 1.0  # type: ignore[assignment]
-    family: str = "spherical"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "family", get_family(self.family).name)
-        if not get_family(self.family).per_component:
-            raise unknown("family for RichardsonGreen", self.family, ("spherical", "diag", "full"))
-        for name in ("mean", "mean_variance", "rate_rate", "shape", "rate_shape", "concentration"):
-            value = floating(getattr(self, name), name)
-            object.__setattr__(self, name, value)
-            if name != "concentration" and value.ndim:
-                raise ValueError(f"{name} must be one number, got shape {value.shape}.")
-            if not is_traced(value) and not (np.isfinite(value).all() and (name == "mean" or (np.asarray(value) > 0).all())):
-                raise ValueError(
-                    f"{name} must be {'finite' if name == 'mean' else 'positive'}, got {np.asarray(value).tolist()}."
-                )
-
-    @classmethod
-    def default(cls, x: Float[ArrayLike, "N 1"], family: str = "spherical") -> "RichardsonGreen":
-        """Their section 4.1: midrange and range R of the data, mean_variance R^2, shape 2, rate ~ Gamma(0.2, 10 / R^2).
-
-        Args:
-            x: (N, 1), at least two distinct values.
-            family: as for the class.
-
-        Raises:
-            ValueError: more than one feature, or all values alike.
-        """
-        rows = np.asarray(check_rows(x, "x", min_rows=2))
-        if rows.shape[1] != 1:
-            raise ValueError(f"x has {rows.shape[1]} columns, but RichardsonGreen is a prior for one: use Prior.default.")
-        low, high = float(rows.min()), float(rows.max())
-        if low == high:
-            raise ValueError(f"x has the one value {low:g}, so its range can't set the prior's scale.")
-        values: dict[str, Any] = {
-            "mean": (low + high) / 2,
-            "mean_variance": (high - low) ** 2,
-            "rate_rate": 10 / (high - low) ** 2,
-        }
-        return cls(**values, family=family)
-
-    def check_fits(self, gmm: GMM) -> None:
-        """Raises ValueError where the prior is for another family, number of features or components than `gmm`."""
-        if gmm.n_features != 1:
-            raise ValueError(f"RichardsonGreen is a prior for one feature, the mixture has {gmm.n_features}: Prior.default.")
-        if self.family != gmm.family:
-            raise ValueError(f"prior is for family {self.family!r}, the mixture is {gmm.family!r}.")
-        if np.shape(self.concentration) not in ((), (gmm.n_components,)):
-            raise ValueError(f"prior.concentration has shape {np.shape(self.concentration)}, not () or ({gmm.n_components},).")
+host_gammaln = np.vectorize(math.lgamma)
 
 
 @functools.singledispatch
@@ -115,75 +32,16 @@ def sample_mixture(prior: Any, n_components: int) -> GMM:
     raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
-@sample_mixture.register
-def _conjugate(prior: Prior, n_components: int) -> GMM:
-    family, n_features = get_family(prior.family), prior.mean.shape[-1]
-    concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
-    weights = numpyro.sample("weights", dist.Dirichlet(concentration))
-    covariances = numpyro.sample("covariances", family.prior_distribution(prior, n_components))
-    scale = family.factor(covariances, n_features).scale / jnp.sqrt(prior.mean_precision)
-    mean = jnp.asarray(prior.mean)
-    if family.structure.dense:
-        each = dist.MultivariateNormal(mean, scale_tril=scale).expand([n_components]).to_event(1)
-    else:
-        each = dist.Normal(mean, scale).expand([n_components, n_features]).to_event(2)
-    means = numpyro.sample("means", each)
-    return GMM.unchecked(weights, means, covariances, prior.family)
-
-
-@sample_mixture.register
-def _richardson_green(prior: RichardsonGreen, n_components: int) -> GMM:
-    shape = get_family(prior.family).shape(n_components, 1)
-    concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
-    weights = numpyro.sample("weights", dist.Dirichlet(concentration))
-    rate = numpyro.sample("rate", dist.Gamma(prior.rate_shape, prior.rate_rate))
-    variances = dist.InverseGamma(prior.shape, rate).expand(list(shape)).to_event(len(shape))
-    if len(shape) == 3:  # 1 x 1 matrices
-        variances = dist.InverseWishart(2 * prior.shape, scale_matrix=2 * rate.reshape(1, 1)).expand([n_components]).to_event(1)
-    covariances = numpyro.sample("covariances", variances)
-    means = numpyro.sample(
-        "means", dist.Normal(prior.mean, jnp.sqrt(prior.mean_variance)).expand([n_components, 1]).to_event(2)
-    )
-    return GMM.unchecked(weights, means, covariances, prior.family)
-
-
 @functools.singledispatch
 def log_prior_kernel(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
     """`log_prior` up to a constant, `log_prior_constant`. For traced arrays."""
     raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
-@log_prior_kernel.register
-def _conjugate_kernel(prior: Prior, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
-    return log_kernel(prior, gmm, factor, jnp.ones(gmm.n_components, bool))
-
-
-@log_prior_kernel.register
-def _richardson_green_kernel(prior: RichardsonGreen, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
-    rate, shape, log_variance = extra["rate"], prior.shape, 2 * factor.half_log_det
-    weights = xlogy(prior.concentration - 1, gmm.weights).sum()
-    variances = shape * jnp.log(rate) - (shape + 1) * log_variance - rate * jnp.exp(-log_variance)
-    means = -((gmm.means[:, 0] - prior.mean) ** 2) / (2 * prior.mean_variance)
-    return weights + (variances + means).sum() + (prior.rate_shape - 1) * jnp.log(rate) - prior.rate_rate * rate
-
-
 @functools.singledispatch
-def log_prior_constant(prior: Any, n_components: int, xp: Any = np, gammaln: Any = _host_gammaln) -> Any:
+def log_prior_constant(prior: Any, n_components: int, xp: Any = np, gammaln: Any = host_gammaln) -> Any:
     """What `log_prior_kernel` leaves out. On the host by default: a float64 log-gamma takes seconds to compile."""
     raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
-
-
-@log_prior_constant.register
-def _conjugate_constant(prior: Prior, n_components: int, xp: Any = np, gammaln: Any = _host_gammaln) -> Any:
-    return log_normaliser(prior, np.ones(n_components, bool), xp, gammaln)
-
-
-@log_prior_constant.register
-def _richardson_green_constant(prior: RichardsonGreen, n_components: int, xp: Any = np, gammaln: Any = _host_gammaln) -> Any:
-    concentration = xp.broadcast_to(xp.asarray(prior.concentration), (n_components,))
-    weights = gammaln(concentration.sum()) - gammaln(concentration).sum()
-    each = -gammaln(prior.shape) - xp.log(2 * np.pi * prior.mean_variance) / 2
-    return weights + n_components * each + prior.rate_shape * xp.log(prior.rate_rate) - gammaln(prior.rate_shape)
 
 
 def log_prior(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
@@ -191,10 +49,80 @@ def log_prior(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> 
     return log_prior_kernel(prior, gmm, factor, extra) + log_prior_constant(prior, gmm.n_components, jnp, jax_gammaln)
 
 
+@functools.singledispatch
 def start_of_extra(prior: Any, gmm: GMM) -> dict[str, Array]:
-    """Values of a prior's own further parameters to start from, given a mixture: their conditional means."""
-    if not isinstance(prior, RichardsonGreen):
-        return {}
-    variances = jnp.asarray(gmm.covariances).reshape(-1)
-    shape = prior.rate_shape + gmm.n_components * prior.shape
-    return {"rate": shape / (prior.rate_rate + (1 / variances).sum())}
+    """Values of a prior's own further parameters to start from, given a mixture: none, for most."""
+    return {}
+
+
+@functools.singledispatch
+def names_of_extra(prior: Any) -> tuple[str, ...]:
+    """Names of a prior's own further parameters, all positive."""
+    return ()
+
+
+@functools.singledispatch
+def draw_parameters(
+    prior: Any, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]
+) -> tuple[GMM, Factor, dict[str, Array]]:
+    """A draw of weights, means, covariances and the prior's own further parameters, given allocated rows.
+
+    Args:
+        prior: a `Prior` or a `RichardsonGreen`.
+        key: a PRNG key.
+        statistics: of the rows, about any centres. A component without rows draws from the prior.
+        gmm: the current mixture: gives the family, and what a prior that is only conditionally conjugate conditions on.
+        extra: the prior's further parameters.
+
+    Returns:
+        The mixture, its covariances taken apart, and the further parameters.
+
+    Raises:
+        TypeError: no known prior.
+    """
+    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+
+
+class Blocks(NamedTuple):
+    """Sums over the rows of each block, about the origin.
+
+    Attributes:
+        counts: (K,).
+        sums: (K, D).
+        scatter: by family, (K, D, D), (K, D) or (K,).
+    """
+
+    counts: Float[Array, " K"]
+    sums: Float[Array, "K D"]
+    scatter: Float[Array, "K ..."]
+
+
+def statistics_of(blocks: Blocks) -> Statistics:
+    """The same sums as EM and the Gibbs sampler have them."""
+    nothing = jnp.zeros((), blocks.sums.dtype)
+    return Statistics(*blocks, jnp.zeros_like(blocks.sums), nothing, nothing)
+
+
+@functools.singledispatch
+def log_evidence(prior: Any, blocks: Blocks, variance: Array, extra: dict[str, Array]) -> Float[Array, " K"]:
+    """Log p(rows of the block | the prior's further parameters), 0 for a block without rows, in nats.
+
+    Args:
+        prior: a `Prior` of one of `FAMILIES`, or a `RichardsonGreen`.
+        blocks: K of them.
+        variance: (K,), each block's own variance: only `RichardsonGreen` looks at it.
+        extra: the prior's further parameters.
+    """
+    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+
+
+@functools.singledispatch
+def draw_variance(prior: Any, key: Array, blocks: Blocks, extra: dict[str, Array]) -> Float[Array, " K"]:
+    """The random part of `log_evidence`: nothing, for a conjugate prior."""
+    return jnp.ones_like(blocks.counts)
+
+
+@functools.singledispatch
+def predictive(prior: Any, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
+    """Means (K, D) and covariances, in the family's shape, of a Gaussian like what a block predicts of a further row."""
+    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")

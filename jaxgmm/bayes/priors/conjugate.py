@@ -1,47 +1,39 @@
-"""Draws of a mixture's parameters given the statistics of allocated rows: the conjugate half of a Gibbs sweep."""
+"""The conjugate `Prior`: its densities, and what it becomes given the statistics of allocated rows."""
 
-import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.base import (
+    Blocks,
+    draw_parameters,
+    host_gammaln,
+    log_evidence,
+    log_prior_constant,
+    log_prior_kernel,
+    predictive,
+    sample_mixture,
+    statistics_of,
+)
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior
+from jaxgmm.model.prior import Prior, log_kernel, log_normaliser
 from jaxgmm.model.statistics import Statistics, recentre
+from jaxgmm.tools.special import log_gamma
+from jaxgmm.tools.variates import dirichlet_weights, log_gammas, positive_exp
 
-_LEAST = float(np.log(np.finfo(np.float32).tiny))  # a smaller log-gamma would underflow, and its inverse overflow
-
-
-@functools.singledispatch
-def draw_parameters(
-    prior: Any, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]
-) -> tuple[GMM, Factor, dict[str, Array]]:
-    """A draw of weights, means, covariances and the prior's own further parameters, given allocated rows.
-
-    Args:
-        prior: a `Prior` or a `RichardsonGreen`.
-        key: a PRNG key.
-        statistics: of the rows, about any centres. A component without rows draws from the prior.
-        gmm: the current mixture: gives the family, and what a prior that is only conditionally conjugate conditions on.
-        extra: the prior's further parameters.
-
-    Returns:
-        The mixture, its covariances taken apart, and the further parameters.
-
-    Raises:
-        TypeError: no known prior.
-    """
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+FAMILIES = ("full", "diag", "spherical")  # whose components have parameters of their own: blocks are independent
 
 
 @draw_parameters.register
-def _conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
+def _draw_conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
     return *draw_conjugate(key, posterior_given(prior, statistics, gmm.family), gmm.family), {}
 
 
@@ -87,34 +79,11 @@ def draw_conjugate(key: Array, posterior: Conjugate, family: str) -> tuple[GMM, 
     kind, mean = get_family(family), posterior.mean
     key_gamma, key_normal, key_below = jax.random.split(key, 3)
     half_degrees = half_degrees_of_freedom(kind.structure, posterior.degrees_of_freedom, mean.shape[1])
-    weights, log_gamma = _log_gammas(key_gamma, posterior.concentration, half_degrees)
-    factor = kind.structure.draw(posterior.scale, _exp(log_gamma), mean.shape[1], key_below)
+    weights, log_gamma = log_gammas(key_gamma, posterior.concentration, half_degrees)
+    factor = kind.structure.draw(posterior.scale, positive_exp(log_gamma), mean.shape[1], key_below)
     noise = jax.random.normal(key_normal, mean.shape, mean.dtype) / jnp.sqrt(posterior.mean_precision)[:, None]
     means = mean + kind.structure.apply(factor.scale, noise)
-    return GMM.unchecked(_normalise(weights), means, kind.structure.multiply(factor), family), factor
-
-
-@draw_parameters.register
-def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
-    """In turn: rate given the variances of components with rows; means given variances; variances given means and rate."""
-    family, counts = get_family(gmm.family), statistics.counts
-    key_gamma, key_normal = jax.random.split(key)
-    variance, filled = gmm.covariances.reshape(-1), counts > 0
-    # Variances without rows say nothing of the rate: they are summed out here, and drawn below given the new rate.
-    rate_shape = (prior.rate_shape + filled.sum() * prior.shape)[None]
-    gammas = _log_gammas(key_gamma, prior.concentration + counts, prior.shape + counts / 2, rate_shape)
-    rate = _exp(gammas[2])[0] / (prior.rate_rate + jnp.where(filled, 1 / variance, 0).sum())
-
-    precision = 1 / prior.mean_variance + counts / variance
-    pull = (prior.mean - statistics.centre[:, 0]) / prior.mean_variance + statistics.sums[:, 0] / variance
-    shift = pull / precision + jax.random.normal(key_normal, counts.shape, counts.dtype) / jnp.sqrt(precision)
-    means = statistics.centre + shift[:, None]
-
-    scatter = recentre(family.structure, statistics.scatter, statistics.sums, counts, shift[:, None]).reshape(-1)
-    variance = (rate + jnp.maximum(scatter, 0) / 2) / _exp(gammas[1])  # rounding can leave a scatter of -eps
-    covariances = variance.reshape(family.shape(counts.size, 1))
-    new = GMM.unchecked(_normalise(gammas[0]), means, covariances, gmm.family)
-    return new, family.factor(covariances, 1), {"rate": rate}
+    return GMM.unchecked(dirichlet_weights(weights), means, kind.structure.multiply(factor), family), factor
 
 
 def half_degrees_of_freedom(structure: Structure, degrees_of_freedom: Array, n_features: int) -> Float[Array, "*K B p"]:
@@ -126,18 +95,49 @@ def half_degrees_of_freedom(structure: Structure, degrees_of_freedom: Array, n_f
     return jnp.broadcast_to(half, (*degrees_of_freedom.shape, n_blocks, size))
 
 
-def _log_gammas(key: Array, *shapes: Array) -> list[Array]:
-    """Log Gamma(shape, 1) variates for several arrays of shapes by one call: each would take a second to compile."""
-    drawn = jax.random.loggamma(key, jnp.concatenate([shape.reshape(-1) for shape in shapes]))
-    ends = np.cumsum([shape.size for shape in shapes])[:-1]
-    return [part.reshape(shape.shape) for part, shape in zip(jnp.split(drawn, ends), shapes, strict=True)]
+@sample_mixture.register
+def _sample_conjugate(prior: Prior, n_components: int) -> GMM:
+    family, n_features = get_family(prior.family), prior.mean.shape[-1]
+    concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
+    weights = numpyro.sample("weights", dist.Dirichlet(concentration))
+    covariances = numpyro.sample("covariances", family.prior_distribution(prior, n_components))
+    scale = family.factor(covariances, n_features).scale / jnp.sqrt(prior.mean_precision)
+    mean = jnp.asarray(prior.mean)
+    if family.structure.dense:
+        each = dist.MultivariateNormal(mean, scale_tril=scale).expand([n_components]).to_event(1)
+    else:
+        each = dist.Normal(mean, scale).expand([n_components, n_features]).to_event(2)
+    means = numpyro.sample("means", each)
+    return GMM.unchecked(weights, means, covariances, prior.family)
 
 
-def _exp(log_gamma: Array) -> Array:
-    """A gamma variate, positive even where the true one is too small for a float."""
-    return jnp.exp(jnp.maximum(log_gamma, _LEAST))
+@log_prior_kernel.register
+def _conjugate_kernel(prior: Prior, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+    return log_kernel(prior, gmm, factor, jnp.ones(gmm.n_components, bool))
 
 
-def _normalise(log_gamma: Float[Array, " K"]) -> Float[Array, " K"]:
-    """Dirichlet weights from log-gammas: gammas of a small concentration may all underflow, and 0 / 0 is no weight."""
-    return jnp.maximum(jax.nn.softmax(log_gamma), np.finfo(np.float32).tiny)  # zero would mean an inactive component
+@log_prior_constant.register
+def _conjugate_constant(prior: Prior, n_components: int, xp: Any = np, gammaln: Any = host_gammaln) -> Any:
+    return log_normaliser(prior, np.ones(n_components, bool), xp, gammaln)
+
+
+@log_evidence.register
+def _closed(prior: Prior, blocks: Blocks, variance: Array, extra: dict[str, Array]) -> Float[Array, " K"]:
+    structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
+    posterior = posterior_given(prior, statistics_of(blocks), prior.family)
+    nu0, nu = prior.degrees_of_freedom, posterior.degrees_of_freedom
+    constant = -blocks.counts * n_features / 2 * math.log(math.pi)
+    constant += n_features / 2 * jnp.log(prior.mean_precision / posterior.mean_precision)
+    half = jnp.arange(structure.block_size(n_features)) / 2
+    gammas = structure.n_blocks(n_features) * (log_gamma(nu[:, None] / 2 - half) - log_gamma(nu0 / 2 - half)).sum(-1)
+    dets = nu0 * structure.half_log_det(prior.scale) - nu * structure.half_log_det(posterior.scale)
+    return constant + gammas + dets
+
+
+@predictive.register
+def _conjugate_predictive(prior: Prior, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
+    posterior = posterior_given(prior, statistics_of(blocks), prior.family)
+    structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
+    degrees = posterior.degrees_of_freedom - (structure.block_size(n_features) - 1)
+    widened = (1 + 1 / posterior.mean_precision) / degrees
+    return posterior.mean, posterior.scale * widened.reshape(-1, *(1,) * (posterior.scale.ndim - 1))

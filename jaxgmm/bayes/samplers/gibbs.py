@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
-from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior_constant, log_prior_kernel, start_of_extra
-from jaxgmm.bayes.priors.conjugate import draw_parameters
+from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.covariance import Factor, get_family
@@ -29,6 +29,7 @@ from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import reduce_rows
 from jaxgmm.tools.validation import check_rows, check_single
+from jaxgmm.tools.variates import draw_labels
 
 _ROWS_AT_ONCE = 4096  # rows allocated together: bounds memory at K x 4096 x D numbers a chain
 
@@ -97,16 +98,6 @@ def _allocated(key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x:
     statistics = reduce_rows(block, x, jnp.ones(x.shape[0], x.dtype), _ROWS_AT_ONCE, uniform)
     statistics = dataclasses.replace(statistics, centre=gmm.means)
     return GibbsState(gmm, extra, statistics, statistics.log_likelihood + log_prior_kernel(prior, gmm, factor, extra))
-
-
-def draw_labels(joint: Float[Array, "N K"], uniform: Float[Array, " N"]) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
-    """Components drawn in proportion to exp(joint), by inverting their cumulative sum, and the log of the whole sum."""
-    peak = joint.max(-1)
-    cumulative = jnp.cumsum(jnp.exp(joint - peak[:, None]), axis=-1)
-    total = cumulative[:, -1]
-    # <= passes over a first component of probability 0 when u = 0; the last sum is left out, since u total may round to it.
-    labels = (cumulative[:, :-1] <= (uniform * total)[:, None]).sum(-1)
-    return labels, peak + jnp.log(total)
 
 
 class GibbsChain(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import RichardsonGreen, log_prior, log_prior_kernel
+from jaxgmm.bayes.priors.base import log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 def layout_of(gmm: GMM, prior: Any = None) -> Layout:
     """The layout of a mixture's vector under a prior."""
-    return Layout(gmm.n_components, gmm.n_features, gmm.family, ("rate",) if isinstance(prior, RichardsonGreen) else ())
+    return Layout(gmm.n_components, gmm.n_features, gmm.family, names_of_extra(prior))
 
 
 def unconstrain(gmm: GMM, extra: dict[str, Array] | None = None) -> Float[Array, " size"]:

@@ -12,7 +12,7 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import RichardsonGreen
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.per_draw import (
     flatten_draws,

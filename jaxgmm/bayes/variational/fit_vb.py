@@ -17,7 +17,7 @@ from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import TOGETHER, Moments, capacity, pad
 from jaxgmm.fitting.fit import resolve_init
 from jaxgmm.fitting.result import Restarts, best_start
-from jaxgmm.fitting.starts import column_scales, mixture_at, seed_uniforms, seeded_starts
+from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status, status_of
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
@@ -175,8 +175,9 @@ def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, fam
         return statistics_under(gmm, data, family, rules.centre)
     if np.ndim(given) == 2:
         given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
-    template = mixture_at(capacity, rules.centre, family)
-    statistics = jax.jit(assigned_statistics)(template, data.x, data.weight.astype(dtype), given)
+    summed = jax.jit(assigned_statistics, static_argnums=(0, 1))
+    structure = get_family(family).structure
+    statistics = summed(structure, capacity, rules.centre, data.x, data.weight.astype(dtype), given)
     return jax.tree.map(lambda leaf: leaf[None], statistics)
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgmm.bayes.priors.evidence import Blocks, draw_variance, log_evidence
-from jaxgmm.bayes.samplers.gibbs import draw_labels
+from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence
 from jaxgmm.counting.moves.split_merge import deal_out
 from jaxgmm.counting.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_memberships
+from jaxgmm.tools.variates import draw_labels
 
 
 def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:

@@ -14,7 +14,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgmm.bayes.priors.evidence import Blocks, draw_variance, log_evidence, predictive
+from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence, predictive
 from jaxgmm.counting.partition import Data, Partition, blocks_of, log_densities
 from jaxgmm.covariance import get_family
 

@@ -14,8 +14,7 @@ from numpyro.infer import MCMC
 from scipy.special import digamma, gammaln, logsumexp, softmax
 
 import jaxgmm as jg
-from jaxgmm.bayes.priors.base import log_prior_constant
-from jaxgmm.bayes.priors.conjugate import draw_parameters
+from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant
 from jaxgmm.bayes.samplers import gibbs as module
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.samplers.gibbs import GibbsKernel, draw_labels, gibbs, gibbs_start, gibbs_step
