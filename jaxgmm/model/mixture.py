@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
-from jaxgmm.model.density import Components, by_rows, components_of, log_joint
+from jaxgmm.model.density import Components, by_rows, components_of, log_weights
 from jaxgmm.tools import precision
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
 from jaxgmm.tools.pytree import pytree, unchecked
@@ -95,18 +96,17 @@ class GMM:
     def dense_covariances(self) -> Float[Array, "K D D"]:
         """The covariances as full matrices, whatever the family."""
         check_single(self.weights, "g.dense_covariances()")
-        return _family(self).dense(jnp.asarray(self.covariances), self.n_components, self.n_features)
+        return precision.derive(_dense, self)
 
     def mean(self) -> Float[Array, " D"]:
         """Mean of the mixture, sum_k pi_k mu_k."""
         check_single(self.weights, "g.mean()")
-        return jnp.asarray(self.weights) @ jnp.asarray(self.means)
+        return precision.derive(_mean, self)
 
     def covariance(self) -> Float[Array, "D D"]:
         """Covariance of the mixture: within components plus between their means."""
-        centred = jnp.asarray(self.means) - self.mean()
-        within = jnp.einsum("k,kij->ij", self.weights, self.dense_covariances())
-        return within + jnp.einsum("k,ki,kj->ij", self.weights, centred, centred)
+        check_single(self.weights, "g.covariance()")
+        return precision.derive(_covariance, self)
 
     def components(self, factor: Factor | None = None) -> Components:
         """What its density is made of; `factor` if the covariances are factored already. For traced arrays of one dtype."""
@@ -201,9 +201,8 @@ class GMM:
             [[2.0]]
         """
         keep = _check_features(features, self.n_features, "features")
-        covariances = self.dense_covariances()[..., keep[:, None], keep]
-        means = jnp.asarray(self.means)[..., keep]
-        return GMM.unchecked(jnp.asarray(self.weights), means, _family(self).from_dense(covariances), self.family)
+        check_single(self.weights, "g.marginal(features)")
+        return precision.derive(lambda gmm: _marginal(gmm, keep), self)
 
     def condition(self, features: Sequence[int], values: Float[ArrayLike, " G"]) -> "GMM":
         """The mixture of the other features given some: p(x_rest | x_features = values).
@@ -234,7 +233,8 @@ class GMM:
         if not is_traced(given_values) and not np.isfinite(np.asarray(given_values)).all():
             raise ValueError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
         rest = np.setdiff1d(np.arange(self.n_features), given)
-        return _condition(self, tuple(given.tolist()), tuple(rest.tolist()), given_values)
+        known, left = tuple(given.tolist()), tuple(rest.tolist())
+        return precision.derive(lambda gmm, point: _condition(gmm, known, left, point), self, given_values)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
         """Draw rows and the components they come from.
@@ -256,7 +256,8 @@ class GMM:
         """
         check_single(self.weights, "g.sample(key, n_samples)")
         check_key(key)
-        return draw_rows(self, key, check_count(n_samples, "n_samples"))
+        n_samples = check_count(n_samples, "n_samples")
+        return precision.derive(lambda gmm, key: draw_rows(gmm, key, n_samples), self, key, native=True)
 
     def save(self, path: str | Path) -> Path:
         """Write the mixture to a `.npz` file, read back by `jaxgmm.load`. Returns the path, as NumPy completes it."""
@@ -358,15 +359,54 @@ def _predict(gmm, x, dtype, out):
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _condition(gmm, given, rest, values):
-    family = _family(gmm)
-    given, rest = np.array(given), np.array(rest)
-    sigma = gmm.dense_covariances()
-    difference = values - gmm.means[:, given]
-    solved = jnp.linalg.solve(sigma[:, given[:, None], given], sigma[:, given[:, None], rest])  # (K, G, R)
-    means = gmm.means[:, rest] + jnp.einsum("kg,kgr->kr", difference, solved)
-    covariances = sigma[:, rest[:, None], rest] - jnp.einsum("krg,kgs->krs", sigma[:, rest[:, None], given], solved)
-    evidence = log_joint(gmm.marginal(given.tolist()).components(), values[None])[0]
-    return GMM.unchecked(jax.nn.softmax(evidence), means, family.from_dense(covariances), gmm.family)
+    """`GMM.condition`, each component in its own sds: one Cholesky factor with the given features first has all of it.
+
+    Its last block times its transpose is the conditional covariance, which so can't turn negative.
+    """
+    order, n_given = np.array(given + rest), len(given)
+    sigma = _dense(gmm)[:, order[:, None], order]
+    sd = jnp.sqrt(jnp.diagonal(sigma, axis1=-2, axis2=-1))
+    scale = jnp.linalg.cholesky(sigma / sd[:, :, None] / sd[:, None, :])
+    known, across, left = scale[:, :n_given, :n_given], scale[:, n_given:, :n_given], scale[:, n_given:, n_given:]
+    means, sd_given, sd_rest = gmm.means[:, order], sd[:, :n_given], sd[:, n_given:]
+    away = (values - means[:, :n_given]) / sd_given
+    whitened = solve_triangular(known, away[..., None], lower=True)[..., 0]
+    half_log_det = (jnp.log(jnp.diagonal(known, axis1=-2, axis2=-1)) + jnp.log(sd_given)).sum(-1)
+    evidence = log_weights(gmm.weights) - half_log_det - (whitened**2).sum(-1) / 2
+    left = left * sd_rest[:, :, None]
+    return GMM.unchecked(
+        jax.nn.softmax(evidence),
+        means[:, n_given:] + sd_rest * jnp.einsum("krg,kg->kr", across, whitened),
+        _family(gmm).from_dense(left @ left.swapaxes(-1, -2)),
+        gmm.family,
+    )
+
+
+def _dense(gmm: GMM) -> Array:
+    return _family(gmm).dense(gmm.covariances, gmm.n_components, gmm.n_features)
+
+
+def _centred(gmm: GMM) -> tuple[Array, Array]:
+    """A point among the means, and the means about it: offsets of the data cost no digits."""
+    centre = gmm.means[jnp.argmax(gmm.weights)]
+    return centre, gmm.means - centre
+
+
+def _mean(gmm: GMM) -> Array:
+    centre, away = _centred(gmm)
+    return centre + gmm.weights @ away
+
+
+def _covariance(gmm: GMM) -> Array:
+    _, away = _centred(gmm)
+    away = away - gmm.weights @ away
+    within = jnp.einsum("k,kij->ij", gmm.weights, _dense(gmm))
+    return within + jnp.einsum("k,ki,kj->ij", gmm.weights, away, away)
+
+
+def _marginal(gmm: GMM, keep: np.ndarray) -> GMM:
+    covariances = _family(gmm).from_dense(_dense(gmm)[:, keep[:, None], keep])
+    return GMM.unchecked(gmm.weights, gmm.means[:, keep], covariances, gmm.family)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def e_step(
         block_size: rows held in expanded form at once; default by the size of the cache. Changes rounding only.
 
     Returns:
-        Statistics, in the dtype of `x`.
+        Statistics, in the dtype of `x`; float64 NumPy arrays where `x` is float64 and JAX's configuration has none.
 
     Raises:
         ValueError: an engine or shape that doesn't fit, NaN or infinite rows, negative or all-zero weights.
@@ -57,14 +58,16 @@ def e_step(
     weight = check_weights(sample_weight, x.shape[0])
     if block_size is not None:
         block_size = check_count(block_size, "block_size")
-    dtype, out = precision.compute_dtype(x, gmm, weight), precision.result_dtype(x)
+    dtype, out = precision.compute_dtype(x, gmm, weight), precision.parameter_dtype(x)
+    if dtype != np.float64:
+        out = precision.result_dtype(x)
     with precision.scope(dtype):
-        return _e_step(gmm, jnp.asarray(x), weight, engine, block_size, dtype, out)
+        statistics = _e_step(precision.cast(gmm, dtype), jnp.asarray(x), weight, engine, block_size, dtype, out)
+    return precision.keep(statistics)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _e_step(gmm, x, weight, engine, block_size, dtype, out):
-    gmm = precision.cast(precision.cast(gmm, out), dtype)
     weight = jnp.ones(x.shape[0], dtype) if weight is None else weight.astype(dtype)
     components = gmm.components()
     block_size = block_size or choose_block_size(components.structure, gmm.n_components, x.shape)
@@ -75,7 +78,17 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, out):
         statistics = lax.cond(ill_conditioned(components, centre), whitened, moments, components)
     else:
         statistics = (moments if engine == "moments" else whitened)(components)
-    return precision.cast(statistics, out)
+    return statistics if out == dtype else _rounded(statistics, components.structure, out)
+
+
+def _rounded(statistics, structure, out):
+    """In another dtype, about what its centre rounds to: sums about the mixture's own means would belong to no centre."""
+    counts, sums, scatter = statistics.counts, statistics.sums, statistics.scatter
+    centre = statistics.centre.astype(out)
+    shift = centre.astype(counts.dtype) - statistics.centre
+    scatter = recentre(structure, scatter, sums, counts, shift)
+    sums = sums - counts[:, None] * shift
+    return precision.cast(replace(statistics, sums=sums, scatter=scatter, centre=centre), out)
 
 
 def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
@@ -107,17 +120,17 @@ def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixe
     fixed = check_fixed(fixed)
     if prior is not None:
         prior.check_fits(gmm)
-    dtype, out = (
-        precision.compute_dtype(statistics.counts, gmm, statistics, prior),
-        precision.result_dtype(statistics.counts),
-    )
+    counts = statistics.counts
+    dtype, out = precision.compute_dtype(counts, gmm, statistics, prior), precision.parameter_dtype(counts)
+    if dtype != np.float64:
+        out = precision.result_dtype(counts)
     with precision.scope(dtype):
-        return _m_step(statistics, gmm, prior, fixed, dtype, out)
+        result = _m_step(*precision.cast((statistics, gmm, prior), dtype), fixed, dtype, out)
+    return precision.keep(result)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _m_step(statistics, gmm, prior, fixed, dtype, out):
-    statistics, gmm, prior = precision.cast((statistics, gmm, prior), dtype)
     return precision.cast(maximise(statistics, gmm, prior, gmm.weights > 0, fixed), out)
 
 

@@ -6,6 +6,8 @@ vmap, the dtype is the one that is there. The global configuration never changes
 """
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,6 +33,43 @@ def as_parameter(leaf: np.ndarray, dtype: np.dtype) -> Any:
     """`leaf` as a JAX array of `dtype` or, where JAX's configuration doesn't allow that dtype, a NumPy one."""
     leaf = np.asarray(leaf, dtype)
     return jnp.asarray(leaf) if jax.dtypes.canonicalize_dtype(dtype) == dtype else leaf
+
+
+def own_dtype(tree: Any) -> np.dtype:
+    """The widest dtype of a pytree's floating leaves, at least float32: of what is derived from it eagerly."""
+    return np.dtype(functools.reduce(jnp.promote_types, (leaf.dtype for leaf in jax.tree.leaves(tree)), np.dtype(np.float32)))
+
+
+def derive(function: Callable, tree: Any, *others: Any, native: bool = False) -> Any:
+    """`function(tree, *others)` with nothing rounded on the way: eagerly, what `tree` has in float64 stays float64.
+
+    Args:
+        function: of the arrays in the dtype to compute in.
+        tree: whose dtype results have.
+        others: further arrays, traced or not.
+        native: compute in the tree's own dtype, not a wider one, so that random numbers of float32 stay what they are.
+    """
+    first = jax.tree.leaves(tree)[0]
+    compute, out = compute_dtype(first, tree, *others), own_dtype(tree)
+    if compute != np.float64:
+        out = np.dtype(jax.dtypes.canonicalize_dtype(out))
+    if native or compute != np.float64:
+        compute = out
+    with scope(compute):
+        result = cast(function(*cast((tree, *others), compute)), out)
+    return keep(result)
+
+
+def keep(tree: Any) -> Any:
+    """A result as it can be handed on: NumPy arrays of what JAX's configuration doesn't allow."""
+
+    def leaf(value):
+        allowed = jax.dtypes.canonicalize_dtype(value.dtype)
+        if allowed == value.dtype or is_traced(value):
+            return value
+        return np.asarray(value) if jnp.issubdtype(value.dtype, jnp.floating) else jnp.asarray(np.asarray(value), allowed)
+
+    return jax.tree.map(leaf, tree)
 
 
 def platform(x: Any) -> str:

@@ -241,9 +241,10 @@ def test_float32(blobs, family):
     assert gmm.log_prob(x).dtype == gmm.responsibilities(x).dtype == np.float32
     np.testing.assert_allclose(gmm.log_prob(x), log_prob, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gmm.responsibilities(x), responsibilities, atol=1e-6)
-    rows, labels = gmm.sample(jax.random.key(0), 5)
-    assert rows.dtype == np.float32
-    assert np.issubdtype(labels.dtype, np.integer)
+    for dtype in (np.float32, np.float64):  # draws have the mixture's own
+        rows, labels = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), gmm).sample(jax.random.key(0), 5)
+        assert rows.dtype == dtype
+        assert np.issubdtype(labels.dtype, np.integer)
     assert not jax.config.jax_enable_x64
 
 
