@@ -19,8 +19,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models, model_key, pad
-from jaxgmm.fitting.fit import check_settings, resolve_prior
-from jaxgmm.fitting.loop import Method
+from jaxgmm.fitting.fit import resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status
@@ -28,7 +27,7 @@ from jaxgmm.model.criteria import Scores
 from jaxgmm.model.mixture import GMM, log_prob_and_complete
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, in_jit, is_traced, key_data, unknown
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced, key_data, unknown
 
 if TYPE_CHECKING:
     from jaxgmm.bayes.variational.bounds import Bound
@@ -108,7 +107,7 @@ def compare(
     if init not in METHODS:
         raise unknown("init", init, METHODS)
     n_init, max_steps = check_count(n_init, "n_init"), check_count(max_steps, "max_steps")
-    check_settings(rtol, Method(), None)
+    check_rtol(rtol)
     _check_prior(prior, loo=loo, elbo=elbo)
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)

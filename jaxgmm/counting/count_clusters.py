@@ -162,6 +162,6 @@ def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int,
     searches = climb_models(models, data, moments, Settings(family, "k-means++", 1, _START_RTOL, _START_STEPS), dtype)
     labels = []
     for search in searches:
-        found = np.asarray(jax.tree.map(lambda leaf: leaf[0], search.gmm).predict(source.x))
+        found = np.asarray(jax.tree.map(lambda leaf: leaf[0], search.point).predict(source.x))
         labels.append(np.unique(found, return_inverse=True)[1])  # filled components first
     return np.stack([labels[i % len(labels)] for i in range(n_chains)])

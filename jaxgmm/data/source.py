@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ _ROWS_HASHED = 65536
 class Source(Protocol):
     """Rows that can be summed over: an array here; chunked files and sharded arrays keep to the same interface.
 
-    `reduce(f)` returns the sum of `f(rows, weights)` over disjoint pieces that together are all rows. `f` returns a pytree
-    of sums (such as `Statistics`), so pieces just add up.
+    `reduce(f)` returns the sum, by `+`, of `f(rows, weights)` over disjoint pieces that together are all rows: `f` returns
+    an array or `Statistics`.
     """
 
     @property
@@ -29,6 +29,11 @@ class Source(Protocol):
     @property
     def n_features(self) -> int:
         """D."""
+        ...
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `reduce` can run inside a compiled function; if not, `f` is compiled and called for each piece."""
         ...
 
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
@@ -48,6 +53,7 @@ class ArraySource:
 
     x: Float[Array, "N D"]
     weight: Float[Array, " N"]
+    traceable: ClassVar[bool] = True
 
     @property
     def n_samples(self) -> int:

@@ -5,6 +5,7 @@ doesn't have are padding of weight zero.
 """
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ from jaxtyping import Array
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource
-from jaxgmm.fitting.loop import Method, Rules, Search, climb
+from jaxgmm.fitting.em_step import EM, Own, Shared
+from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
+from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import status_of
 from jaxgmm.model.mixture import GMM
@@ -47,7 +50,7 @@ class Settings(NamedTuple):
     n_init: int
     rtol: float
     max_steps: int
-    method: Method = Method()
+    step: EM | Squarem = EM()
 
 
 def model_key(key: Array, family: str, n_components: int) -> Array:
@@ -97,17 +100,46 @@ def climb_models(
         part = slice(first, first + at_once)
         own = _repeat(rules, n_starts, part)
         if given is None:
-            starts = seeded_starts(
-                data.x, data.weight, uniforms[part], own.centre, scales, counts[part], settings.init, settings.family, own.prior
-            )
+            make = functools.partial(seeded_starts, init=settings.init, family=settings.family, prior=own.own.prior)
+            starts = make(data.x, data.weight, uniforms[part], own.shared.centre, scales, counts[part])
         else:
             starts = _given_start(given, data, rules, models[0], most, settings.family, dtype)
         report = None if callback is None else _reporter(callback, min(first + at_once, total), total, settings.max_steps)
-        searches.append(climb(starts, data, own, settings.max_steps, settings.method, report))
+        searches.append(climb(starts, data, own, settings.max_steps, settings.step, report))
     if len(searches) > 1:  # one model, whose starts ran in turn
         return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *searches)]
     parts = [slice(first, first + n_starts) for first in range(0, total, n_starts)]
     return [jax.tree.map(lambda leaf, part=part: leaf[part], searches[0]) for part in parts]
+
+
+def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: bool = False) -> Restarts:
+    """How every start ended, of searches that are parts of one.
+
+    Args:
+        searches: on the host.
+        resolution: the gain at which they stop, nats.
+        of_bounds: the objective is a bound of the evidence, beside which there is no likelihood.
+
+    Raises:
+        FitError: no start gave finite, consistent sums.
+    """
+
+    def gather(leaf: Callable[[Search], Any]) -> np.ndarray:
+        return np.concatenate([np.asarray(leaf(search)) for search in searches])
+
+    objective, n_steps = gather(lambda search: search.objective).astype(float), gather(lambda search: search.n_steps)
+    log_likelihood = gather(lambda search: search.statistics.log_likelihood).astype(float)
+    status = tuple(map(status_of, gather(lambda search: search.status).tolist()))
+    return Restarts(
+        objective=objective,
+        log_likelihood=np.full_like(objective, np.nan) if of_bounds else log_likelihood,
+        status=status,
+        n_steps=n_steps,
+        trace=tuple(row[: n + 1] for row, n in zip(gather(lambda search: search.trace), n_steps, strict=True)),
+        best=best_start(objective, status),
+        # What is left when steps gain `rtol` at a rate of 0.999; never so much that optima that differ look alike.
+        tolerance=min(1e3 * resolution, 0.1) + 1e-6,
+    )
 
 
 def account(search: Search, model: Model, settings: Settings, total_weight: float, out: Any, data: str) -> Fit:
@@ -116,31 +148,19 @@ def account(search: Search, model: Model, settings: Settings, total_weight: floa
     Raises:
         FitError: no start gave finite, consistent sums.
     """
-    status = tuple(map(status_of, search.status.tolist()))
-    objective, log_likelihood = np.asarray(search.objective, float), np.asarray(search.statistics.log_likelihood, float)
-    n_steps, traces = np.asarray(search.n_steps), np.asarray(search.trace)
-    best = best_start(objective, status)
-    restarts = Restarts(
-        objective=objective,
-        log_likelihood=log_likelihood,
-        status=status,
-        n_steps=n_steps,
-        trace=tuple(row[: n + 1] for row, n in zip(traces, n_steps, strict=True)),
-        best=best,
-        # What is left when steps gain `rtol` at a rate of 0.999; never so much that optima that differ look alike.
-        tolerance=min(1e3 * settings.rtol * total_weight, 0.1) + 1e-6,
-    )
-    chosen, n_components = search.gmm, model.n_components
+    restarts = restarts_of([search], settings.rtol * total_weight)
+    best = restarts.best
+    chosen, n_components = search.point, model.n_components
     covariances = chosen.covariances[best]
     if get_family(chosen.family).per_component:
         covariances = covariances[:n_components]
     leaves = chosen.weights[best, :n_components], chosen.means[best, :n_components], covariances
     return Fit(
         gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), GMM.unchecked(*leaves, family=chosen.family)),
-        status=status[best],
-        objective=float(objective[best]),
-        log_likelihood=float(log_likelihood[best]),
-        n_steps=int(n_steps[best]),
+        status=restarts.status[best],
+        objective=float(restarts.objective[best]),
+        log_likelihood=float(restarts.log_likelihood[best]),
+        n_steps=int(restarts.n_steps[best]),
         trace=restarts.trace[best],
         restarts=restarts,
         prior=model.prior,
@@ -178,7 +198,7 @@ def _given_start(given: Any, data: ArraySource, rules: Rules, model: Model, capa
     """A GMM, or the M-step of responsibilities or labels, padded to `capacity`, with a leading axis of one start."""
     if not isinstance(given, GMM):
         own = None if model.prior is None else as_dtype(model.prior, dtype)
-        given = assigned_start(data.x, data.weight, given, rules.centre, model.n_components, family, own)
+        given = assigned_start(data.x, data.weight, given, rules.shared.centre, model.n_components, family, own)
     return jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
 
 
@@ -200,13 +220,13 @@ def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settin
         constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
         priors.append(as_dtype(padded, dtype))
     floor = _pivot_floor(moments, get_family(settings.family), dtype)
-    if "covariances" in settings.method.fixed:  # what is held can't collapse
+    if "covariances" in settings.step.fixed:  # what is held can't collapse
         floor = np.zeros_like(floor)
     constant = np.array(constants) if constants else np.zeros(len(models))
     numbers = as_dtype((constant, mean, floor, total_weight, settings.rtol), dtype)
     prior: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
-    fields: tuple[Any, ...] = (prior, numbers[0], active, *numbers[1:])
-    return Rules(*fields)
+    of_starts: Any = (prior, numbers[0], active)
+    return Rules(Own(*of_starts), Shared(*numbers[1:3]), *numbers[3:])
 
 
 def _repeat(rules: Rules, n_starts: int, part: slice) -> Rules:
@@ -215,8 +235,7 @@ def _repeat(rules: Rules, n_starts: int, part: slice) -> Rules:
     def of_starts(leaf: Any) -> np.ndarray:
         return np.repeat(leaf, n_starts, axis=0)[part]
 
-    own: dict[str, Any] = {name: jax.tree.map(of_starts, getattr(rules, name)) for name in ("prior", "constant", "active")}
-    return rules._replace(**own)
+    return rules._replace(own=jax.tree.map(of_starts, rules.own))
 
 
 def _pivot_floor(moments: Moments, kind: Family, dtype: Any) -> np.ndarray:

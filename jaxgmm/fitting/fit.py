@@ -13,8 +13,9 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models
-from jaxgmm.fitting.loop import Method
+from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.result import Fit, Progress
+from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.model.mixture import GMM
@@ -96,11 +97,11 @@ def fit(
     if given is not None:
         n_starts = 1
     max_steps = check_count(max_steps, "max_steps")
-    method = Method(check_fixed(fixed), stopping, acceleration)
-    check_settings(rtol, method, given)
+    step = step_of(check_fixed(fixed), stopping, acceleration, given)
+    check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
-    settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, method)
+    settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, step)
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
@@ -140,19 +141,20 @@ def resolve_init(init: Any, n_components: int | None, family: str, source: Array
     return given, held, family
 
 
-def check_settings(rtol: Any, method: Method, given: Any) -> None:
-    """Raises ValueError for an `rtol` or a method that can't be used, alone or with this start."""
-    check_rtol(rtol)
-    if method.stopping not in STOPPING:
-        raise unknown("stopping", method.stopping, STOPPING)
-    if method.acceleration is not None and method.acceleration not in ACCELERATION:
-        raise unknown("acceleration", method.acceleration, ACCELERATION)
-    if method.acceleration and method.stopping == "aitken":
+def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Any) -> EM | Squarem:
+    """The loop's step. Raises ValueError for arguments that can't be used, alone or with this start."""
+    if stopping not in STOPPING:
+        raise unknown("stopping", stopping, STOPPING)
+    if acceleration is not None and acceleration not in ACCELERATION:
+        raise unknown("acceleration", acceleration, ACCELERATION)
+    if acceleration and stopping == "aitken":
         raise ValueError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
-    if method.fixed and not isinstance(given, GMM):
-        raise ValueError(f"fixed={method.fixed!r} keeps values of the start, so init must be a GMM that holds them.")
-    if len(method.fixed) == len(PARAMETERS):
+    if fixed and not isinstance(given, GMM):
+        raise ValueError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
+    if len(fixed) == len(PARAMETERS):
         raise ValueError("fixed names all three parameters: nothing is left to fit.")
+    step = EM(fixed, stopping)
+    return Squarem(step) if acceleration else step
 
 
 def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, source: ArraySource) -> Prior | None:

@@ -401,7 +401,9 @@ def test_float32_where_there_is_no_float64(monkeypatch, family):
     on_cpu = jg.fit(x, 2, key=KEY, family=family, n_init=2)
     monkeypatch.setattr(precision, "platform", lambda x: "gpu")
     dtypes = []
-    monkeypatch.setattr(loop, "_advance", lambda *args, run=loop._advance: dtypes.append(args[0].gmm.means.dtype) or run(*args))
+    monkeypatch.setattr(
+        loop, "_advance", lambda *args, run=loop._advance: dtypes.append(args[0].point.means.dtype) or run(*args)
+    )
     elsewhere = jg.fit(x, 2, key=KEY, family=family, n_init=2, rtol=1e-6)
     assert set(dtypes) == {np.dtype(np.float32)}
     assert elsewhere.converged

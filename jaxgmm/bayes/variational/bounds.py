@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgmm.bayes.variational.ascent import Model, ascend, rules_of, statistics_under
+from jaxgmm.bayes.variational.ascent import Ascent, rules_of, statistics_under
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.data import ArraySource
 from jaxgmm.fitting.batch import TOGETHER, Moments, pad
+from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.status import Status, status_of
 
@@ -41,21 +42,22 @@ def bounds_from(
         max_steps: as for `fit_vb`.
         dtype: to compute in.
     """
-    model, counts = Model(fits[0].gmm.family, "dirichlet"), [fit.gmm.n_components for fit in fits]
+    step, counts = Ascent(fits[0].gmm.family, "dirichlet"), [fit.gmm.n_components for fit in fits]
     priors = [fit.prior for fit in fits if fit.prior is not None]
     most = max(counts)
     at_once = len(fits) if data.n_samples * most * len(fits) <= TOGETHER else 1
     found = []
     for first in range(0, len(fits), at_once):
         part = slice(first, first + at_once)
-        rules = rules_of(priors[part], counts[part], most, moments, rtol, model, dtype)
+        rules = rules_of(priors[part], counts[part], most, moments, rtol, step, dtype)
         gmms = jax.tree.map(lambda *leaves: np.stack(leaves), *[pad(fit.gmm, most, dtype) for fit in fits[part]])
-        start = statistics_under(gmms, data, model.family, rules.centre)
-        ascent = jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model))
-        ended = zip(priors[part], counts[part], ascent.statistics.counts, ascent.elbo, ascent.status, strict=True)
+        start = statistics_under(gmms, data, step.family, rules.shared)
+        search = climb(start, data, rules, max_steps, step)
+        filled_counts = np.asarray(search.statistics.counts)
+        ended = zip(priors[part], counts[part], filled_counts, search.objective, search.status, strict=True)
         for prior, k, filled, elbo, code in ended:
             status = status_of(int(code))
-            more = WEIGHT_PRIORS[model.weights].log_relabellings(prior.concentration, filled[:k])
+            more = WEIGHT_PRIORS[step.weights].log_relabellings(prior.concentration, filled[:k])
             value = float(elbo) if status in USABLE else np.nan
             found.append(Bound(value, value + more, status))
     return found

@@ -14,11 +14,12 @@ from jaxgmm.bayes.priors.base import log_prior_constant
 from jaxgmm.bayes.priors.conjugate import draw_conjugate
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, judged
-from jaxgmm.bayes.variational.ascent import Model, Rules, ascend, posterior_of, statistics_under
+from jaxgmm.bayes.variational.ascent import Ascent, Own, posterior_of, statistics_under
 from jaxgmm.bayes.variational.expectations import log_density
-from jaxgmm.bayes.variational.fit_vb import account
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
+from jaxgmm.fitting.batch import restarts_of
+from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.prior import Prior, log_kernel
@@ -60,13 +61,13 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
     max_steps = check_count(max_steps, "max_steps")
     x, gmm = problem.x, problem.start
     weight = jnp.ones(x.shape[0], x.dtype) if problem.weight is None else problem.weight
-    data, total, model = ArraySource(x, weight), weight.sum(), Model(gmm.family, "dirichlet")
+    data, total, step = ArraySource(x, weight), weight.sum(), Ascent(gmm.family, "dirichlet")
     one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))
     active = jnp.ones((1, gmm.n_components), bool)
-    rules = Rules(one_start[1], active, weight @ x / total, total, jnp.asarray(rtol, x.dtype))
-    start = statistics_under(one_start[0], data, gmm.family, rules.centre)
-    ascent = jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model))
-    ended, *_ = account([ascent], rtol * float(total))
+    rules = Rules(Own(one_start[1], active), weight @ x / total, total, jnp.asarray(rtol, x.dtype))
+    start = statistics_under(one_start[0], data, gmm.family, rules.shared)
+    search = climb(start, data, rules, max_steps, step)
+    ended = restarts_of([search], rtol * float(total), of_bounds=True)
     status = ended.status[0]
     if status is not Status.converged:
         warnings.warn(f"vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=3)
@@ -80,23 +81,23 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
         "elbo_trace": ended.trace[0].tolist(),
     }
     constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), gmm.n_components), x.dtype)
-    made_of = jax.tree.map(lambda leaf: leaf[0], ascent.made_of)
-    drawn = _draw(made_of, prior, constant, x, weight, jax.random.split(key, n_chains * n_draws), model)
+    made_of = jax.tree.map(lambda leaf: leaf[0], search.point)
+    drawn = _draw(made_of, prior, constant, x, weight, jax.random.split(key, n_chains * n_draws), step)
     mixtures, stats = jax.tree.map(np.array, drawn)
     return judged(Draws(mixtures, {}, stats, attrs), (n_chains, n_draws), "the factorised q")
 
 
 @functools.partial(jax.jit, static_argnums=6)
-def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, model: Model) -> Any:
+def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, step: Ascent) -> Any:
     """Mixtures, and their log densities with respect to the parameters themselves."""
-    family = get_family(model.family)
+    family = get_family(step.family)
     n_components, n_features = made_of.sums.shape
     active = jnp.ones(n_components, bool)
-    q = posterior_of(prior, made_of, model, active)
+    q = posterior_of(prior, made_of, step, active)
     block_size = max(1, NUMBERS_AT_ONCE // (n_components * n_features))
 
     def one(key: Array) -> Any:
-        gmm, factor = draw_conjugate(key, q, model.family)
+        gmm, factor = draw_conjugate(key, q, step.family)
 
         def rows(z: Array, w: Array) -> Array:
             return w @ logsumexp(log_joint(gmm.components(factor), z), axis=-1)

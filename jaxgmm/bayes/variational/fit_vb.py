@@ -8,17 +8,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.variational.ascent import Ascent, Model, Rules, ascend, posterior_of, rules_of, statistics_under
+from jaxgmm.bayes.variational.ascent import Ascent, posterior_of, rules_of, statistics_under
 from jaxgmm.bayes.variational.result import VariationalFit
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
-from jaxgmm.fitting.batch import TOGETHER, Moments, capacity, pad
+from jaxgmm.fitting.batch import TOGETHER, Moments, capacity, pad, restarts_of
 from jaxgmm.fitting.fit import resolve_init
-from jaxgmm.fitting.result import Restarts, best_start
+from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
-from jaxgmm.fitting.status import FitWarning, Status, status_of
+from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -98,7 +98,7 @@ def fit_vb(
     check_rtol(rtol)
     _check_prior(prior, weights, n_components, source.n_features, family)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
-    model = Model(family, weights)
+    step = Ascent(family, weights)
 
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))
@@ -108,19 +108,20 @@ def fit_vb(
         most = capacity(n_components, source.n_samples)
         at_once = n_starts if source.n_samples * most * n_starts <= TOGETHER else 1
         uniforms = seed_uniforms(key, n_starts, n_components, most).astype(dtype)
-        rules = rules_of([prior] * at_once, [n_components] * at_once, most, moments, rtol, model, dtype)
-        ascents = []
+        rules = rules_of([prior] * at_once, [n_components] * at_once, most, moments, rtol, step, dtype)
+        searches = []
         for first in range(0, n_starts, at_once):
             if given is None:
                 start = _seeded_start(uniforms[first : first + at_once], n_components, data, moments, rules, init, family)
             else:
                 start = _given_start(given, data, rules, most, family)
-            ascents.append(jax.tree.map(np.asarray, ascend(start, data, rules, max_steps, model)))
-        restarts, n_batch, index = account(ascents, rtol * moments[0])
-        best = ascents[n_batch]
-        own, active = jax.tree.map(lambda leaf: leaf[0], (rules.prior, rules.active))  # all starts have the same
-        made_of, counts = jax.tree.map(lambda leaf: leaf[index], (best.made_of, best.statistics.counts))
-        q = jax.tree.map(np.asarray, jax.jit(posterior_of, static_argnums=2)(own, made_of, model, active))
+            searches.append(climb(start, data, rules, max_steps, step))
+        restarts = restarts_of(searches, rtol * moments[0], of_bounds=True)
+        batch, index = divmod(restarts.best, at_once)
+        best = searches[batch]
+        own, active = jax.tree.map(lambda leaf: leaf[0], rules.own)  # all starts have the same
+        made_of, counts = jax.tree.map(lambda leaf: leaf[index], (best.point, best.statistics.counts))
+        q = jax.tree.map(np.asarray, jax.jit(posterior_of, static_argnums=2)(own, made_of, step, active))
     fields = _without_padding(q._asdict() | {"counts": counts}, n_components, family)
     status = restarts.status[restarts.best]
     if status is not Status.converged:
@@ -143,10 +144,10 @@ def _seeded_start(
     uniforms: np.ndarray, n_components: int, data: ArraySource, moments: Moments, rules: Rules, init: str, family: str
 ) -> Statistics:
     """The statistics of seeded mixtures' E-step."""
-    dtype = rules.centre.dtype
+    dtype = rules.shared.dtype
     scales, counts = column_scales(*moments, family).astype(dtype), np.full(len(uniforms), n_components)
-    gmms = seeded_starts(data.x, data.weight, uniforms, rules.centre, scales, counts, init, family, rules.prior)
-    return statistics_under(gmms, data, family, rules.centre)
+    gmms = seeded_starts(data.x, data.weight, uniforms, rules.shared, scales, counts, init, family, rules.own.prior)
+    return statistics_under(gmms, data, family, rules.shared)
 
 
 def _without_padding(leaves: dict[str, np.ndarray], n_components: int, family: str) -> dict[str, np.ndarray]:
@@ -169,38 +170,13 @@ def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, f
 
 def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, family: str) -> Statistics:
     """The statistics of a GMM's E-step, or of given responsibilities or labels, with a leading axis of one start."""
-    dtype = rules.centre.dtype
+    dtype = rules.shared.dtype
     if isinstance(given, GMM):
         gmm = jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
-        return statistics_under(gmm, data, family, rules.centre)
+        return statistics_under(gmm, data, family, rules.shared)
     if np.ndim(given) == 2:
         given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
     summed = jax.jit(assigned_statistics, static_argnums=(0, 1))
     structure = get_family(family).structure
-    statistics = summed(structure, capacity, rules.centre, data.x, data.weight.astype(dtype), given)
+    statistics = summed(structure, capacity, rules.shared, data.x, data.weight.astype(dtype), given)
     return jax.tree.map(lambda leaf: leaf[None], statistics)
-
-
-def account(ascents: list[Ascent], resolution: float) -> tuple[Restarts, int, int]:
-    """How every start ended, and where the best is: its batch and its place there.
-
-    Raises:
-        FitError: every start broke down.
-    """
-
-    def gather(name: str) -> np.ndarray:
-        return np.concatenate([getattr(ascent, name) for ascent in ascents])
-
-    n_steps, elbo = gather("n_steps"), gather("elbo").astype(float)
-    status = tuple(map(status_of, gather("status").tolist()))
-    best = best_start(elbo, status)
-    restarts = Restarts(
-        objective=elbo,
-        log_likelihood=np.full_like(elbo, np.nan),
-        status=status,
-        n_steps=n_steps,
-        trace=tuple(row[: n + 1] for row, n in zip(gather("trace"), n_steps, strict=True)),
-        best=best,
-        tolerance=min(1e3 * resolution, 0.1) + 1e-6,  # as in `fit`
-    )
-    return restarts, *divmod(best, len(ascents[0].status))

@@ -1,0 +1,106 @@
+"""The step of EM and MAP-EM (Dempster, Laird & Rubin 1977): the M-step proposes, the E-step says what that is worth."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm.covariance import Factor, Family, get_family
+from jaxgmm.fitting.loop import Proposal, Rules, Search
+from jaxgmm.model.density import Components
+from jaxgmm.model.engines import batched_e_step, expand_whole
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior, log_kernel
+from jaxgmm.model.statistics import Statistics
+from jaxgmm.model.steps import maximise
+
+
+class Own(NamedTuple):
+    """`Rules.own`.
+
+    Attributes:
+        prior: every leaf (R, ...), concentration (R, K); None for maximum likelihood.
+        constant: (R,), the prior's normaliser, in nats.
+        active: (R, K), False for components that are padding.
+    """
+
+    prior: Prior | None
+    constant: Float[Array, " R"]
+    active: Bool[Array, "R K"]
+
+
+class Shared(NamedTuple):
+    """`Rules.shared`.
+
+    Attributes:
+        centre: (D,), what rows are shifted by: the mean of the data.
+        floor: smallest pivots that aren't rounding, by structure; used without a prior.
+    """
+
+    centre: Float[Array, " D"]
+    floor: Float[Array, "..."]
+
+
+class EM(NamedTuple):
+    """A `Step` whose points are mixtures.
+
+    Attributes:
+        fixed: names of parameters that stay.
+        stopping: "relative" or "aitken".
+    """
+
+    fixed: tuple[str, ...] = ()
+    stopping: str = "relative"
+
+    def begin(self, starts: GMM) -> tuple[Statistics, None]:
+        """Statistics of nothing."""
+        n_starts, n_components, n_features = starts.means.shape
+        dtype = starts.means.dtype
+        scatter_shape = get_family(starts.family).structure.scatter_shape(n_components, n_features)
+        zeros, sums = np.zeros(n_starts, dtype), np.zeros((n_starts, n_components, n_features), dtype)
+        nothing: tuple[Any, ...] = (sums[:, :, 0], sums, np.zeros((n_starts, *scatter_shape), dtype), sums, zeros, zeros)
+        return Statistics(*nothing), None
+
+    def expand(self, search: Search, x: Array, rules: Rules) -> Array | None:
+        """The expanded rows, where they fit in one block."""
+        structure = get_family(search.point.family).structure
+        return expand_whole(structure, search.point.means.shape, x, rules.shared.centre)
+
+    def propose(self, search: Search, rules: Rules) -> Proposal:
+        """The M-step."""
+        refit = jax.vmap(lambda s, g, prior, active: maximise(s, g, prior, active, self.fixed))
+        return Proposal(refit(search.statistics, search.point, rules.own.prior, rules.own.active))
+
+    def ready(self, point: GMM, rules: Rules) -> tuple[Components, Bool[Array, " R"]]:
+        """The components, factored, and which of the mixtures are singular."""
+        kind = get_family(point.family)
+        factor = jax.vmap(lambda covariances: kind.factor(covariances, point.n_features))(point.covariances)
+        return jax.vmap(GMM.components)(point, factor), _singular(point, factor, rules, kind)
+
+    def sums(
+        self, ready: Components, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Any
+    ) -> Statistics:
+        """The E-step."""
+        return batched_e_step(ready, x, weight, rules.shared.centre, counted, expanded)
+
+    def judge(self, point: GMM, ready: Components, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
+        """Log-likelihood, plus the prior's log density; without a prior, components need rows."""
+        objective, own = statistics.log_likelihood, rules.own
+        if own.prior is not None:
+            return objective + jax.vmap(log_kernel)(own.prior, point, ready.factor, own.active) + own.constant, False
+        least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight
+        return objective, (own.active & ~(statistics.counts > least)).any(1)
+
+    def remember(self, search: Search, proposal: Proposal, accepted: Any, running: Any) -> None:
+        """Nothing."""
+
+
+def _singular(gmm: GMM, factor: Factor, rules: Rules, kind: Family) -> Bool[Array, " R"]:
+    """Starts whose parameters can't be used: covariances not positive definite or, without a prior, flat to rounding."""
+    pivots = jax.vmap(kind.structure.pivots)(factor)
+    flat = ~(pivots > (rules.shared.floor if rules.own.prior is None else 0))
+    per_component = flat.reshape(flat.shape[0], -1, flat.shape[-1])  # one axis of length one where components share
+    singular = (per_component & rules.own.active[:, :, None]).any((1, 2))
+    return singular | (gmm.weights < 0).any(1) | ~jnp.isfinite(gmm.means).all((1, 2))

@@ -1,0 +1,117 @@
+"""SQUAREM (Varadhan & Roland 2008): after two plain steps, one far ahead along what they have in common."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgmm.fitting.em_step import EM
+from jaxgmm.fitting.loop import Proposal, Rules, Search, choose
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.statistics import Statistics
+
+_REACH = 4.0  # first limit of the step length, and the factor by which it grows where it binds
+_PLAIN_STEPS = 2  # between extrapolations; the first settles, both make the differences
+
+
+class Memory(NamedTuple):
+    """Of each start.
+
+    Attributes:
+        phase: plain steps since the last extrapolation.
+        anchor: the mixture before the last plain step.
+        reach: the longest step allowed; shrinks where an extrapolation fails.
+    """
+
+    phase: Int[Array, " R"]
+    anchor: GMM
+    reach: Float[Array, " R"]
+
+
+class Squarem(NamedTuple):
+    """EM's `Step`, accelerated.
+
+    Attributes:
+        em: the plain step.
+    """
+
+    em: EM = EM()
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of parameters that stay."""
+        return self.em.fixed
+
+    @property
+    def stopping(self) -> str:
+        """As the plain step's."""
+        return self.em.stopping
+
+    def begin(self, starts: GMM) -> tuple[Statistics, Memory]:
+        """No steps yet."""
+        n_starts = starts.means.shape[0]
+        phase: Any = np.zeros(n_starts, np.int32)
+        reach: Any = np.full(n_starts, _REACH, starts.means.dtype)
+        return self.em.begin(starts)[0], Memory(phase, starts, reach)
+
+    def expand(self, search: Search, x: Array, rules: Rules) -> Any:
+        """As the plain step's."""
+        return self.em.expand(search, x, rules)
+
+    def propose(self, search: Search, rules: Rules) -> Proposal:
+        """A plain step or, where it is time, an extrapolation: a trial."""
+        plain, memory = self.em.propose(search, rules), search.memory
+        extrapolated = memory.phase == _PLAIN_STEPS
+        far, length = _extrapolate(memory.anchor, search.point, plain.point, memory.reach)
+        return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
+
+    def ready(self, point: GMM, rules: Rules) -> tuple[Any, Bool[Array, " R"]]:
+        """As the plain step's."""
+        return self.em.ready(point, rules)
+
+    def sums(self, *arguments: Any) -> Statistics:
+        """As the plain step's."""
+        return self.em.sums(*arguments)
+
+    def judge(self, *arguments: Any) -> tuple[Float[Array, " R"], Any]:
+        """As the plain step's."""
+        return self.em.judge(*arguments)
+
+    def remember(self, search: Search, proposal: Proposal, accepted: Bool[Array, " R"], running: Bool[Array, " R"]) -> Memory:
+        """Extrapolations may reach farther where they were held back and went well, and less far where they failed."""
+        memory: Memory = search.memory
+        trial: Any = proposal.trial
+        length: Any = proposal.length
+        farther = jnp.where(length >= memory.reach, _REACH * memory.reach, memory.reach)
+        return Memory(
+            phase=jnp.where(trial | (search.n_steps < 0), 0, memory.phase + 1),
+            anchor=choose(running & ~trial, search.point, memory.anchor),
+            reach=jnp.where(trial, jnp.where(accepted, farther, jnp.maximum(1, length / 2)), memory.reach),
+        )
+
+
+def _extrapolate(before: GMM, now: GMM, after: GMM, reach: Float[Array, " R"]) -> tuple[GMM, Float[Array, " R"]]:
+    """SQUAREM's step from three successive EM iterates, before + 2 a r + a^2 v with a = |r| / |v| in [1, reach]; and a."""
+    r = jax.tree.map(jnp.subtract, now, before)
+    v = jax.tree.map(lambda c, b, d: c - b - d, after, now, r)
+    tiny = jnp.finfo(now.means.dtype).tiny
+
+    def squared_norm(change: GMM) -> Float[Array, " R"]:
+        """Each leaf in units of its own size, so that units of the data don't matter much."""
+        parts = jax.tree.map(lambda d, b: _squares(d) / (_squares(b) + tiny), change, now)
+        return jnp.sum(jnp.stack(jax.tree.leaves(parts)), axis=0)
+
+    a = jnp.sqrt(squared_norm(r) / (squared_norm(v) + tiny))
+    a = jnp.clip(a, 1, reach)
+
+    def leaf(b: Array, dr: Array, dv: Array) -> Array:
+        along = a.reshape(a.shape + (1,) * (b.ndim - 1))
+        return b + 2 * along * dr + along**2 * dv
+
+    return jax.tree.map(leaf, before, r, v), a
+
+
+def _squares(leaf: Array) -> Float[Array, " R"]:
+    return (leaf.reshape(leaf.shape[0], -1) ** 2).sum(1)
