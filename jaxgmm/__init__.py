@@ -43,7 +43,7 @@ _HOME = {
     "draws_of": "bayes.trees.build",
     "save_posterior": "bayes.trees.storage",
     "load_posterior": "bayes.trees.storage",
-    "GibbsKernel": "bayes.samplers.gibbs",
+    "GibbsKernel": "bayes.samplers.gibbs_kernel",
     "TelescopingKernel": "counting.telescoping_kernel",
     "diagnose": "bayes.trees.diagnostics",
     "count_clusters": "counting.count_clusters",
@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.fit_map import fit_map
     from jaxgmm.bayes.posterior import posterior
     from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-    from jaxgmm.bayes.samplers.gibbs import GibbsKernel
+    from jaxgmm.bayes.samplers.gibbs_kernel import GibbsKernel
     from jaxgmm.bayes.target.coordinates import constrain, unconstrain
     from jaxgmm.bayes.target.numpyro_model import numpyro_model
     from jaxgmm.bayes.trees.build import draws_of

@@ -1,8 +1,7 @@
-"""`posterior`: from a fit to draws from the posterior of the same parameters, by any of five methods."""
+"""`posterior`: from a fit to draws from the posterior of the same parameters, by any row of `methods`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
-from jaxgmm.bayes.samplers.gibbs import gibbs
-from jaxgmm.bayes.samplers.nuts import nuts
-from jaxgmm.bayes.samplers.svi import laplace, svi
+from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
-from jaxgmm.bayes.variational.draws import vb
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.mixture import GMM
@@ -30,10 +27,6 @@ from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.validation import check_count, check_key, check_single, in_jit, is_traced, key_data, unknown
 
-CHAINS = {"nuts": nuts, "gibbs": gibbs}
-APPROXIMATIONS = {"svi": svi, "laplace": laplace, "vb": vb}
-METHODS = (*CHAINS, *APPROXIMATIONS)
-_WARMUP = {"nuts": 500, "gibbs": 500}
 _LEAST_DRAWS = 4
 
 
@@ -116,6 +109,7 @@ def posterior(
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
+    row, draw = METHODS[method], METHODS[method].resolve()
     _check_options(method, options)
     source = as_source(x, sample_weight, min_rows=2)
     names = check_feature_names(feature_names, source.n_features)
@@ -128,18 +122,18 @@ def posterior(
         )
     settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}
     schedule = None
-    if method in CHAINS:
+    if row.kind == "chain":
         if n_chains < 2 or n_draws < _LEAST_DRAWS:
             raise ValueError(
                 f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
             )
-        settings["n_warmup"] = _WARMUP[method] if n_warmup is None else check_count(n_warmup, "n_warmup", least=0)
+        settings["n_warmup"] = _n_warmup(method, n_warmup)
         signature = settings | {"data": data, "family": gmm.family, "key": np.asarray(key_data(key)).tolist()}
         signature |= {"prior": _facts(target), "start": _facts(gmm)}
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
     elif n_warmup is not None or checkpoint is not None or resume:
-        raise ValueError(f"n_warmup, checkpoint and resume are for {' and '.join(CHAINS)}, but method is {method!r}.")
+        raise ValueError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
 
     dtype = precision.compute_dtype(source.x)
     with precision.scope(dtype), reporter(progress, method) as report:
@@ -152,13 +146,13 @@ def posterior(
         )
         key_draws, key_tree = jax.random.split(key)
         draws: Draws
-        if method in CHAINS:
+        if row.kind == "chain":
             path = None if checkpoint is None else Path(checkpoint)
             schedule = Schedule(settings["n_warmup"], n_draws, report, path, resume, signature)
-            draws = CHAINS[method](problem, key_draws, schedule, n_chains, **options)
+            draws = draw(problem, key_draws, schedule, n_chains, **options)
         else:
-            told = {"report": report} if method == "svi" else {}
-            draws = APPROXIMATIONS[method](problem, key_draws, n_draws, n_chains, **options, **told)
+            told = {"report": report} if "report" in inspect.signature(draw).parameters else {}
+            draws = draw(problem, key_draws, n_draws, n_chains, **options, **told)
         attrs = settings | draws.attrs | {"fingerprint": data}
         return to_datatree(
             draws, source.x, None if sample_weight is None else source.weight, target,
@@ -168,11 +162,20 @@ def posterior(
 
 def _check_options(method: str, options: dict[str, Any]) -> None:
     """Raises ValueError for an option that the method doesn't have."""
-    function = (CHAINS | APPROXIMATIONS)[method]
-    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known = METHODS[method].options
     for name in options:
         if name not in known:
-            raise unknown(f"option of method {method!r}:", name, [name for name in known if name != "report"] or ["(none)"])
+            raise unknown(f"option of method {method!r}:", name, known or ["(none)"])
+
+
+def _n_warmup(method: str, asked: Any) -> int:
+    """Steps of a chain to throw away: as asked, or the method's own number."""
+    default = METHODS[method].n_warmup
+    if asked is None:
+        return default or 0
+    if default is None:
+        raise ValueError(f"n_warmup is for {' and '.join(warmed_up())}, but method is {method!r}.")
+    return check_count(asked, "n_warmup", least=0)
 
 
 def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> tuple[GMM, Any, str | None]:
@@ -210,22 +213,3 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
 def _facts(tree: Any) -> list[Any]:
     """The leaves of a pytree as lists of numbers, for a checkpoint to be compared by."""
     return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]
-
-
-@contextmanager
-def reporter(progress: bool | Callable[[int, int], None], method: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Whom the loop tells of its progress: nobody, the caller's function, or a bar."""
-    if callable(progress):
-        yield progress
-    elif progress:
-        from tqdm.auto import tqdm  # NumPyro's own progress bars are tqdm's
-
-        with tqdm(desc=method, unit="step") as bar:
-
-            def report(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            yield report
-    else:
-        yield None

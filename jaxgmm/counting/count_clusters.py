@@ -11,9 +11,9 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.posterior import reporter
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
 from jaxgmm.counting.partition_prior import N_COMPONENTS

@@ -12,9 +12,10 @@ from jaxgmm.app.config import Config, FitTable
 from jaxgmm.app.config.count import ALPHA, COUNTED_FAMILIES, N_COMPONENTS, CountTable, CountThresholdsTable
 from jaxgmm.app.config.posterior import MARKOV_CHAINS, METHODS_WITH, Group, Guide, PosteriorTable, ThresholdsTable
 from jaxgmm.app.config.toml import load_config, to_toml
-from jaxgmm.bayes.posterior import APPROXIMATIONS, CHAINS, GROUPS, METHODS
+from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.conjugate import FAMILIES
 from jaxgmm.bayes.samplers.svi import GUIDES
+from jaxgmm.bayes.trees.schema import GROUPS
 from jaxgmm.counting import partition_prior
 from jaxgmm.counting.model import MODELS
 
@@ -50,15 +51,18 @@ def posterior_file(tmp_path):
 def test_posterior_knows_what_jaxgmm_posterior_knows():
     """The config names methods, groups and options without importing NumPyro; they are those of the library."""
     table = PosteriorTable.model_fields
-    assert get_args(table["method"].annotation) == METHODS
+    assert get_args(table["method"].annotation) == tuple(METHODS)
     assert get_args(Group) == GROUPS
     assert get_args(Guide) == tuple(GUIDES)
-    assert set(MARKOV_CHAINS) == set(CHAINS)
+    assert chains() == MARKOV_CHAINS
+    assert METHODS_WITH["n_warmup"] == warmed_up()
+    assert set(METHODS_WITH) <= set(table)
     own = {method: {name for name, methods in METHODS_WITH.items() if method in methods} for method in METHODS}
-    for method, function in (CHAINS | APPROXIMATIONS).items():
-        parameters = inspect.signature(function).parameters.values()
-        options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        assert own[method] - {"n_warmup"} == options - {"report"}, method
+    for name, method in METHODS.items():
+        parameters = inspect.signature(method.resolve()).parameters.values()
+        options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "report"]
+        assert list(method.options) == options, name
+        assert own[name] - {"n_warmup"} == set(options), name
     python = {name: p.default for name, p in inspect.signature(jg.posterior).parameters.items()}
     for name in ("n_draws", "n_chains", "n_warmup", "groups"):
         assert table[name].default == python[name], name

@@ -1,28 +1,22 @@
 """The `[posterior]` table of a config."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from jaxgmm.app.config.strict import Positive, Seed, StrictTable
+from jaxgmm.bayes.methods import METHODS, chains, methods_with
 
 Guide = Literal["multivariate_normal", "normal", "low_rank"]
 Group = Literal["log_likelihood", "log_prior", "prior", "posterior_predictive"]
 
-MARKOV_CHAINS = ("nuts", "gibbs")
 # The keys of [posterior] that only some methods have.
-METHODS_WITH = {
-    "n_warmup": MARKOV_CHAINS,
-    "target_accept": ("nuts",),
-    "max_tree_depth": ("nuts",),
-    "dense_mass": ("nuts",),
-    "guide": ("svi",),
-    "n_steps": ("svi",),
-    "learning_rate": ("svi",),
-    "batch_size": ("svi",),
-    "rtol": ("vb",),
-    "max_steps": ("vb",),
-}
+METHODS_WITH = methods_with()
+MARKOV_CHAINS = chains()
+if TYPE_CHECKING:
+    Method = str  # whatever the table of methods has
+else:
+    Method = Literal[tuple(METHODS)]
 
 
 class ThresholdsTable(StrictTable):
@@ -58,7 +52,7 @@ class PosteriorTable(StrictTable):
         thresholds: of the diagnostics.
     """
 
-    method: Literal["nuts", "gibbs", "svi", "laplace", "vb"]
+    method: Method
     n_draws: Annotated[int, Field(ge=4)] = 1000
     n_chains: Annotated[int, Field(ge=1)] = 4
     n_warmup: Annotated[int, Field(ge=0)] | None = None

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from jaxgmm.app.formatting import share
 from jaxgmm.app.report.files import RunFiles
+from jaxgmm.bayes.methods import chains
 
 _FEW = 0.2  # of the starts at the best optimum, below which there may well be a better one
-_CHAINS = ("nuts", "gibbs")
 
 
 class Check(NamedTuple):
@@ -74,7 +74,7 @@ def _posterior(posterior: dict[str, Any]) -> list[Check]:
     table = [row for row in posterior["quantities"] if row["meaning"] in ("label-invariant", "relabelled")]
     if not posterior["problems"]:
         r_hats = [row["r_hat"] for row in table if row.get("r_hat") is not None]
-        if posterior["method"] in _CHAINS and r_hats:
+        if posterior["method"] in chains() and r_hats:
             ess = min(min(row["ess_bulk"], row["ess_tail"]) for row in table if row.get("r_hat") is not None)
             text = (
                 f"{posterior['n_chains']} chains found the same posterior: r-hat is at most {max(r_hats):.3f} (1 is perfect), "

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import xarray
 
+from jaxgmm.bayes.methods import approximations
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require
 from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_deviations
 from jaxgmm.covariance import get_family
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
-_APPROXIMATIONS = ("laplace", "svi", "vb")
 _PROBABILITY = 0.9
 _MOST_CORRELATIONS = 300
 _LEAST_CHAINS, _LEAST_DRAWS = 2, 4
@@ -85,7 +85,7 @@ def diagnose(
             raise ValueError(f"{name} must lie between {least} and {most}, got {value}.")
     require(tree, "diagnose", posterior=(*PARAMETERS, *INVARIANT), sample_stats=())
     facts = facts_of(tree.children["sample_stats"]) | facts_of(tree)
-    approximate = facts.get("method") in _APPROXIMATIONS
+    approximate = facts.get("method") in approximations()
     sizes = group_of(tree, "posterior").sizes
     if not approximate and (sizes["chain"] < _LEAST_CHAINS or sizes["draw"] < _LEAST_DRAWS):
         raise ValueError(

@@ -12,8 +12,9 @@ from jaxtyping import Array
 
 from jaxgmm.bayes.priors.base import log_prior_constant
 from jaxgmm.bayes.priors.conjugate import draw_conjugate
+from jaxgmm.bayes.target.approximation import judged
 from jaxgmm.bayes.target.problem import Draws, Problem
-from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, judged
+from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE
 from jaxgmm.bayes.variational.ascent import Ascent, Own, posterior_of, statistics_under
 from jaxgmm.bayes.variational.expectations import log_density
 from jaxgmm.covariance import get_family

@@ -17,11 +17,13 @@ import jaxgmm as jg
 from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant
 from jaxgmm.bayes.samplers import gibbs as module
 from jaxgmm.bayes.samplers.chains import Schedule
-from jaxgmm.bayes.samplers.gibbs import GibbsKernel, draw_labels, gibbs, gibbs_start, gibbs_step
+from jaxgmm.bayes.samplers.gibbs import gibbs, gibbs_start, gibbs_step
+from jaxgmm.bayes.samplers.gibbs_kernel import GibbsKernel
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Problem
 from jaxgmm.covariance import get_family
 from jaxgmm.model.engines import assigned_statistics
+from jaxgmm.tools.variates import draw_labels
 
 KEY = jax.random.key(0)
 KINDS = ("full", "tied", "diag", "spherical", "richardson-green")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxgmm as jg
-from jaxgmm.bayes.samplers.svi import laplace, svi
+from jaxgmm.bayes.samplers.laplace import laplace
+from jaxgmm.bayes.samplers.svi import svi
 from jaxgmm.bayes.target.coordinates import layout_of, log_posterior
 from jaxgmm.bayes.target.problem import Problem
 

@@ -1,0 +1,64 @@
+"""The table of ways to infer: one row each, which `posterior`, the command line, `diagnose` and the report read.
+
+It imports nothing of the package, so that whoever only asks which methods there are doesn't wait for NumPyro.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+
+class Method(NamedTuple):
+    """A way to draw from a posterior.
+
+    Attributes:
+        function: "module:name", imported when it is needed. Of a chain, `name(problem, key, schedule, n_chains, **options)`;
+            of an approximation, `name(problem, key, n_draws, n_chains, **options)`. Both return `Draws`. An approximation that
+            has a keyword `report` is told whom to tell of its progress.
+        kind: "chain", judged by r-hat and ESS and kept in checkpoints; or "approximation", judged by Pareto k-hat.
+        n_warmup: steps of a chain that are thrown away unless the caller says how many; None: it has no warm-up.
+        options: the keyword arguments that are its own, as the function orders them.
+    """
+
+    function: str
+    kind: Literal["chain", "approximation"]
+    n_warmup: int | None = None
+    options: tuple[str, ...] = ()
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function itself."""
+        module, name = self.function.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+METHODS = {
+    "nuts": Method("jaxgmm.bayes.samplers.nuts:nuts", "chain", 500, ("target_accept", "max_tree_depth", "dense_mass")),
+    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500),
+    "svi": Method(
+        "jaxgmm.bayes.samplers.svi:svi", "approximation", options=("guide", "n_steps", "learning_rate", "batch_size")
+    ),
+    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation"),
+    "vb": Method("jaxgmm.bayes.variational.draws:vb", "approximation", options=("rtol", "max_steps")),
+}
+
+
+def chains() -> tuple[str, ...]:
+    """Names of the Markov chains."""
+    return tuple(name for name, method in METHODS.items() if method.kind == "chain")
+
+
+def approximations() -> tuple[str, ...]:
+    """Names of the methods whose draws are independent, but of something else than the posterior."""
+    return tuple(name for name, method in METHODS.items() if method.kind == "approximation")
+
+
+def warmed_up() -> tuple[str, ...]:
+    """Names of the methods that have a warm-up."""
+    return tuple(name for name, method in METHODS.items() if method.n_warmup is not None)
+
+
+def methods_with() -> dict[str, tuple[str, ...]]:
+    """Of each option that only some methods have, the names of those that have it."""
+    options = dict.fromkeys(option for method in METHODS.values() for option in method.options)
+    having = {option: tuple(name for name, method in METHODS.items() if option in method.options) for option in options}
+    return {"n_warmup": warmed_up()} | having

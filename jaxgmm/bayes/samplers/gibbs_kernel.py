@@ -1,0 +1,98 @@
+"""The Gibbs sweep as a kernel for NumPyro's `MCMC`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+from numpyro.infer.mcmc import MCMCKernel
+from numpyro.util import is_prng_key
+
+from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
+from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.validation import check_rows, check_single
+
+
+class GibbsKernel(MCMCKernel):
+    """The Gibbs sweep as a NumPyro kernel: `MCMC(GibbsKernel(start, prior), ...).run(key, x)`.
+
+    Its samples are the sites of `numpyro_model`: `weights`, `means`, `covariances`, and `rate` with `RichardsonGreen`.
+    `extra_fields=("lp",)` keeps the log joint density too, but for the prior's constant. It computes in JAX's configured
+    precision; `jaxgmm.posterior` computes in float64 on CPUs.
+
+    Args:
+        start: one mixture, every weight positive.
+        prior: a `Prior` or a `RichardsonGreen` that fits it.
+
+    Raises:
+        TypeError, ValueError: a start or a prior that can't be used.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> from numpyro.infer import MCMC
+        >>> gmm = jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")
+        >>> prior = jg.Prior(1.0, [2.0], 0.1, 3.0, 1.0, "spherical")
+        >>> mcmc = MCMC(jg.GibbsKernel(gmm, prior), num_warmup=10, num_samples=50, progress_bar=False)
+        >>> mcmc.run(jax.random.key(1), [[0.0], [0.2], [4.0]])
+        >>> mcmc.get_samples()["means"].shape
+        (50, 2, 1)
+    """
+
+    model = None  # ArviZ asks for it: there is no NumPyro model to trace
+    sample_field = "sites"
+
+    def __init__(self, start: GMM, prior: Any) -> None:
+        if not isinstance(prior, Prior | RichardsonGreen):
+            raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: fit.prior, of a MAP fit.")
+        check_single(start.weights, "GibbsKernel(g, prior)")
+        prior.check_fits(start)
+        if not (np.asarray(start.weights) > 0).all():
+            raise ValueError(f"start has weights {np.asarray(start.weights).tolist()}: drop components of weight 0.")
+        self._start, self._prior = start, prior
+
+    def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> GibbsChain:
+        """The chain, or several for several keys, before the first sweep.
+
+        Args:
+            rng_key: one PRNG key, or an array of them.
+            num_warmup: not used: there is nothing to adapt.
+            init_params: None.
+            model_args: the rows `x` (N, D), as `MCMC.run` was given them,
+            model_kwargs: or here, by name.
+
+        Raises:
+            ValueError: `init_params` that is given, rows that can't be used.
+        """
+        if init_params is not None:
+            raise ValueError("init_params isn't used: GibbsKernel(start, prior) starts from the mixture `start`.")
+        x, gmm, prior = self._cast(*model_args, **model_kwargs)
+        single = is_prng_key(rng_key)
+        chains = start_chains(rng_key[None] if single else rng_key, gmm, x, prior)
+        return jax.tree.map(lambda leaf: leaf[0], chains) if single else chains
+
+    def sample(self, state: GibbsChain, model_args: Any, model_kwargs: Any) -> GibbsChain:
+        """The chain, or several, a sweep later.
+
+        Args:
+            state: of `init` or `sample`.
+            model_args: the rows `x` (N, D),
+            model_kwargs: or here, by name.
+        """
+        x, _, prior = self._cast(*model_args, **model_kwargs)
+        if is_prng_key(state.rng_key):
+            return state.advance(x, prior)
+        return jax.vmap(lambda chain: chain.advance(x, prior))(state)
+
+    def get_diagnostics_str(self, state: GibbsChain) -> str:
+        """What the progress bar says of `state`."""
+        return f"log joint {float(state.lp):.2f}"
+
+    def _cast(self, x: ArrayLike) -> tuple[Array, GMM, Any]:
+        rows = check_rows(x, "x", n_features=self._start.n_features)
+        dtype = precision.result_dtype(rows)
+        return jnp.asarray(rows, dtype), precision.cast(self._start, dtype), precision.cast(self._prior, dtype)
