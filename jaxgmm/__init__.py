@@ -6,6 +6,7 @@ Names are resolved on first use, so that `import jaxgmm` and `jaxgmm --help` cos
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxgmm.tools import forks as _forks  # before any fork
 from jaxgmm.version import __version__
 
 _HOME = {

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import jaxgmm as jg
+from jaxgmm.app.config.toml import load_config
+from jaxgmm.app.report import write_report
+from jaxgmm.app.tables import read_table
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError, UserTypeError
 
 KEY = jax.random.key(0)
 X = np.array([[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, 0.0], [0.5, 0.7], [2.5, 1.1]])
@@ -293,6 +297,40 @@ def test_damaged_files(write, tmp_path):
     write(path)
     fragments = {"from_the_future": ["99", "update"], "not_a_mixture": ["covariances"]}
     raises(lambda: jg.load(path), ValueError, fragments.get(write.__name__, ["gmm.npz"]))
+
+
+def test_a_nested_header(tmp_path):
+    np.savez(tmp_path / "gmm.npz", header=np.array("[" * 100_000), weights=W, means=M, covariances=C)
+    raises(lambda: jg.load(tmp_path / "gmm.npz"), UserError, ["gmm.npz", "not a whole jaxgmm mixture"])
+
+
+def test_a_compression_that_python_does_not_know(tmp_path):
+    path = GMM.save(tmp_path / "gmm.npz")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 99  # the method, in the directory
+    path.write_bytes(content)
+    raises(lambda: jg.load(path), UserError, ["gmm.npz", "compression"])
+
+
+@pytest.mark.parametrize("path", [None, 3, b"gmm.npz", ["gmm.npz"]], ids=str)
+@pytest.mark.parametrize(
+    "use", [jg.load, GMM.save, jg.load_posterior, load_config, read_table, write_report],
+    ids=["load", "save", "load_posterior", "load_config", "read_table", "write_report"],
+)  # fmt: skip
+def test_what_is_no_path(use, path):
+    raises(lambda: use(path), UserTypeError, ["must be a string or a pathlib.Path", repr(path)])
+
+
+@pytest.mark.parametrize("max_steps", [10_000_001, 2**31, 2**70])
+@pytest.mark.parametrize("use", [
+    fit,
+    lambda **options: jg.compare(X, families=["full"], n_components=[1], key=KEY, **options),
+    lambda **options: jg.fit_vb(X, 2, key=KEY, **options),
+    lambda **options: jg.fit_map(X, 2, key=KEY, **options),
+    lambda **options: jg.posterior(X, GMM, key=KEY, method="vb", **options),
+], ids=["fit", "compare", "fit_vb", "fit_map", "posterior"])  # fmt: skip
+def test_more_steps_than_memory_has_room_for(use, max_steps):
+    raises(lambda: use(max_steps=max_steps), UserError, ["max_steps", str(max_steps), "10000000", "rtol"])
 
 
 def test_missing_file(tmp_path):

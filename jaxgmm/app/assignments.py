@@ -12,6 +12,7 @@ from jaxgmm.app import output
 from jaxgmm.app.rows import usable
 from jaxgmm.app.tables import read_table
 from jaxgmm.model.mixture import GMM, load
+from jaxgmm.tools.errors import UserError
 
 
 def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
@@ -27,11 +28,11 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
         OSError: a file can't be read.
     """
     if not output.holds_run(run_directory):
-        raise ValueError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
+        raise UserError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
     try:
         names = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))["feature_names"]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
+        raise UserError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
     with jax.enable_x64(True):
         gmm = load(run_directory / "gmm.npz")
         return assignments(gmm, usable(read_table(data, delimiter), names))

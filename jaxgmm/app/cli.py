@@ -3,17 +3,16 @@
 Only typer is imported at the top, so that `jaxgmm --help` answers at once; everything else waits for its command.
 """
 
-import dis
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, NoReturn
 
 from jaxgmm.fitting.status import FitError
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.version import __version__
 
 _EXTRA = ("h5netcdf", "h5py", "jinja2", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
@@ -56,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if package not in _EXTRA:
             raise
         _fail_for_missing(package)
-    except (ValueError, TypeError, OSError, FitError) as error:
-        if os.environ.get("JAXGMM_DEBUG") or not _meant_for_user(error):
+    except (UserError, UserTypeError, FitError, OSError) as error:  # anything else is a bug and keeps its traceback
+        if os.environ.get("JAXGMM_DEBUG"):
             raise
         _fail(str(error))
 
@@ -93,7 +92,7 @@ def run_command(
     """Run the stages of CONFIG: [fit] or [compare], [posterior], [count], [report]; results and figures go to a directory."""
     directory = None
     if as_json and quiet:
-        raise ValueError("--json prints the result, --quiet nothing: give one of them")
+        raise UserError("--json prints the result, --quiet nothing: give one of them")
     try:
         from jaxgmm.app.config.toml import load_config
         from jaxgmm.app.run import run
@@ -155,7 +154,7 @@ def predict_command(
     from jaxgmm.app.tables import write_table
 
     if output is not None and output.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"--output {output}: a file that ends in .csv or .parquet is needed.")
+        raise UserError(f"--output {output}: a file that ends in .csv or .parquet is needed.")
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(f"--output {output} exists: choose another name, or add --overwrite.")
     if output is not None:
@@ -248,17 +247,3 @@ def _check_folder(output: Path) -> None:
         raise FileNotFoundError(f"--output {output}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"--output {output} can't be written: no permission for {folder}")
-
-
-def _meant_for_user(error: Exception) -> bool:
-    """Does it come from a `raise` of ours, or the operating system? Anything else is a bug and keeps its traceback."""
-    if isinstance(error, OSError | FitError):
-        return True
-    innermost: TracebackType | None = error.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    if innermost is None:
-        return False
-    frame = innermost.tb_frame
-    raised = dis.opname[frame.f_code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
-    return raised and frame.f_globals.get("__name__", "").partition(".")[0] == "jaxgmm"

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxgmm.fitting.status import FitError
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
 
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
@@ -77,7 +78,7 @@ def failure_recorded(directory: Path) -> Iterator[Callable[[str], None]]:
         yield begins
     except Exception as error:
         if not holds_run(directory):
-            kind = "" if isinstance(error, ValueError | OSError | FitError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, UserError | UserTypeError | FitError | OSError) else f"{type(error).__name__}: "
             record = json.dumps({"stage": stage, "error": f"{kind}{error}"}, indent=2)
             with suppress(OSError):  # a disk that is full is what failed
                 directory.mkdir(parents=True, exist_ok=True)
@@ -94,20 +95,20 @@ def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
         PermissionError: it can't be written.
     """
     if overwrite and resume:
-        raise ValueError("--resume continues an unfinished run, --overwrite starts again: give one of them")
+        raise UserError("--resume continues an unfinished run, --overwrite starts again: give one of them")
     if directory.exists() and not directory.is_dir():
-        raise ValueError(f"the output directory {directory} is a file: give another with --output")
+        raise UserError(f"the output directory {directory} is a file: give another with --output")
     unfinished = (directory / _UNFINISHED / "config.toml").is_file()
     if resume and not unfinished:
         why = "the run there is finished" if holds_run(directory) else "leave out --resume, or give its directory with --output"
-        raise ValueError(f"{directory} holds no unfinished run to resume: {why}")
+        raise UserError(f"{directory} holds no unfinished run to resume: {why}")
     if unfinished and not (resume or overwrite):
-        raise ValueError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
+        raise UserError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
     if not unfinished and directory.exists() and any(path.name != _FAILED for path in directory.iterdir()):
         if not holds_run(directory):
-            raise ValueError(f"{directory} is not empty and holds no run: give another directory with --output")
+            raise UserError(f"{directory} is not empty and holds no run: give another directory with --output")
         if not overwrite:
-            raise ValueError(f"{directory} already holds a run: replace it with --overwrite, or give another --output")
+            raise UserError(f"{directory} already holds a run: replace it with --overwrite, or give another --output")
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         raise PermissionError(f"{directory} can't be written: no permission for {existing}")
@@ -126,7 +127,7 @@ def check_unchanged(directory: Path, config: str) -> None:
         if before.get(name) != now.get(name)
     ]
     if changes:
-        raise ValueError(
+        raise UserError(
             f"the unfinished run in {directory} can't be resumed with another config: {'; '.join(changes)}. Undo that, or "
             "start again with --overwrite"
         )
@@ -182,9 +183,9 @@ def same_start(folder: Path, start: Any) -> Any:
         arrays, _ = read_arrays(path)
         kept = list(arrays.values())
     except (OSError, DamagedFileError) as error:
-        raise ValueError(f"{path} can't be read ({error}): start again with --overwrite") from None
+        raise UserError(f"{path} can't be read ({error}): start again with --overwrite") from None
     if [leaf.shape for leaf in kept] != [np.shape(leaf) for leaf in leaves]:
-        raise ValueError(f"{path} is of another mixture: start again with --overwrite")
+        raise UserError(f"{path} is of another mixture: start again with --overwrite")
     return jax.tree.unflatten(structure, kept)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxgmm.app.config import DataTable
 from jaxgmm.app.tables import Table, read_table
 from jaxgmm.datasets import LOADERS
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows, rows_named
 
 
@@ -57,9 +58,9 @@ def usable(table: Table, names: tuple[str, ...]) -> np.ndarray:
     except ValueError as error:
         gaps = ~np.isfinite(x)
         if not gaps.any():
-            raise ValueError(f"{table.source}, rows counted from 0: {error}") from None
+            raise UserError(f"{table.source}, rows counted from 0: {error}") from None
     columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0))]
-    raise ValueError(
+    raise UserError(
         f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
         f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, drop those rows, or fit other columns"
     )

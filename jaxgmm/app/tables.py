@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from jaxgmm.tools.validation import unknown
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_path, unknown
 
 _CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
 _PARQUET = (".parquet", ".pq")
@@ -53,13 +54,13 @@ class Table:
 
     def _numbers(self, name: str) -> np.ndarray:
         if name not in self.columns:
-            raise ValueError(f"{self.source}: {unknown('column', name, self.columns)}")
+            raise UserError(f"{self.source}: {unknown('column', name, self.columns)}")
         numbers = _numbers(self.columns[name])
         if numbers is None:
             numeric = [f'"{other}"' for other, column in self.columns.items() if _numbers(column) is not None]
             shown = ", ".join(numeric[:_SHOWN] + ["..."] * (len(numeric) > _SHOWN))
             choice = f"choose among the numeric ones: columns = [{shown}]" if numeric else "no other column is"
-            raise ValueError(f"{self.source}: column {name!r} is not numbers ({_obstacle(self.columns[name])}); {choice}")
+            raise UserError(f"{self.source}: column {name!r} is not numbers ({_obstacle(self.columns[name])}); {choice}")
         return numbers
 
 
@@ -74,14 +75,14 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
         OSError: the file can't be read.
         ValueError: another suffix, a broken file, no header, a name given to two columns.
     """
-    path = Path(path)
+    path = check_path(path)
     if not path.exists():
         raise FileNotFoundError(f"no data file {path}")
     if delimiter is not None and len(delimiter) != 1:
-        raise ValueError(f"delimiter must be one character, got {delimiter!r}")
+        raise UserError(f"delimiter must be one character, got {delimiter!r}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in (*_CSV, *_PARQUET):
-        raise ValueError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
+        raise UserError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
     delimiter = delimiter or _CSV.get(suffix)
     try:
         if suffix in _PARQUET:
@@ -90,21 +91,19 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
             table = _read_csv(path, delimiter)
         names = [name.strip() for name in table.column_names]
     except UnicodeDecodeError:
-        raise ValueError(f"{path} can't be read: its first line is not UTF-8 text") from None
+        raise UserError(f"{path} can't be read: its first line is not UTF-8 text") from None
     except pa.ArrowException as error:
         how = "" if delimiter is None else f" as columns separated by {delimiter!r}"
         way_out = "" if delimiter is None else ". Another delimiter? Set it"
-        raise ValueError(f"{path} can't be read{how}: {' '.join(str(error).split())}{way_out}") from None
+        raise UserError(f"{path} can't be read{how}: {' '.join(str(error).split())}{way_out}") from None
     between = [mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]]
     if between and suffix in _CSV and _numbers(table.column(0)) is None:
-        raise ValueError(
-            f"{path} has one column, {names[0]!r}: if {between[0]!r} is between its columns, set delimiter to that"
-        )
+        raise UserError(f"{path} has one column, {names[0]!r}: if {between[0]!r} is between its columns, set delimiter to that")
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ValueError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
+        raise UserError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
     if suffix in _CSV and all(map(_is_number, names)):
-        raise ValueError(f"{path}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names")
+        raise UserError(f"{path}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names")
     return Table(str(path), dict(zip(names, table.columns, strict=True)))
 
 

@@ -29,7 +29,8 @@ from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced
 
 _RUNS = 20
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
@@ -88,19 +89,17 @@ def fit_map(
         ('converged', [0.37, 0.63])
     """
     if is_traced(x, sample_weight, key) or in_jit():
-        raise TypeError("fit_map runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+        raise UserTypeError("fit_map runs its own compiled loop on the host: call it outside jit, vmap and grad.")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     if prior is None:
-        raise ValueError(
-            "prior is None, maximum likelihood, which is what `fit` is for: 'default', a Prior or RichardsonGreen."
-        )
+        raise UserError("prior is None, maximum likelihood, which is what `fit` is for: 'default', a Prior or RichardsonGreen.")
     given, n_components, family = resolve_init(init, n_components, family, source)
     if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
         empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
-        raise ValueError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")
+        raise UserError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")
     check_count(n_init, "n_init")
-    max_steps = check_count(max_steps, "max_steps")
+    max_steps = check_steps(max_steps)
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):

@@ -25,7 +25,8 @@ from jaxgmm.fitting.result import Fit
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, check_single, in_jit, is_traced, key_data, unknown
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, in_jit, is_traced, key_data, unknown
 
 _LEAST_DRAWS = 4
 
@@ -99,13 +100,13 @@ def posterior(
         (4, 100, 2)
     """
     if is_traced(x, sample_weight, key) or in_jit():
-        raise TypeError("posterior runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+        raise UserTypeError("posterior runs its own compiled loops on the host: call it outside jit, vmap and grad.")
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     check_key(key)
     n_draws, n_chains = check_count(n_draws, "n_draws"), check_count(n_chains, "n_chains")
     if isinstance(groups, str):
-        raise TypeError(f"groups must be a list of names, got {groups!r}: groups=[{groups!r}].")
+        raise UserTypeError(f"groups must be a list of names, got {groups!r}: groups=[{groups!r}].")
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
@@ -116,7 +117,7 @@ def posterior(
     gmm, target, fitted_to = _resolve(fit, prior, source, sample_weight)
     data = fingerprint(source)
     if fitted_to is not None and fitted_to != data:
-        raise ValueError(
+        raise UserError(
             f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows and "
             "sample_weight, or fit.gmm to start from the mixture alone."
         )
@@ -124,16 +125,16 @@ def posterior(
     schedule = None
     if row.kind == "chain":
         if n_chains < 2 or n_draws < _LEAST_DRAWS:
-            raise ValueError(
+            raise UserError(
                 f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
             )
         settings["n_warmup"] = _n_warmup(method, n_warmup)
         signature = settings | {"data": data, "family": gmm.family, "key": np.asarray(key_data(key)).tolist()}
         signature |= {"prior": _facts(target), "start": _facts(gmm)}
         if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
+            raise UserError("resume=True needs checkpoint, the directory of the unfinished run.")
     elif n_warmup is not None or checkpoint is not None or resume:
-        raise ValueError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
+        raise UserError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
 
     dtype = precision.compute_dtype(source.x)
     with precision.scope(dtype), reporter(progress, method) as report:
@@ -147,7 +148,7 @@ def posterior(
         key_draws, key_tree = jax.random.split(key)
         draws: Draws
         if row.kind == "chain":
-            path = None if checkpoint is None else Path(checkpoint)
+            path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
             schedule = Schedule(settings["n_warmup"], n_draws, report, path, resume, signature)
             draws = draw(problem, key_draws, schedule, n_chains, **options)
         else:
@@ -174,7 +175,7 @@ def _n_warmup(method: str, asked: Any) -> int:
     if asked is None:
         return default or 0
     if default is None:
-        raise ValueError(f"n_warmup is for {' and '.join(warmed_up())}, but method is {method!r}.")
+        raise UserError(f"n_warmup is for {' and '.join(warmed_up())}, but method is {method!r}.")
     return check_count(asked, "n_warmup", least=0)
 
 
@@ -183,7 +184,7 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
     if isinstance(fit, Fit):
         gmm, fitted_to = fit.gmm, fit.fingerprint
         if prior is None and fit.prior is None:
-            raise ValueError(
+            raise UserError(
                 "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."
             )
         prior = fit.prior if prior is None else prior
@@ -191,13 +192,13 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
         gmm, fitted_to = fit, None
         prior = "default" if prior is None else prior
     else:
-        raise TypeError(f"fit must be a Fit or a GMM, got {type(fit).__name__}.")
+        raise UserTypeError(f"fit must be a Fit or a GMM, got {type(fit).__name__}.")
     check_single(gmm.weights, "jg.posterior(x, g, ...)")
     if gmm.n_features != source.n_features:
-        raise ValueError(f"x has {source.n_features} columns, but fit is of {gmm.n_features} features.")
+        raise UserError(f"x has {source.n_features} columns, but fit is of {gmm.n_features} features.")
     weights = np.asarray(gmm.weights)
     if not (weights > 0).all():
-        raise ValueError(
+        raise UserError(
             f"fit has components of weight 0 ({np.flatnonzero(weights == 0).tolist()}): refit with fewer components."
         )
     if isinstance(prior, str):
@@ -205,7 +206,7 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
             raise unknown("prior", prior, ["default"])
         prior = Prior.default(source.x, gmm.n_components, gmm.family, sample_weight=sample_weight)
     if not isinstance(prior, Prior | RichardsonGreen):
-        raise TypeError(f"prior must be 'default', a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+        raise UserTypeError(f"prior must be 'default', a Prior or a RichardsonGreen, got {type(prior).__name__}.")
     prior.check_fits(gmm)
     return gmm, prior, fitted_to
 

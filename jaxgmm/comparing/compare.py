@@ -27,7 +27,8 @@ from jaxgmm.model.criteria import Scores
 from jaxgmm.model.mixture import GMM, log_prob_and_complete
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced, key_data, unknown
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced, key_data, unknown
 
 if TYPE_CHECKING:
     from jaxgmm.bayes.variational.bounds import Bound
@@ -97,16 +98,16 @@ def compare(
         1 converged
     """
     if is_traced(x, sample_weight, key) or in_jit():
-        raise TypeError("compare runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+        raise UserTypeError("compare runs its own compiled loops on the host: call it outside jit, vmap and grad.")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     n_rows = int((np.asarray(source.weight) > 0).sum())
     names, counts = _check_families(families), _check_counts(n_components)
     if counts[0] > n_rows:
-        raise ValueError(f"n_components begins at {counts[0]}, but x has {n_rows} rows of positive weight: use fewer.")
+        raise UserError(f"n_components begins at {counts[0]}, but x has {n_rows} rows of positive weight: use fewer.")
     if init not in METHODS:
         raise unknown("init", init, METHODS)
-    n_init, max_steps = check_count(n_init, "n_init"), check_count(max_steps, "max_steps")
+    n_init, max_steps = check_count(n_init, "n_init"), check_steps(max_steps)
     check_rtol(rtol)
     _check_prior(prior, loo=loo, elbo=elbo)
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
@@ -242,13 +243,13 @@ def _warn(rows: Sequence[Row]) -> None:
 
 def _check_families(families: Sequence[str]) -> list[str]:
     if isinstance(families, str):
-        raise TypeError(f"families must be a list of names, got {families!r}: families=[{families!r}].")
+        raise UserTypeError(f"families must be a list of names, got {families!r}: families=[{families!r}].")
     names = [get_family(name).name for name in families]
     if not names:
-        raise ValueError("families is empty: name at least one, such as families=['full'].")
+        raise UserError("families is empty: name at least one, such as families=['full'].")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"families names {twice[0]!r} twice: {list(families)}.")
+        raise UserError(f"families names {twice[0]!r} twice: {list(families)}.")
     return names
 
 
@@ -256,28 +257,28 @@ def _check_counts(n_components: Iterable[int]) -> list[int]:
     try:
         given: Iterator[int] = iter(n_components)
     except TypeError:
-        raise TypeError(f"n_components must be several whole numbers, got {n_components!r}: range(1, 10), or [3].") from None
+        raise UserTypeError(f"n_components must be whole numbers, got {n_components!r}: range(1, 10), or [3].") from None
     counts = [check_count(k, "n_components") for k in given]
     if not counts:
-        raise ValueError("n_components is empty: give at least one, such as range(1, 10).")
+        raise UserError("n_components is empty: give at least one, such as range(1, 10).")
     if any(b <= a for a, b in itertools.pairwise(counts)):
-        raise ValueError(f"n_components must increase, got {counts}: sorted(set(n_components)).")
+        raise UserError(f"n_components must increase, got {counts}: sorted(set(n_components)).")
     return counts
 
 
 def _check_prior(prior: Any, *, loo: bool, elbo: bool) -> None:
     if isinstance(prior, Prior):
-        raise TypeError(
+        raise UserTypeError(
             "prior is one Prior, but each model has its own: pass 'default', None, or a function that changes the default one."
         )
     if isinstance(prior, str):
         if prior != "default":
             raise unknown("prior", prior, ["default"])
     elif prior is not None and not callable(prior):
-        raise TypeError(f"prior must be 'default', None or a function of the default prior, got {type(prior).__name__}.")
+        raise UserTypeError(f"prior must be 'default', None or a function of the default prior, got {type(prior).__name__}.")
     for name, asked in (("loo", loo), ("elbo", elbo)):
         if asked and prior is None:
-            raise ValueError(
+            raise UserError(
                 f"{name}=True needs a posterior, hence a prior, but prior=None: use held_out_folds, or prior='default'."
             )
 
@@ -287,9 +288,9 @@ def _draw_folds(n_folds: int, counts_rows: np.ndarray, key: Array) -> np.ndarray
     n_folds = check_count(n_folds, "held_out_folds", least=2)
     present = np.flatnonzero(counts_rows)
     if n_folds > present.size:
-        raise ValueError(f"held_out_folds is {n_folds}, but x has {present.size} rows of positive weight: use fewer folds.")
+        raise UserError(f"held_out_folds is {n_folds}, but x has {present.size} rows of positive weight: use fewer folds.")
     if present.size - -(-present.size // n_folds) < 2:
-        raise ValueError(f"held_out_folds={n_folds} leaves fewer than 2 of {present.size} rows to fit: more rows are needed.")
+        raise UserError(f"held_out_folds={n_folds} leaves fewer than 2 of {present.size} rows to fit: more rows are needed.")
     folds = np.full(counts_rows.size, -1)
     generator = np.random.default_rng(np.asarray(key_data(key)).tolist())
     folds[generator.permutation(present)] = np.arange(present.size) % n_folds

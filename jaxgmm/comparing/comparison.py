@@ -18,6 +18,7 @@ from jaxgmm.fitting.batch import model_key
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitError, FitWarning, Status
 from jaxgmm.model.criteria import CRITERIA, Scores
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import unknown
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Comparison:
         if name not in self.criteria:
             how = {"held_out": "held_out_folds=5", "loo": "loo=True", "log_evidence": "elbo=True"}[name]
             or_later = ", or comparison.with_loo(x, key=key)" if name == "loo" else ""
-            raise ValueError(f"criterion {name!r} wasn't computed: compare(..., {how}){or_later}.")
+            raise UserError(f"criterion {name!r} wasn't computed: compare(..., {how}){or_later}.")
 
     def with_loo(
         self,
@@ -238,7 +239,7 @@ class Comparison:
         if name not in self.names:
             raise unknown("model", name, self.names)
         if "log_likelihood" not in tree.children:
-            raise ValueError("the draws have no log_likelihood: posterior(..., groups=['log_likelihood']).")
+            raise UserError("the draws have no log_likelihood: posterior(..., groups=['log_likelihood']).")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # high Pareto k: counted in the table
             elpd = az.loo(_rows_that_count(tree), pointwise=True)

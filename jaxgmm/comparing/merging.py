@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import reduce_rows
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, in_jit, is_traced
 
 _NUMBERS_AT_ONCE = 1 << 20  # entries of the memberships that are paired up together
@@ -90,7 +91,7 @@ class Merging:
     def _check_count(self, n_clusters: int | None) -> int:
         n_clusters = self.choose() if n_clusters is None else check_count(n_clusters, "n_clusters")
         if n_clusters > len(self.entropy):
-            raise ValueError(
+            raise UserError(
                 f"n_clusters is {n_clusters}, but the mixture has {len(self.entropy)} components: merging can't make more."
             )
         return n_clusters
@@ -122,7 +123,7 @@ def merge_components(gmm: GMM, x: Float[ArrayLike, "N D"], *, sample_weight: Flo
         (2, [0, 0, 1])
     """
     if is_traced(x, sample_weight, gmm) or in_jit():
-        raise TypeError("merge_components decides on the host: call it outside jit, vmap and grad.")
+        raise UserTypeError("merge_components decides on the host: call it outside jit, vmap and grad.")
     check_single(gmm.weights, "jg.merge_components(g, x)")
     x = check_rows(x, "x", n_features=gmm.n_features)
     weight: Any = check_weights(sample_weight, x.shape[0])

@@ -22,6 +22,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, check_key
 
 _INNER_SWEEPS = 20  # of Richardson & Green's conditionals, from the rows' own variances
@@ -65,7 +66,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
     n_clusters = check_count(n_clusters, "n_clusters")
     chosen = np.flatnonzero(clusters == n_clusters)
     if chosen.size == 0:
-        raise ValueError(f"no draw has {n_clusters} clusters; there are draws with {np.unique(clusters).tolist()}.")
+        raise UserError(f"no draw has {n_clusters} clusters; there are draws with {np.unique(clusters).tolist()}.")
     rows = np.stack([observed[name].values for name in names], axis=-1)
     labels = group_of(tree, "allocations")["label"].values.reshape(clusters.size, -1)[chosen]
 

@@ -26,7 +26,8 @@ from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, in_jit, is_traced, key_data
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_path, in_jit, is_traced, key_data
 
 _LEAST_DRAWS = 4
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
@@ -109,17 +110,17 @@ def count_clusters(
         2
     """
     if is_traced(x, key) or in_jit():
-        raise TypeError("count_clusters runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+        raise UserTypeError("count_clusters runs its own compiled loops on the host: call it outside jit, vmap and grad.")
     check_key(key)
     counts = {"n_draws": n_draws, "n_chains": n_chains, "thin": thin, "max_components": max_components}
     settings: dict[str, Any] = {name: check_count(value, name) for name, value in counts.items()}
     settings |= {"n_warmup": check_count(n_warmup, "n_warmup", least=0), "n_moves": check_count(n_moves, "n_moves", least=0)}
     if n_chains < 2 or n_draws < _LEAST_DRAWS:
-        raise ValueError(
+        raise UserError(
             f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
         )
     if resume and checkpoint is None:
-        raise ValueError("resume=True needs checkpoint, the directory of the unfinished run.")
+        raise UserError("resume=True needs checkpoint, the directory of the unfinished run.")
     source = as_source(x, None, min_rows=2)
     names = check_feature_names(feature_names, source.n_features)
     own = component_prior(prior, family, source.x)
@@ -140,7 +141,7 @@ def count_clusters(
         states = _start_all(jax.random.split(key_start, n_chains), labels, data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
-        path = None if checkpoint is None else Path(checkpoint)
+        path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
         kernel = Telescoping(settings["n_moves"], settings["thin"])
         kept = run_chains(kernel, states, data, Schedule(n_warmup, n_draws, report, path, resume, signature))
     if not np.isfinite(kept["log_likelihood"]).all():

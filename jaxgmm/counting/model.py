@@ -14,6 +14,7 @@ from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, Partit
 from jaxgmm.covariance import get_family
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import is_finite_number, unknown
 
 MODELS = ("mixture", "sparse", "dirichlet-process")
@@ -45,20 +46,20 @@ def component_prior(prior: Any, family: str | None, x: Any) -> Prior | Richardso
             _check_family(family or "full")
             prior = Prior.default(x, 1, family or "full")
     if not isinstance(prior, Prior | RichardsonGreen):
-        raise TypeError(f"prior must be a name, a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+        raise UserTypeError(f"prior must be a name, a Prior or a RichardsonGreen, got {type(prior).__name__}.")
     if family not in (None, prior.family):
-        raise ValueError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
+        raise UserError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
     _check_family(prior.family)
     n_features = np.shape(x)[1]
     held = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
     if held != n_features:
-        raise ValueError(f"prior is for {held} features, but x has {n_features} columns.")
+        raise UserError(f"prior is for {held} features, but x has {n_features} columns.")
     return replace(prior, concentration=np.ones(()))  # type: ignore[arg-type]
 
 
 def _check_family(family: str) -> None:
     if family not in FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"family {family!r} ties components together, so blocks of rows have no evidence of their own and split-merge "
             f"moves can't be made: choose {', '.join(FAMILIES)}."
         )
@@ -75,7 +76,7 @@ def partition_prior_of(prior: Any, model: str, n_components: Any, weights: str |
     if model != "mixture":
         for name, value in (("n_components", n_components), ("weights", weights)):
             if value is not None:
-                raise ValueError(f"{name} is for model 'mixture', but model is {model!r}: leave {name} out.")
+                raise UserError(f"{name} is for model 'mixture', but model is {model!r}: leave {name} out.")
     classic = isinstance(prior, RichardsonGreen)
     if model == "dirichlet-process":
         weights, log_p = "dirichlet-process", np.full(most, -np.log(most))
@@ -94,7 +95,7 @@ def partition_prior_of(prior: Any, model: str, n_components: Any, weights: str |
             raise unknown("alpha", alpha, ALPHA)
         return PartitionPrior(log_p, np.float64(1), weights, alpha)
     if isinstance(alpha, bool) or not is_finite_number(alpha) or alpha <= 0:
-        raise ValueError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
+        raise UserError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
     return PartitionPrior(log_p, np.float64(alpha), weights, None)
 
 
@@ -106,9 +107,9 @@ def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
     try:
         p = np.asarray(n_components, float)
     except (TypeError, ValueError):
-        raise TypeError(f"n_components must be a name or probabilities, got {n_components!r}.") from None
+        raise UserTypeError(f"n_components must be a name or probabilities, got {n_components!r}.") from None
     if p.shape != (most,) or not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
-        raise ValueError(
+        raise UserError(
             f"n_components must be a name or {most} non-negative probabilities of K = 1..{most} (max_components), got "
             f"shape {p.shape}."
         )

@@ -15,6 +15,7 @@ from jaxgmm.counting.components import prior_of
 from jaxgmm.counting.count_clusters import count_clusters
 from jaxgmm.counting.verdict import cluster_count
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools.errors import UserError
 
 _FACTORS = (0.5, 2.0)
 
@@ -39,7 +40,7 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
     """
     for name in ("checkpoint", "resume"):
         if options.get(name):
-            raise ValueError(f"{name} keeps one run, and count_sensitivity makes five: leave it out.")
+            raise UserError(f"{name} keeps one run, and count_sensitivity makes five: leave it out.")
     base = count_clusters(x, key=key, **options)
     prior, alpha = prior_of(base), float(np.median(group_of(base, "posterior")["alpha"]))
     own = options | {"prior": prior, "family": None}

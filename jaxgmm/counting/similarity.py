@@ -9,6 +9,7 @@ import xarray
 from jaxtyping import Float, Int
 
 from jaxgmm.bayes.trees.schema import group_of, require
+from jaxgmm.tools.errors import UserError
 
 _MOST_ROWS = 4000
 _NUMBERS_AT_ONCE = 1 << 24
@@ -33,11 +34,11 @@ def similarity(tree: xarray.DataTree, rows: Any = None) -> xarray.DataArray:
     n_samples = labels.shape[-1]
     index = np.arange(n_samples) if rows is None else np.asarray(rows)
     if rows is None and index.size > _MOST_ROWS:
-        raise ValueError(
+        raise UserError(
             f"the tree has {index.size} rows: choose at most {_MOST_ROWS}, similarity(tree, rows=range({_MOST_ROWS}))."
         )
     if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= n_samples:
-        raise ValueError(f"rows must be row indices in 0..{n_samples - 1}, got {rows!r}.")
+        raise UserError(f"rows must be row indices in 0..{n_samples - 1}, got {rows!r}.")
     shared = _similarity(labels[:, index])
     return xarray.DataArray(shared, {"obs_id": index, "obs_id_bis": index}, ("obs_id", "obs_id_bis"), "similarity")
 
@@ -60,11 +61,11 @@ def typical_partition(tree: xarray.DataTree, probability: float = 0.95) -> xarra
         TypeError, ValueError: a tree without allocations, more than 4000 rows, a probability outside (0, 1).
     """
     if not 0 < probability < 1:
-        raise ValueError(f"probability must lie between 0 and 1, got {probability!r}: 0.95, say.")
+        raise UserError(f"probability must lie between 0 and 1, got {probability!r}: 0.95, say.")
     labels = _labels(tree, "typical_partition")
     n_samples = labels.shape[-1]
     if n_samples > _MOST_ROWS:
-        raise ValueError(
+        raise UserError(
             f"the tree has {n_samples} rows, but pairs of at most {_MOST_ROWS} are compared: count a sample of them."
         )
     labels = labels.astype(int)

@@ -15,6 +15,7 @@ from jaxgmm.counting.model import centred_data, component_prior, partition_prior
 from jaxgmm.counting.partition import Data
 from jaxgmm.counting.telescoping import Chain, Telescoping, start
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_rows
 
 
@@ -60,7 +61,7 @@ class TelescopingKernel(MCMCKernel):
         n_moves: int = 2,
     ) -> None:
         if not isinstance(prior, Prior | RichardsonGreen):
-            raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: Prior.default(x, 1).")
+            raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: Prior.default(x, 1).")
         self._n_features = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
         self._prior = component_prior(prior, None, np.empty((0, self._n_features)))
         most = check_count(max_components, "max_components")
@@ -81,7 +82,7 @@ class TelescopingKernel(MCMCKernel):
             ValueError: JAX in float32, labels or rows that can't be used.
         """
         if not jax.config.jax_enable_x64:
-            raise ValueError(
+            raise UserError(
                 "TelescopingKernel needs float64, but JAX is configured for float32, in which differences of evidences are "
                 "rounding: call jax.config.update('jax_enable_x64', True) first, or use jaxgmm.count_clusters."
             )
@@ -116,9 +117,9 @@ class TelescopingKernel(MCMCKernel):
             return np.zeros(shape, int)
         labels, largest = np.atleast_2d(np.asarray(given)), self._partition_prior.largest
         if labels.shape != shape or labels.dtype.kind not in "iu" or labels.min() < 0:
-            raise ValueError(f"init_params must be labels, whole numbers from 0 on of shape {shape}, got {given!r}.")
+            raise UserError(f"init_params must be labels, whole numbers from 0 on of shape {shape}, got {given!r}.")
         found = [np.unique(own, return_inverse=True) for own in labels]
         most = max(len(names) for names, _ in found)
         if most > largest:
-            raise ValueError(f"init_params has {most} clusters, but there are at most {largest} components: max_components.")
+            raise UserError(f"init_params has {most} clusters, but there are at most {largest} components: max_components.")
         return np.stack([own for _, own in found])

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
 from jaxgmm.bayes.trees.schema import encode_facts, facts_of, group_of, require
 from jaxgmm.counting.partition_prior import PartitionPrior
+from jaxgmm.tools.errors import UserError
 
 _DRAW = ("chain", "draw")
 _OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy", "rate")
@@ -90,7 +91,7 @@ def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 20
     require(tree, "cluster_count", posterior=("n_clusters", "n_components"), cluster_count=("prior",))
     for name, value, least in (("r_hat", r_hat, 1), ("ess", ess, 0), ("cut_off", cut_off, 0)):
         if not value >= least:
-            raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+            raise UserError(f"{name} must be at least {least}, got {value!r}.")
     posterior, facts = group_of(tree, "posterior"), facts_of(tree)
     clusters, components = posterior["n_clusters"].values, posterior["n_components"].values
     prior = group_of(tree, "cluster_count")["prior"].values

@@ -6,6 +6,7 @@ from jaxgmm.covariance.full import Full
 from jaxgmm.covariance.spherical import Spherical
 from jaxgmm.covariance.structure import Factor
 from jaxgmm.covariance.tied import Tied
+from jaxgmm.tools.errors import UserTypeError
 from jaxgmm.tools.validation import unknown
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Full(), Tied(), Diag(), Spherical())}
@@ -27,7 +28,7 @@ def get_family(name: str) -> Family:
         <covariance family 'tied', mclust EEE>
     """
     if not isinstance(name, str):
-        raise TypeError(f"family must be a string such as 'full', got {name!r}.")
+        raise UserTypeError(f"family must be a string such as 'full', got {name!r}.")
     if name not in _BY_ANY_NAME:
         raise unknown("family", name, _BY_ANY_NAME)
     return _BY_ANY_NAME[name]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance.structure import Factor, Structure
+from jaxgmm.tools.errors import UserError
 
 
 class ScalePrior(Protocol):
@@ -101,7 +102,7 @@ class Family(abc.ABC):
         Raises:
             ValueError: the family has none.
         """
-        raise ValueError(f"family {self.name!r} has no NumPyro prior: use 'full', 'tied', 'diag' or 'spherical'.")
+        raise UserError(f"family {self.name!r} has no NumPyro prior: use 'full', 'tied', 'diag' or 'spherical'.")
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Free parameters of a mixture of this family: weights, means and covariances."""

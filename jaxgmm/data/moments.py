@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import in_jit
 
 
@@ -26,7 +27,7 @@ def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float,
     fine = np.isfinite(scatter).all() and (variances < np.sqrt(info.max)).all()
     tiny = np.where(variances > 0, variances < np.sqrt(info.tiny), (mean != 0) & (np.abs(mean) < np.sqrt(info.tiny)))
     if not fine or tiny.any():
-        raise ValueError(
+        raise UserError(
             f"x has columns too large or too small for {info.dtype.name}: sums of squares {variances.tolist()} leave no room "
             "for products of covariances. Rescale its columns."
         )

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows, check_weights
 
 _ROWS_HASHED = 65536
@@ -89,7 +90,7 @@ def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArrayS
     rows = check_rows(x, "x", min_rows=min_rows)
     weight: Any = check_weights(sample_weight, rows.shape[0])
     if weight is not None and (np.asarray(weight) > 0).sum() < min_rows:
-        raise ValueError(f"sample_weight is positive for fewer than {min_rows} rows; a covariance needs more.")
+        raise UserError(f"sample_weight is positive for fewer than {min_rows} rows; a covariance needs more.")
     if weight is None:
         weight = np.ones(rows.shape[0], rows.dtype)
     return ArraySource(rows, weight)

@@ -22,7 +22,8 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
@@ -89,14 +90,14 @@ def fit(
         ('converged', [0.36, 0.64])
     """
     if is_traced(x, sample_weight, key) or in_jit():
-        raise TypeError("fit runs its own compiled loop on the host; inside jit, vmap or grad use e_step and m_step.")
+        raise UserTypeError("fit runs its own compiled loop on the host; inside jit, vmap or grad use e_step and m_step.")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init")
     if given is not None:
         n_starts = 1
-    max_steps = check_count(max_steps, "max_steps")
+    max_steps = check_steps(max_steps)
     step = step_of(check_fixed(fixed), stopping, acceleration, given)
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
@@ -124,20 +125,20 @@ def resolve_init(init: Any, n_components: int | None, family: str, source: Array
         if init not in METHODS:
             raise unknown("init", init, METHODS)
         if n_components is None:
-            raise ValueError(f"n_components is needed with init={init!r}; only responsibilities, labels or a GMM hold it.")
+            raise UserError(f"n_components is needed with init={init!r}; only responsibilities, labels or a GMM hold it.")
         return None, n_components, family
     if isinstance(init, GMM):
         if init.weights.ndim != 1:
-            raise ValueError(f"init is a GMM with leading axes {init.weights.shape[:-1]}; one mixture is needed.")
+            raise UserError(f"init is a GMM with leading axes {init.weights.shape[:-1]}; one mixture is needed.")
         if init.n_features != source.n_features:
-            raise ValueError(f"init is a GMM of {init.n_features} features, but x has {source.n_features} columns.")
+            raise UserError(f"init is a GMM of {init.n_features} features, but x has {source.n_features} columns.")
         if family not in ("full", init.family):
-            raise ValueError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
+            raise UserError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
         given, held, family = init, init.n_components, init.family
     else:
         given, held = check_assigned(init, source.n_samples)
     if n_components not in (None, held):
-        raise ValueError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
+        raise UserError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
     return given, held, family
 
 
@@ -148,11 +149,11 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
     if acceleration is not None and acceleration not in ACCELERATION:
         raise unknown("acceleration", acceleration, ACCELERATION)
     if acceleration and stopping == "aitken":
-        raise ValueError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
+        raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
     if fixed and not isinstance(given, GMM):
-        raise ValueError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
+        raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
     if len(fixed) == len(PARAMETERS):
-        raise ValueError("fixed names all three parameters: nothing is left to fit.")
+        raise UserError("fixed names all three parameters: nothing is left to fit.")
     step = EM(fixed, stopping)
     return Squarem(step) if acceleration else step
 
@@ -166,13 +167,13 @@ def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, 
     if prior is None:
         n_rows = int((np.asarray(source.weight) > 0).sum())
         if n_components > n_rows:
-            raise ValueError(
+            raise UserError(
                 f"n_components is {n_components}, but x has {n_rows} rows of positive weight: maximum likelihood needs at "
                 "least one row a component. Use fewer components, or prior='default'."
             )
         return None
     if not isinstance(prior, Prior):
-        raise TypeError(f"prior must be 'default', None or a Prior, got {type(prior).__name__}.")
+        raise UserTypeError(f"prior must be 'default', None or a Prior, got {type(prior).__name__}.")
     shapes = GMM.unchecked(
         np.empty(n_components), np.empty((n_components, source.n_features)), np.empty(()), family
     )  # fmt: skip
@@ -184,7 +185,7 @@ def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, 
 def check_mode_exists(concentration: Any) -> None:
     """Raises ValueError where the Dirichlet prior of the weights has no interior mode."""
     if (np.asarray(concentration) < 1).any():
-        raise ValueError(
+        raise UserError(
             f"prior.concentration is {np.asarray(concentration).tolist()}, but below 1 the Dirichlet density is "
             "infinite at weight 0, so no mode exists: use 1 or more for a fit, or a sampler, which needs no mode."
         )

@@ -21,6 +21,7 @@ from jaxgmm.model.statistics import recentre
 from jaxgmm.model.steps import maximise
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_key, floating, in_jit, is_traced, key_data, unknown
 
 METHODS = ("k-means++", "random")
@@ -67,7 +68,7 @@ def initialise(
     if init not in METHODS:
         raise unknown("init", init, METHODS)
     if is_traced(x, sample_weight, key) or in_jit():
-        raise TypeError("initialise works on the host, outside jit, vmap and grad: call it before, and pass its GMM in.")
+        raise UserTypeError("initialise works on the host, outside jit, vmap and grad: call it before, and pass its GMM in.")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     n_components = check_count(n_components, "n_components")
@@ -215,21 +216,21 @@ def check_assigned(init: Any, n_samples: int) -> tuple[Any, int]:
     """
     array = np.asarray(floating(init, "init")) if np.ndim(init) == 2 else np.asarray(init)
     if array.ndim not in (1, 2) or array.shape[0] != n_samples:
-        raise ValueError(
+        raise UserError(
             f"init has shape {array.shape}; (N,) labels or (N, K) responsibilities of the {n_samples} rows are needed."
         )
     if array.ndim == 1:
         if array.dtype.kind not in "iu":
-            raise TypeError(
+            raise UserTypeError(
                 f"init labels must be whole numbers, got dtype {array.dtype}: np.unique(init, return_inverse=True)[1]."
             )
         found = np.unique(array)
         if found[0] != 0 or found[-1] != found.size - 1:
-            raise ValueError(f"init labels must be 0..K-1 with every label used, got {found[:10].tolist()}.")
+            raise UserError(f"init labels must be 0..K-1 with every label used, got {found[:10].tolist()}.")
         return array.astype(np.int32), found.size
     if not np.isfinite(array).all() or (array < 0).any() or (abs(array.sum(1) - 1) > 1e-4).any():
-        raise ValueError("init responsibilities must be non-negative, finite, and add up to one in every row.")
+        raise UserError("init responsibilities must be non-negative, finite, and add up to one in every row.")
     if (array.sum(0) == 0).any():
         empty = np.flatnonzero(array.sum(0) == 0).tolist()
-        raise ValueError(f"init responsibilities give component {empty} no rows: drop these columns.")
+        raise UserError(f"init responsibilities give component {empty} no rows: drop these columns.")
     return array, array.shape[1]

@@ -18,9 +18,19 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.model.density import Components, by_rows, components_of, log_weights
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
 from jaxgmm.tools.pytree import pytree, unchecked
-from jaxgmm.tools.validation import check_count, check_key, check_rows, check_single, check_weights, floating, is_traced
+from jaxgmm.tools.validation import (
+    check_count,
+    check_key,
+    check_path,
+    check_rows,
+    check_single,
+    check_weights,
+    floating,
+    is_traced,
+)
 
 PARAMETERS = ("weights", "means", "covariances")
 _FORMAT, _KIND = 1, "jaxgmm.GMM"  # of files
@@ -226,12 +236,12 @@ class GMM:
         check_single(self.weights, "g.condition(features, values)")
         given = _check_features(features, self.n_features, "features")
         if given.size == self.n_features:
-            raise ValueError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
+            raise UserError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
         given_values = floating(values, "values")
         if given_values.shape != given.shape:
-            raise ValueError(f"values has shape {given_values.shape}; one for each of the {given.size} features is needed.")
+            raise UserError(f"values has shape {given_values.shape}; one for each of the {given.size} features is needed.")
         if not is_traced(given_values) and not np.isfinite(np.asarray(given_values)).all():
-            raise ValueError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
+            raise UserError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
         rest = np.setdiff1d(np.arange(self.n_features), given)
         known, left = tuple(given.tolist()), tuple(rest.tolist())
         return precision.derive(lambda gmm, point: _condition(gmm, known, left, point), self, given_values)
@@ -261,7 +271,7 @@ class GMM:
 
     def save(self, path: str | Path) -> Path:
         """Write the mixture to a `.npz` file, read back by `jaxgmm.load`. Returns the path, as NumPy completes it."""
-        path = Path(path)
+        path = check_path(path)
         if path.suffix != ".npz":
             path = path.with_name(path.name + ".npz")
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in PARAMETERS}
@@ -306,23 +316,23 @@ def load(path: str | Path) -> GMM:
         >>> jg.load(jg.GMM([1.0], [[0.0]], [1.0], "spherical").save(path)).family
         'spherical'
     """
-    path = Path(path)
+    path = check_path(path)
     try:
         arrays, (header,) = read_arrays(path, "header")
         leaves: dict[str, Any] = {name: arrays[name] for name in PARAMETERS}
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except (DamagedFileError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a whole jaxgmm mixture ({error}): it may be cut short, or of another program."
         ) from None
     if not isinstance(header, dict) or header.get("kind") != _KIND:
-        raise ValueError(f"{path} does not hold a jaxgmm mixture.")
+        raise UserError(f"{path} does not hold a jaxgmm mixture.")
     form, family = header.get("format", 0), header.get("family")
     if not isinstance(form, int) or not isinstance(family, str):
-        raise ValueError(f"{path} does not hold a jaxgmm mixture: its header says {json.dumps(header)[:200]}.")
+        raise UserError(f"{path} does not hold a jaxgmm mixture: its header says {json.dumps(header)[:200]}.")
     if form > _FORMAT:
-        raise ValueError(f"{path} has format {form}; this version reads up to {_FORMAT}: update jaxgmm.")
+        raise UserError(f"{path} has format {form}; this version reads up to {_FORMAT}: update jaxgmm.")
     return GMM(**leaves, family=family)
 
 
@@ -429,26 +439,26 @@ def draw_rows(gmm: GMM, key: Array, n_samples: int) -> tuple[Float[Array, "N D"]
 def _check_features(features: Sequence[int], n_features: int, name: str) -> np.ndarray:
     index = np.atleast_1d(np.asarray(features))
     if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be a list of column indices, got {features!r}.")
+        raise UserError(f"{name} must be a list of column indices, got {features!r}.")
     if (index < 0).any() or (index >= n_features).any():
-        raise ValueError(f"{name} {index.tolist()} must lie in 0..{n_features - 1}, the mixture's features.")
+        raise UserError(f"{name} {index.tolist()} must lie in 0..{n_features - 1}, the mixture's features.")
     if np.unique(index).size != index.size:
-        raise ValueError(f"{name} {index.tolist()} names a feature twice.")
+        raise UserError(f"{name} {index.tolist()} names a feature twice.")
     return index
 
 
 def _check_shapes(gmm: GMM) -> None:
     weights, means, covariances = gmm.weights, gmm.means, gmm.covariances
     if weights.ndim < 1 or weights.shape[-1] < 1:
-        raise ValueError(f"weights has shape {weights.shape}; one weight for each of K >= 1 components is needed, (K,).")
+        raise UserError(f"weights has shape {weights.shape}; one weight for each of K >= 1 components is needed, (K,).")
     leading, k = weights.shape[:-1], weights.shape[-1]
     if means.ndim != weights.ndim + 1 or means.shape[:-1] != weights.shape or means.shape[-1] < 1:
-        raise ValueError(
+        raise UserError(
             f"means has shape {means.shape}, but weights has shape {weights.shape}: means must be {(*leading, k)} x features."
         )
     wanted = leading + _family(gmm).shape(k, means.shape[-1])
     if covariances.shape != wanted:
-        raise ValueError(
+        raise UserError(
             f"covariances has shape {covariances.shape}, but family {gmm.family!r} with {k} components and "
             f"{means.shape[-1]} features needs {wanted}: pass another family, or reshape."
         )
@@ -458,16 +468,16 @@ def _check_values(gmm: GMM) -> None:
     weights, means, covariances = (np.asarray(leaf) for leaf in jax.tree.leaves(gmm))
     tolerance = 10 * weights.shape[-1] * float(jnp.finfo(weights.dtype).eps) + 1e-6
     if not np.isfinite(weights).all() or (weights < 0).any() or (abs(weights.sum(-1) - 1) > tolerance).any():
-        raise ValueError(
+        raise UserError(
             f"weights must be non-negative and sum to one, got {weights.tolist()} with sum {weights.sum(-1).tolist()}: "
             "weights / weights.sum() if they are counts."
         )
     if not np.isfinite(means).all():
-        raise ValueError(f"means must be finite, got {means.tolist()}.")
+        raise UserError(f"means must be finite, got {means.tolist()}.")
     if not np.isfinite(covariances).all():
-        raise ValueError("covariances must be finite; some entries are NaN or infinite.")
+        raise UserError("covariances must be finite; some entries are NaN or infinite.")
     bad = _family(gmm).structure.flaw(covariances.astype(float), means.shape[-1])
     if bad:
-        raise ValueError(
+        raise UserError(
             f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
         )

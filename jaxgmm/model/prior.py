@@ -15,6 +15,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import proper_covariance
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, floating, is_traced
 
@@ -140,14 +141,14 @@ class Prior:
     def check_fits(self, gmm: GMM) -> None:
         """Raises ValueError where the prior is for another family or number of features or components than `gmm`."""
         if self.family != gmm.family:
-            raise ValueError(
+            raise UserError(
                 f"prior is for family {self.family!r}, the mixture is {gmm.family!r}: "
                 f"Prior.default(x, n_components, {gmm.family!r})."
             )
         if np.shape(self.mean)[-1:] != (gmm.n_features,):
-            raise ValueError(f"prior.mean has shape {np.shape(self.mean)}, but the mixture has {gmm.n_features} features.")
+            raise UserError(f"prior.mean has shape {np.shape(self.mean)}, but the mixture has {gmm.n_features} features.")
         if np.shape(self.concentration) not in ((), (gmm.n_components,)):
-            raise ValueError(
+            raise UserError(
                 f"prior.concentration has shape {np.shape(self.concentration)}; "
                 f"one number, or one for each of the {gmm.n_components} components, is needed."
             )
@@ -188,36 +189,34 @@ def log_normaliser(prior: Prior, active: Any, xp: Any, gammaln: Any) -> Any:
 def _check_shapes(prior: Prior) -> None:
     mean, scale = prior.mean, prior.scale
     if mean.ndim != 1 or mean.size == 0:
-        raise ValueError(f"mean has shape {mean.shape}; one number for each feature is needed, (D,).")
+        raise UserError(f"mean has shape {mean.shape}; one number for each feature is needed, (D,).")
     if prior.concentration.ndim > 1:
-        raise ValueError(f"concentration has shape {prior.concentration.shape}; () or (K,) is needed.")
+        raise UserError(f"concentration has shape {prior.concentration.shape}; () or (K,) is needed.")
     for name in ("mean_precision", "degrees_of_freedom"):
         if getattr(prior, name).ndim:
-            raise ValueError(f"{name} must be one number, got shape {getattr(prior, name).shape}.")
+            raise UserError(f"{name} must be one number, got shape {getattr(prior, name).shape}.")
     wanted = get_family(prior.family).scale_shape(mean.size)
     if scale.shape != wanted:
-        raise ValueError(
-            f"scale has shape {scale.shape}, but family {prior.family!r} with {mean.size} features needs {wanted}."
-        )
+        raise UserError(f"scale has shape {scale.shape}, but family {prior.family!r} with {mean.size} features needs {wanted}.")
 
 
 def _check_values(prior: Prior) -> None:
     values = {name: np.asarray(getattr(prior, name)) for name in _FIELDS}
     for name, value in values.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"{name} must be finite, got {value.tolist()}.")
+            raise UserError(f"{name} must be finite, got {value.tolist()}.")
     n_features, scale = values["mean"].size, values["scale"].astype(float)
     if (values["concentration"] <= 0).any():
-        raise ValueError(f"concentration must be positive, got {values['concentration'].tolist()}: 1 is uniform.")
+        raise UserError(f"concentration must be positive, got {values['concentration'].tolist()}: 1 is uniform.")
     if values["mean_precision"] <= 0:
-        raise ValueError(f"mean_precision must be positive, got {values['mean_precision']}: 0.01 is a weak choice.")
+        raise UserError(f"mean_precision must be positive, got {values['mean_precision']}: 0.01 is a weak choice.")
     least = n_features - 1 if scale.ndim == 2 else 0
     if values["degrees_of_freedom"] <= least:
-        raise ValueError(
+        raise UserError(
             f"degrees_of_freedom must be more than {least} for family {prior.family!r} with {n_features} features, "
             f"got {values['degrees_of_freedom']}: {n_features + 2} is a weak choice."
         )
     if scale.ndim == 2 and abs(scale - scale.T).max() > 1e-6 * abs(scale).max():
-        raise ValueError("scale must be symmetric: (scale + scale.T) / 2.")
+        raise UserError("scale must be symmetric: (scale + scale.T) / 2.")
     if (np.linalg.eigvalsh(scale) if scale.ndim == 2 else np.atleast_1d(scale)).min() <= 0:
-        raise ValueError("scale must be positive definite; a zero would let covariances go singular.")
+        raise UserError("scale must be positive definite; a zero would let covariances go singular.")

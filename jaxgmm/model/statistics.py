@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import is_traced
 
 
@@ -40,7 +41,7 @@ class Statistics:
         if same and not is_traced(self.centre, other.centre):
             same = bool((np.asarray(self.centre) == np.asarray(other.centre)).all())
         if not same:
-            raise ValueError("Statistics add up only if they come from the same mixture: these have other centres or shapes.")
+            raise UserError("Statistics add up only if they come from the same mixture: these have other centres or shapes.")
         return Statistics(
             self.counts + other.counts,
             self.sums + other.sums,

@@ -11,6 +11,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
 from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows
 
 # Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
@@ -58,13 +59,13 @@ def checked(
         ValueError: bad data, another number of names than features, or a figure for another number of features.
     """
     if n_features is not None and gmm.n_features != n_features:
-        raise ValueError(
+        raise UserError(
             f"this figure is for {n_features} feature{'s' * (n_features > 1)}, the mixture has {gmm.n_features}: "
             "draw plots.components(gmm, x), or gmm.marginal([...]) with those columns of x."
         )
     names = [f"x{i}" for i in range(gmm.n_features)] if feature_names is None else [str(name) for name in feature_names]
     if len(names) != gmm.n_features:
-        raise ValueError(f"feature_names has {len(names)} names, the mixture has {gmm.n_features} features: {names}.")
+        raise UserError(f"feature_names has {len(names)} names, the mixture has {gmm.n_features} features: {names}.")
     return np.asarray(check_rows(x, n_features=gmm.n_features), float), names
 
 

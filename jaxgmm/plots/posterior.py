@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, check_weights
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def intervals(
     draws, names = _draws(tree, feature_names)
     n_components, n_features = draws.means.shape[1:]
     if gmm is not None and gmm.means.shape != (n_components, n_features):
-        raise ValueError(f"gmm has means of shape {gmm.means.shape}, the draws of {(n_components, n_features)}.")
+        raise UserError(f"gmm has means of shape {gmm.means.shape}, the draws of {(n_components, n_features)}.")
     shown = min(n_features, max_features)
     figure = Figure(figsize=(2.6 * (1 + shown), 1.7 + 0.7 * n_components), layout="constrained")
     axes = figure.subplots(2, 1 + shown, squeeze=False, sharey=True)

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgba
 
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count
 
 _SMALL, _LARGE = 8.0, 90.0  # areas of points, points^2
@@ -62,8 +63,8 @@ def uncertainty(
 def _two(features: Sequence[int], n_features: int) -> tuple[int, int]:
     given = [check_count(feature, "features", least=0) for feature in features]
     if len(given) != 2 or given[0] == given[1]:
-        raise ValueError(f"features must be two columns, got {list(features)}.")
+        raise UserError(f"features must be two columns, got {list(features)}.")
     for feature in given:
         if feature >= n_features:
-            raise ValueError(f"features {given} must lie in 0..{n_features - 1}, the mixture's features.")
+            raise UserError(f"features {given} must lie in 0..{n_features - 1}, the mixture's features.")
     return given[0], given[1]

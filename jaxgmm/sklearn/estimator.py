@@ -14,8 +14,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxgmm.covariance import FAMILIES
 from jaxgmm.model.mixture import GMM
 from jaxgmm.sklearn.expectation import Expectation, assigned_moments
-from jaxgmm.sklearn.parallel import forked, single_threaded_blas
+from jaxgmm.sklearn.parallel import single_threaded_blas
 from jaxgmm.sklearn.rows import Rows
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.forks import forked, needs_jax
 from jaxgmm.tools.validation import in_jit
 
 _BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
@@ -90,7 +92,7 @@ class CompiledMixture:
         try:
             # K matrices of D x D are too small for BLAS's threads: where cores are busy, waiting for them takes milliseconds.
             # Within a function that JAX traces, rows are numbers all the same. Elsewhere it would trace constants one by one.
-            with single_threaded_blas(), jax.ensure_compile_time_eval() if in_jit() else nullcontext():
+            with single_threaded_blas(), jax.ensure_compile_time_eval() if not forked() and in_jit() else nullcontext():
                 super().fit_predict(X)  # type: ignore[misc]
         finally:
             for name in ("_sample_weight", "_rows", "_finished"):
@@ -137,7 +139,7 @@ class CompiledMixture:
                 _, rows = kmeans_plusplus(X, n_components, sample_weight=weight, random_state=random_state)
                 start[rows, components] = 1
             case unknown:
-                raise ValueError(f"init_params must be one of kmeans, k-means++, random, random_from_data; got {unknown!r}.")
+                raise UserError(f"init_params must be one of kmeans, k-means++, random, random_from_data; got {unknown!r}.")
         return start
 
     def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
@@ -193,7 +195,7 @@ class CompiledMixture:
             TypeError: an estimator of another class.
         """
         if not isinstance(estimator, cls._sklearn):
-            raise TypeError(f"estimator must be a sklearn.mixture.{cls.__name__}, got {type(estimator).__name__}.")
+            raise UserTypeError(f"estimator must be a sklearn.mixture.{cls.__name__}, got {type(estimator).__name__}.")
         ours = cls.__new__(cls)  # the __init__ of a subclass may need arguments
         ours.__dict__.update(copy.deepcopy(estimator.__dict__))
         return ours
@@ -202,8 +204,5 @@ class CompiledMixture:
 def not_compiled(what: str, x: Any) -> Exception:
     """Why what only the compiled E-step knows of can't be had."""
     if isinstance(x, np.ndarray):
-        return RuntimeError(
-            f"{what} needs JAX, which doesn't run in the fork of a process that ran it: start processes by multiprocessing's "
-            '"spawn" or joblib\'s "loky" (its default).'
-        )
-    return ValueError(f"{what} is for NumPy rows, got {type(x).__name__}: pass NumPy rows, or no {what}.")
+        return needs_jax(what)
+    return UserError(f"{what} is for NumPy rows, got {type(x).__name__}: pass NumPy rows, or no {what}.")

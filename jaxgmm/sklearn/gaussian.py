@@ -19,6 +19,7 @@ from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
 from jaxgmm.sklearn.parallel import float64
 from jaxgmm.sklearn.rows import Rows
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 
 _DEFAULT_REG_COVAR = 1e-6
 
@@ -121,7 +122,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             array([1])
         """
         if np.ndim(gmm.weights) != 1:
-            raise ValueError(f"gmm has leading axes {np.shape(gmm.weights)[:-1]}; one mixture is needed.")
+            raise UserError(f"gmm has leading axes {np.shape(gmm.weights)[:-1]}; one mixture is needed.")
         ours = cls(gmm.n_components, covariance_type=gmm.family, **parameters)
         weights, means, covariances = (np.array(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
         ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, gmm.family)))
@@ -145,7 +146,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         if (rows := self._rows) is None:
             raise not_compiled("prior", X)
         if self.reg_covar not in (0, _DEFAULT_REG_COVAR):
-            raise ValueError(
+            raise UserError(
                 f"reg_covar is {self.reg_covar!r}, but with a prior it isn't used: the prior keeps covariances from going "
                 "singular. Leave reg_covar out, or raise prior.scale."
             )

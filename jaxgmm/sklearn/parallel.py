@@ -1,7 +1,6 @@
 """What a fit shares with other threads and processes: JAX's float64, BLAS's threads, and what a fork leaves of both."""
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ _turn = threading.Lock()
 _counting = threading.Lock()
 _fits = 0  # that overlap
 _first: Any = None  # limit, of the first of them, which knows what was before
-_forked = False
 
 
 @contextmanager
@@ -47,16 +45,9 @@ def single_threaded_blas() -> Iterator[None]:
                     pass
 
 
-def forked() -> bool:
-    """Is this process the fork of one that ran JAX? It lacks JAX's threads, and would wait for them forever."""
-    return _forked
-
-
 def _after_fork() -> None:
-    global _turn, _counting, _fits, _forked
+    global _turn, _counting, _fits
     _turn, _counting, _fits = threading.Lock(), threading.Lock(), 0  # other threads, gone now, may have been in fits
-    # Private, since to ask JAX for its backends is to start them.
-    _forked = bool(getattr(sys.modules.get("jax._src.xla_bridge"), "_backends", True))
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxgmm.tools.errors import UserError
+
 # What np.load and json raise for files that were cut short, hold something else, or were made to confuse them.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RecursionError, MemoryError)
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(UserError):
     """A file that can't be read as what it should be; says why."""
 
 

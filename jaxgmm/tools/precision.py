@@ -2,7 +2,8 @@
 
 On a CPU float64 costs little and rounding is a real enemy, so everything called eagerly computes in float64, inside a
 local `jax.enable_x64(True)`, and hands back the dtype of the data. On accelerators, and inside a user's own jit, grad or
-vmap, the dtype is the one that is there. The global configuration never changes.
+vmap, the dtype is the one that is there. The global configuration never changes. What computes comes by here, so it is here
+that forks of a process that ran JAX are told to stop.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgmm.tools.forks import check_not_forked
 from jaxgmm.tools.validation import in_jit, is_traced
 
 
@@ -81,6 +83,7 @@ def platform(x: Any) -> str:
 
 def compute_dtype(x: Any, *others: Any) -> np.dtype:
     """The dtype to compute in for data `x`; `others` are the further arguments of the call, traced or not."""
+    check_not_forked()
     if is_traced(x, *others) or in_jit() or platform(x) != "cpu":
         return result_dtype(x)
     return np.dtype(np.float64)
@@ -88,6 +91,7 @@ def compute_dtype(x: Any, *others: Any) -> np.dtype:
 
 def scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
     """A context in which arrays of `dtype` exist."""
+    check_not_forked()
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
 

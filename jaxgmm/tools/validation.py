@@ -1,7 +1,9 @@
 """Checks of what users hand in: each error names the argument, the value and the way out, before any compute."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.forks import check_not_forked
+
+MOST_STEPS = 10_000_000  # of any loop that keeps its objective after each
 _SHOWN = 5  # offending rows named in a message
 
 
@@ -18,16 +24,18 @@ def is_traced(*values: Any) -> bool:
 
 
 def in_jit() -> bool:
-    """True while a function is being compiled, even if no traced value has come our way (closures)."""
+    """True while a function is being compiled, even if no traced value has come our way (closures). RuntimeError in a fork."""
+    check_not_forked()  # the zeros may have to be compiled
     return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def check_key(key: Any) -> None:
-    """Raises TypeError where `key` isn't one PRNG key."""
+    """Raises TypeError where `key` isn't one PRNG key, RuntimeError where nothing can be drawn with it: in a fork."""
+    check_not_forked()
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
     if not typed and not (dtype == np.uint32 and key.ndim == 1):
-        raise TypeError(f"key must be one PRNG key, such as jax.random.key(0), got {key!r}.")
+        raise UserTypeError(f"key must be one PRNG key, such as jax.random.key(0), got {key!r}.")
 
 
 def key_data(key: Any) -> Any:
@@ -36,19 +44,20 @@ def key_data(key: Any) -> Any:
 
 
 def check_single(weights: Any, call: str) -> None:
-    """Raises ValueError where a mixture has leading axes: it is many, and `vmap` maps over them."""
+    """Raises ValueError where a mixture has leading axes: it is many, and `vmap` maps over them. RuntimeError in a fork."""
+    check_not_forked()
     if np.ndim(weights) != 1:
-        raise ValueError(
+        raise UserError(
             f"this GMM has leading axes {np.shape(weights)[:-1]}, so it is many mixtures: jax.vmap(lambda g: {call})(gmm)."
         )
 
 
-def unknown(what: str, value: object, choices: Iterable[str]) -> ValueError:
+def unknown(what: str, value: object, choices: Iterable[str]) -> UserError:
     """The error for a name that isn't one of `choices`, with the nearest one."""
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return ValueError(f"unknown {what} {value!r}{hint} Choose from {', '.join(choices)}.")
+    return UserError(f"unknown {what} {value!r}{hint} Choose from {', '.join(choices)}.")
 
 
 def rows_named(bad: np.ndarray) -> str:
@@ -77,10 +86,10 @@ def floating(x: Any, name: str) -> Any:
         try:
             array = np.asarray(x)
         except ValueError as error:
-            raise ValueError(f"{name} is not a rectangular array: {error}. Give every row the same length.") from None
+            raise UserError(f"{name} is not a rectangular array: {error}. Give every row the same length.") from None
     kind = array.dtype.kind
     if np.ma.is_masked(x):
-        raise ValueError(f"{name} is a masked array with masked entries. Missing values aren't supported yet: drop these rows.")
+        raise UserError(f"{name} is a masked array with masked entries. Missing values aren't supported yet: drop these rows.")
     if kind in "biu" or (kind == "f" and array.dtype.itemsize > 8):
         return array.astype(float)
     if not array.dtype.isnative:
@@ -89,7 +98,7 @@ def floating(x: Any, name: str) -> Any:
         # A view of one's own: JAX 0.12 remembers the device's copy of an array object that NumPyro has run on, in float32, and
         # would hand it out again inside `enable_x64`.
         return array.view() if isinstance(array, np.ndarray) else array
-    raise TypeError(
+    raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."
     )
@@ -110,32 +119,32 @@ def check_rows(x: Any, name: str = "x", *, n_features: int | None = None, min_ro
     """
     array = floating(x, name)
     if array.ndim == 1:
-        raise ValueError(
+        raise UserError(
             f"{name} has shape {array.shape}, one dimension, but rows x columns are needed: "
             f"{name}.reshape(-1, 1) if it holds one feature, {name}.reshape(1, -1) if it is one sample."
         )
     if array.ndim != 2:
-        raise ValueError(f"{name} has shape {array.shape}; two dimensions are needed, (n_samples, n_features).")
+        raise UserError(f"{name} has shape {array.shape}; two dimensions are needed, (n_samples, n_features).")
     if array.shape[0] == 0 or array.shape[1] == 0:
-        raise ValueError(f"{name} is empty: shape {array.shape}. Give at least one row and one column.")
+        raise UserError(f"{name} is empty: shape {array.shape}. Give at least one row and one column.")
     if n_features is not None and array.shape[1] != n_features:
-        raise ValueError(
+        raise UserError(
             f"{name} has {array.shape[1]} columns, but the mixture has {n_features} features: "
             "give the same columns in the same order."
         )
     if array.shape[0] < min_rows:
-        raise ValueError(f"{name} has {array.shape[0]} row, but at least {min_rows} are needed to estimate a covariance.")
+        raise UserError(f"{name} has {array.shape[0]} row, but at least {min_rows} are needed to estimate a covariance.")
     if not is_traced(array):
         host = np.asarray(array)
         finite = _finite_rows(host)
         if not finite.all():
             if np.isnan(host).any():
                 where = rows_named(np.isnan(host).any(axis=1))
-                raise ValueError(
+                raise UserError(
                     f"{name} has missing values (NaN) in {where}. Missing values aren't supported yet: "
                     f"drop these rows, {name}[~np.isnan({name}).any(axis=1)], or impute them."
                 )
-            raise ValueError(f"{name} has infinite values in {rows_named(~finite)}. Drop or clip them.")
+            raise UserError(f"{name} has infinite values in {rows_named(~finite)}. Drop or clip them.")
     return array
 
 
@@ -149,15 +158,15 @@ def check_weights(sample_weight: Any, n_samples: int) -> Float[Array, " N"] | No
         return None
     weight = floating(sample_weight, "sample_weight")
     if weight.shape != (n_samples,):
-        raise ValueError(f"sample_weight has shape {weight.shape}; one weight a row is needed, ({n_samples},).")
+        raise UserError(f"sample_weight has shape {weight.shape}; one weight a row is needed, ({n_samples},).")
     if not is_traced(weight):
         host = np.asarray(weight)
         if not np.isfinite(host).all():
-            raise ValueError(f"sample_weight is NaN or infinite in {rows_named(~np.isfinite(host))}.")
+            raise UserError(f"sample_weight is NaN or infinite in {rows_named(~np.isfinite(host))}.")
         if (host < 0).any():
-            raise ValueError(f"sample_weight is negative in {rows_named(host < 0)}; weights count rows, so 0 is the least.")
+            raise UserError(f"sample_weight is negative in {rows_named(host < 0)}; weights count rows, so 0 is the least.")
         if not host.any():
-            raise ValueError("sample_weight is zero for every row, so there are no data. Give some rows a positive weight.")
+            raise UserError("sample_weight is zero for every row, so there are no data. Give some rows a positive weight.")
     return weight
 
 
@@ -169,7 +178,7 @@ def is_finite_number(value: Any) -> bool:
 def check_rtol(rtol: Any) -> None:
     """Raises ValueError where `rtol` isn't a number of at least 0."""
     if not is_finite_number(rtol) or rtol < 0:
-        raise ValueError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
+        raise UserError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
 
 
 def check_count(value: Any, name: str, least: int = 1) -> int:
@@ -180,7 +189,34 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
         ValueError: too small.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
+        raise UserTypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
+        raise UserError(f"{name} must be at least {least}, got {value}.")
     return int(value)
+
+
+def check_steps(max_steps: Any) -> int:
+    """`max_steps` as an int of at least 1 that memory has room for: loops keep their objective after each step.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too small or too large.
+    """
+    max_steps = check_count(max_steps, "max_steps")
+    if max_steps > MOST_STEPS:
+        raise UserError(
+            f"max_steps must be at most {MOST_STEPS}, got {max_steps}: the objective after each step is kept in memory. "
+            "What has not converged by then needs a larger rtol, or another start."
+        )
+    return max_steps
+
+
+def check_path(path: Any, name: str = "path") -> Path:
+    """`path` as a Path.
+
+    Raises:
+        TypeError: not a string or a path, such as None or an open file.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UserTypeError(f"{name} must be a string or a pathlib.Path, got {path!r} ({type(path).__name__}).")
+    return Path(path)

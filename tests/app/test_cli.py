@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from scipy.special import logsumexp
 from scipy.stats import chi2, multivariate_normal
 
 import jaxgmm as jg
-from jaxgmm.app import cli
+from jaxgmm.app import cli, output
 from jaxgmm.app.tables import read_table
+from jaxgmm.tools.errors import UserError, UserTypeError
 
 # A process of its own starts with x64 off; the command line must compute in float64 all the same.
 pytestmark = pytest.mark.default_precision
@@ -403,7 +405,7 @@ def test_shipped_data_with_missing_values(tmp_path, jaxgmm):
 
 
 def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
-    # Raised in a frame of ours, but by no `raise` of ours: calling None is a bug, not a wrong input.
+    # Calling None is a bug, not a wrong input.
     monkeypatch.setattr("jaxgmm.app.run.read_rows", None)
     with pytest.raises(TypeError, match="not callable"):
         cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(tmp_path / "run")])
@@ -413,6 +415,38 @@ def test_an_error_of_other_packages_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxgmm.app.run.read_rows", lambda data: np.zeros(2).reshape(3, 3))
     with pytest.raises(ValueError, match="cannot reshape"):
         cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(ValueError, False), (TypeError, False), (UserError, True), (UserTypeError, True)]
+)
+def test_the_class_of_an_error_says_whom_it_is_for(tmp_path, monkeypatch, capsys, error, shown):
+    def read_rows(data):
+        raise error("what happened")
+
+    monkeypatch.setattr("jaxgmm.app.run.read_rows", read_rows)
+    with pytest.raises(SystemExit if shown else error) as caught:
+        cli.main(["run", str(CONFIGS / "faithful.toml"), "--output", str(tmp_path / "run")])
+    assert capsys.readouterr().err == ("error: what happened\n" if shown else "")
+    assert not shown or caught.value.code == 2
+
+
+@pytest.mark.parametrize(("error", "kind"), [(ValueError, "ValueError: "), (UserError, ""), (UserTypeError, "")])
+def test_the_record_of_a_failure_names_the_class_of_a_bug(tmp_path, error, kind):
+    with pytest.raises(error), output.failure_recorded(tmp_path):
+        raise error("what happened")
+    assert output.failure(tmp_path) == f"failed in start: {kind}what happened"
+
+
+def test_no_raise_of_the_package_is_of_a_class_for_bugs():
+    """A user's error of a bare class would end in a traceback. The one that is left never leaves its function."""
+    bare = [
+        f"{path.name}: {line.strip()}"
+        for path in Path(jg.__file__).parent.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\b(raise|return) (ValueError|TypeError)\(", line)
+    ]
+    assert bare == ['files.py: raise ValueError("it holds a single array")']
 
 
 def test_debugging_shows_the_traceback(monkeypatch):

@@ -10,6 +10,7 @@ from jaxgmm.app.config.fit import CompareTable, FitTable, PriorTable
 from jaxgmm.app.config.posterior import PosteriorTable, ThresholdsTable
 from jaxgmm.app.config.strict import StrictTable
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError
 
 
 class Config(StrictTable):
@@ -36,26 +37,26 @@ class Config(StrictTable):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.fit is self.compare is self.count is None:
-            raise ValueError("[fit] is missing: name there the model to fit, or several in [compare], or let [count] find K")
+            raise UserError("[fit] is missing: name there the model to fit, or several in [compare], or let [count] find K")
         if self.fit is not None and self.compare is not None:
-            raise ValueError("[fit] and [compare] are both there, but the run's fit is that of one of them: remove the other")
+            raise UserError("[fit] and [compare] are both there, but the run's fit is that of one of them: remove the other")
         for name, own in (("posterior", self.posterior), ("count", self.count)):
             if own is not None and own.prior != "richardson-green" and self.prior.kind == "none":
-                raise ValueError(
+                raise UserError(
                     f"[{name}] needs a prior, but prior.kind = 'none', maximum likelihood: set prior.kind = 'default', or "
                     f"remove [{name}]"
                 )
         if self.prior.kind == "none" and self.compare is not None and (self.compare.loo or self.compare.elbo):
             name = "loo" if self.compare.loo else "elbo"
-            raise ValueError(f"compare.{name} needs a prior, but prior.kind = 'none': set prior.kind = 'default', or remove it")
+            raise UserError(f"compare.{name} needs a prior, but prior.kind = 'none': set prior.kind = 'default', or remove it")
         if self.count is not None:
             self._check_count()
         if self.posterior is None:
             return self
         if self.posterior.prior == "richardson-green" and self.fit is None:
-            raise ValueError("posterior.prior = 'richardson-green' is for one family: name it in [fit], instead of [compare]")
+            raise UserError("posterior.prior = 'richardson-green' is for one family: name it in [fit], instead of [compare]")
         if self.posterior.prior == "richardson-green" and self.fit and not get_family(self.fit.family).per_component:
-            raise ValueError(
+            raise UserError(
                 f"posterior.prior = 'richardson-green' gives each component its own variance, but fit.family = "
                 f"{self.fit.family!r}: set fit.family = 'spherical'"
             )
@@ -68,7 +69,7 @@ class Config(StrictTable):
 
     def _check_count(self) -> None:
         if self.data.sample_weight is not None:
-            raise ValueError("[count] has no weights of rows: remove data.sample_weight, or [count]")
+            raise UserError("[count] has no weights of rows: remove data.sample_weight, or [count]")
         if self.count is not None and self.count.family is not None:
             return
         key, families = "compare.families", () if self.compare is None else self.compare.families
@@ -76,7 +77,7 @@ class Config(StrictTable):
             key, families = "fit.family", (self.fit.family,)
         for family in families:
             if family not in COUNTED_FAMILIES:
-                raise ValueError(
+                raise UserError(
                     f"[count] is for components that don't share parameters, {', '.join(COUNTED_FAMILIES)}, but {key} has "
                     f"{family!r}: choose among these, set count.family to one of them, or remove [count]"
                 )

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jaxgmm.app.config.strict import Positive, Seed, StrictTable
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import is_finite_number
 
 # As `jaxgmm.bayes` has them, without importing it.
@@ -76,7 +77,7 @@ class CountTable(StrictTable):
     def _counted(cls, name: str | None) -> str | None:
         name = None if name is None else get_family(name).name
         if name not in (None, *COUNTED_FAMILIES):
-            raise ValueError(f"give one whose components don't share parameters, {', '.join(COUNTED_FAMILIES)}, not {name!r}")
+            raise UserError(f"give one whose components don't share parameters, {', '.join(COUNTED_FAMILIES)}, not {name!r}")
         return name
 
     @field_validator("n_components", mode="plain")
@@ -87,7 +88,7 @@ class CountTable(StrictTable):
         if isinstance(value, list | tuple) and all(_is_number(p) and p >= 0 for p in value) and sum(value) > 0:
             return tuple(map(float, value))
         names = ", ".join(map(repr, N_COMPONENTS))
-        raise ValueError(f"give {names}, or a list with the probabilities of 1, 2, ... components, not {value!r}")
+        raise UserError(f"give {names}, or a list with the probabilities of 1, 2, ... components, not {value!r}")
 
     @field_validator("alpha", mode="plain")
     @classmethod
@@ -96,15 +97,15 @@ class CountTable(StrictTable):
             return value
         if _is_number(value) and value > 0:
             return float(value)
-        raise ValueError(f"give a positive number, 'f' or 'gamma', not {value!r}")
+        raise UserError(f"give a positive number, 'f' or 'gamma', not {value!r}")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in ("n_components", "weights"):
             if self.model != "mixture" and getattr(self, name) is not None:
-                raise ValueError(f"{name} is for model 'mixture', but model = {self.model!r}: remove it")
+                raise UserError(f"{name} is for model 'mixture', but model = {self.model!r}: remove it")
         if isinstance(self.n_components, tuple) and len(self.n_components) != self.max_components:
-            raise ValueError(
+            raise UserError(
                 f"n_components has {len(self.n_components)} probabilities, but max_components = {self.max_components}: give "
                 "one for each number of components"
             )

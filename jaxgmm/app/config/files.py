@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jaxgmm.app.config.strict import Names, StrictTable
 from jaxgmm.datasets import LOADERS
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import unknown
 
 
@@ -37,16 +38,16 @@ class DataTable(StrictTable):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.dataset is None) == (self.path is None):
-            raise ValueError("give exactly one of path (a file) and dataset (a name)")
+            raise UserError("give exactly one of path (a file) and dataset (a name)")
         if self.delimiter is not None and self.path is None:
-            raise ValueError("delimiter is for a path to a CSV file")
+            raise UserError("delimiter is for a path to a CSV file")
         if self.columns == ():
-            raise ValueError("columns is empty; leave it out to take every column")
+            raise UserError("columns is empty; leave it out to take every column")
         columns = self.columns or ()
         if len(set(columns)) < len(columns):
-            raise ValueError(f"columns names a column twice: {', '.join(columns)}")
+            raise UserError(f"columns names a column twice: {', '.join(columns)}")
         if self.sample_weight in columns:
-            raise ValueError(f"sample_weight = {self.sample_weight!r} is also one of the columns")
+            raise UserError(f"sample_weight = {self.sample_weight!r} is also one of the columns")
         return self
 
 

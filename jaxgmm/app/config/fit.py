@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jaxgmm.app.config.strict import Names, Positive, Seed, StrictTable
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError
 
 
 class PriorTable(StrictTable):
@@ -31,7 +32,7 @@ class PriorTable(StrictTable):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.kind == "none" and self.overrides:
-            raise ValueError(f"{', '.join(self.overrides)} given, but kind = 'none' leaves the prior out")
+            raise UserError(f"{', '.join(self.overrides)} given, but kind = 'none' leaves the prior out")
         return self
 
 
@@ -106,16 +107,16 @@ class CompareTable(StrictTable):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         names = tuple(get_family(name).name for name in names)
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"name each family once, and at least one; got {', '.join(names) or 'none'}")
+            raise UserError(f"name each family once, and at least one; got {', '.join(names) or 'none'}")
         return names
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if list(self.n_components) != sorted(set(self.n_components)):
-            raise ValueError(f"compare.n_components must increase, got {list(self.n_components)}")
+            raise UserError(f"compare.n_components must increase, got {list(self.n_components)}")
         needs = {"held_out": ("held_out_folds", 5), "loo": ("loo", "true"), "log_evidence": ("elbo", "true")}
         if self.criterion in needs:
             name, value = needs[self.criterion]
             if not getattr(self, name):
-                raise ValueError(f"compare.criterion = {self.criterion!r} needs compare.{name} = {value}")
+                raise UserError(f"compare.criterion = {self.criterion!r} needs compare.{name} = {value}")
         return self

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from jaxgmm.app.config.strict import Positive, Seed, StrictTable
 from jaxgmm.bayes.methods import METHODS, chains, methods_with
+from jaxgmm.tools.errors import UserError
 
 Guide = Literal["multivariate_normal", "normal", "low_rank"]
 Group = Literal["log_likelihood", "log_prior", "prior", "posterior_predictive"]
@@ -80,9 +81,9 @@ class PosteriorTable(StrictTable):
         for name in self.options:
             if self.method not in METHODS_WITH[name]:
                 having = " and ".join(repr(method) for method in METHODS_WITH[name])
-                raise ValueError(f"{name} is for method {having}, but method = {self.method!r}: remove it")
+                raise UserError(f"{name} is for method {having}, but method = {self.method!r}: remove it")
         if self.method in MARKOV_CHAINS and self.n_chains < 2:
-            raise ValueError(f"n_chains = {self.n_chains}, but r-hat of method {self.method!r} needs at least 2")
+            raise UserError(f"n_chains = {self.n_chains}, but r-hat of method {self.method!r} needs at least 2")
         if len(set(self.groups)) < len(self.groups):
-            raise ValueError(f"groups names a group twice: {', '.join(self.groups)}")
+            raise UserError(f"groups names a group twice: {', '.join(self.groups)}")
         return self

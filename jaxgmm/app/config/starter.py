@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgmm.app.tables import Table, read_table
+from jaxgmm.tools.errors import UserError
 
 _MANY_ROWS = 50_000
 _FEW_ROWS_A_PARAMETER = 5
@@ -39,7 +40,7 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
             usable[name] = column
     if not usable:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise ValueError(f"{path} has no column to cluster ({reasons})")
+        raise UserError(f"{path} has no column to cluster ({reasons})")
     gaps = {name: int((~np.isfinite(column)).sum()) for name, column in usable.items()}
     whole = {name: column for name, column in usable.items() if not gaps[name]}
     for name, missing in gaps.items():
@@ -49,7 +50,7 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
             )
     if not whole:
         worst = ", ".join(f"{name} ({missing})" for name, missing in gaps.items())
-        raise ValueError(f"{path}: every numeric column has missing values: {worst}. Fill them in, or drop those rows")
+        raise UserError(f"{path}: every numeric column has missing values: {worst}. Fill them in, or drop those rows")
     n_rows, n_features = len(next(iter(whole.values()))), len(whole)
     written = path if relative_to is None else _relative(path, relative_to)
     lines = [f"# {path.name}: {n_rows} rows, {len(table.columns)} columns. Run it: jaxgmm run <this file>", "", "[data]"]

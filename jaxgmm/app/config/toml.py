@@ -36,7 +36,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from jaxgmm.app.config import TABLES, Config
-from jaxgmm.tools.validation import unknown
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_path, unknown
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -60,7 +61,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         >>> config.fit.family, config.fit.n_init, config.fit.n_components, config.output.directory
         ('tied', 20, 3, 'runs/small')
     """
-    path = Path(path)
+    path = check_path(path)
     tables = _read(path)
     for override in overrides:
         _override(tables, override)
@@ -76,31 +77,31 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         # An unknown key first: it is often the reason why another one is missing.
         errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise ValueError(f"{path}: {'; '.join(_one_line(e) for e in errors)}") from None
+        raise UserError(f"{path}: {'; '.join(_one_line(e) for e in errors)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the TOML file, {path / 'config.toml'} if it is a run's directory")
+        raise UserError(f"{path} is a folder; give the TOML file, {path / 'config.toml'} if it is a run's directory")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no config file {path}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
+        raise UserError(f"{path} is not valid TOML: {error}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not valid TOML: not UTF-8 text") from None
+        raise UserError(f"{path} is not valid TOML: not UTF-8 text") from None
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, last = (part.strip() for part in key.split("."))
     if not equals or not parents or not last:
-        raise ValueError(f"--set {override}: write table.key=value, such as fit.n_components=3")
+        raise UserError(f"--set {override}: write table.key=value, such as fit.n_components=3")
     for parent in parents:
         tables = tables.setdefault(parent, {})
         if not isinstance(tables, dict):
-            raise ValueError(f"--set {override}: {parent} is not a table")
+            raise UserError(f"--set {override}: {parent} is not a table")
     tables[last] = _toml_value(text.strip())
 
 

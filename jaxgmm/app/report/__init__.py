@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jaxgmm.app.report.contents import contents
 from jaxgmm.tools.files import whole
+from jaxgmm.tools.validation import check_path
 
 
 def write_report(directory: str | Path, *, title: str | None = None, n_outliers: int = 10) -> Path:
@@ -23,7 +24,7 @@ def write_report(directory: str | Path, *, title: str | None = None, n_outliers:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    directory = Path(directory)
+    directory = check_path(directory, "directory")
     page = contents(directory, title=title, n_outliers=n_outliers)
     environment = Environment(
         loader=PackageLoader("jaxgmm.app.report", ""),

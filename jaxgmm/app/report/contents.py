@@ -9,6 +9,7 @@ from jaxgmm.app.report.elements import Section
 from jaxgmm.app.report.files import RunFiles
 from jaxgmm.app.report.mixture import clusters, components, data, outliers
 from jaxgmm.app.report.posterior import posterior, predictive_checks
+from jaxgmm.tools.errors import UserError
 from jaxgmm.version import __version__
 
 
@@ -34,9 +35,7 @@ def contents(directory: Path, *, title: str | None, n_outliers: int) -> Page:
     try:
         return _page(run, title or directory.resolve().name, n_outliers)
     except KeyError as error:
-        raise ValueError(
-            f"{directory}: its files have no {error}: they are of another version; run the config again"
-        ) from error
+        raise UserError(f"{directory}: its files have no {error}: they are of another version; run the config again") from error
 
 
 def _page(run: RunFiles, title: str, n_outliers: int) -> Page:

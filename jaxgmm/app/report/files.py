@@ -14,6 +14,7 @@ from jaxgmm.app import output
 from jaxgmm.app.formatting import with_names
 from jaxgmm.app.tables import read_table
 from jaxgmm.model.mixture import GMM, load
+from jaxgmm.tools.errors import UserError
 
 _OF_FIT = ("status", "meaning", "n_steps", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")
 _OF_POSTERIOR = ("ok", "problems", "quantities", "method", "non_permutation_rate")
@@ -54,7 +55,7 @@ class RunFiles:
             ValueError: no run, an unfinished one, or a file that is damaged or of another version.
         """
         if not directory.is_dir():
-            raise ValueError(
+            raise UserError(
                 f"{directory} is not a directory: give the one that `jaxgmm run` wrote; a run that refuses its config or data "
                 "writes none"
             )
@@ -62,28 +63,28 @@ class RunFiles:
         if (directory / "unfinished").is_dir():
             stages = [stage for stage in ("posterior", "count") if (directory / "unfinished" / stage).is_dir()]
             stopped = failed or f"stopped{f' in {stages[-1]}' if stages else ''}"
-            raise ValueError(f"{directory} holds a run that {stopped}; go on with `jaxgmm run CONFIG --resume`, then report")
+            raise UserError(f"{directory} holds a run that {stopped}; go on with `jaxgmm run CONFIG --resume`, then report")
         if failed is not None:
-            raise ValueError(f"{directory} holds no finished run: it {failed}; put that right and run the config again")
+            raise UserError(f"{directory} holds no finished run: it {failed}; put that right and run the config again")
         if not output.holds_run(directory):
-            raise ValueError(f"{directory} does not hold a run: give the directory that `jaxgmm run` wrote")
+            raise UserError(f"{directory} does not hold a run: give the directory that `jaxgmm run` wrote")
         fit, text, gmm = _json(directory / "fit.json", _OF_FIT), _text(directory / "config.toml"), load(directory / "gmm.npz")
         config = tomllib.loads(text)
         found = [path for path in (directory / "assignments.csv", directory / "assignments.parquet") if path.is_file()]
         if not found:
-            raise ValueError(f"{directory} has no assignments.csv or assignments.parquet: run the config again")
+            raise UserError(f"{directory} has no assignments.csv or assignments.parquet: run the config again")
         table = read_table(found[0])
         weighted = "sample_weight" in config.get("data", {})
         wanted = (*_OF_ROWS, "sample_weight") if weighted else _OF_ROWS
         missing = [name for name in wanted if name not in table.columns]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{found[0]} has no column {missing[0]!r}: it is of another version of jaxgmm; run the config again"
             )
         rows = {name: table.select([name])[:, 0] for name in wanted}
         told = fit["n_samples"], fit["n_components"], len(fit["feature_names"])
         if told != (len(rows["row"]), gmm.n_components, gmm.n_features):
-            raise ValueError(
+            raise UserError(
                 f"{directory}: fit.json, gmm.npz and {found[0].name} are not of one run, or cut short; run the config again"
             )
         rows.setdefault("sample_weight", np.ones(len(rows["row"])))
@@ -134,7 +135,7 @@ def _text(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
         tomllib.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): run the config again") from None
+        raise UserError(f"{path} is damaged ({error}): run the config again") from None
     return text
 
 
@@ -142,20 +143,20 @@ def _json(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): run the config again") from None
+        raise UserError(f"{path} is damaged ({error}): run the config again") from None
     missing = [name for name in wanted if not isinstance(content, dict) or name not in content]
     if missing:
-        raise ValueError(f"{path} has no {missing[0]!r}: it is damaged or of another version of jaxgmm; run the config again")
+        raise UserError(f"{path} has no {missing[0]!r}: it is damaged or of another version of jaxgmm; run the config again")
     return content
 
 
 def _csv(path: Path, words: set[str]) -> list[dict[str, Any]]:
     """Rows by column: numbers, NaN for an empty field, but for columns of words."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing: run the config again")
+        raise UserError(f"{path} is missing: run the config again")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     try:
         return [{k: v if k in words else float(v) if v else math.nan for k, v in row.items()} for row in rows]
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): run the config again") from None
+        raise UserError(f"{path} is damaged ({error}): run the config again") from None

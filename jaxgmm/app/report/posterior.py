@@ -4,6 +4,7 @@ from jaxgmm.app.formatting import share
 from jaxgmm.app.report.checks import reproduced
 from jaxgmm.app.report.elements import Section, Table, figure
 from jaxgmm.app.report.files import RunFiles
+from jaxgmm.tools.errors import UserError
 
 
 def posterior(run: RunFiles, table: Table | None) -> Section | None:
@@ -46,7 +47,7 @@ def predictive_checks(run: RunFiles) -> Table | None:
 
     path = run.directory / "posterior.nc"
     if not path.is_file():
-        raise ValueError(f"{path} is missing: run the config again")
+        raise UserError(f"{path} is missing: run the config again")
     tree = load_posterior(path)
     if "sample_weight" in tree["constant_data"]:
         return None

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import Factor
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
+from jaxgmm.tools.errors import UserTypeError
 
 host_gammaln = np.vectorize(math.lgamma)
 
@@ -29,19 +30,19 @@ def sample_mixture(prior: Any, n_components: int) -> GMM:
     Raises:
         TypeError: no known prior.
     """
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+    raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
 @functools.singledispatch
 def log_prior_kernel(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
     """`log_prior` up to a constant, `log_prior_constant`. For traced arrays."""
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+    raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
 @functools.singledispatch
 def log_prior_constant(prior: Any, n_components: int, xp: Any = np, gammaln: Any = host_gammaln) -> Any:
     """What `log_prior_kernel` leaves out. On the host by default: a float64 log-gamma takes seconds to compile."""
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+    raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
 def log_prior(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
@@ -80,7 +81,7 @@ def draw_parameters(
     Raises:
         TypeError: no known prior.
     """
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+    raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
 class Blocks(NamedTuple):
@@ -113,7 +114,7 @@ def log_evidence(prior: Any, blocks: Blocks, variance: Array, extra: dict[str, A
         variance: (K,), each block's own variance: only `RichardsonGreen` looks at it.
         extra: the prior's further parameters.
     """
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+    raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
 @functools.singledispatch
@@ -125,4 +126,4 @@ def draw_variance(prior: Any, key: Array, blocks: Blocks, extra: dict[str, Array
 @functools.singledispatch
 def predictive(prior: Any, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
     """Means (K, D) and covariances, in the family's shape, of a Gaussian like what a block predicts of a further row."""
-    raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+    raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")

@@ -29,6 +29,7 @@ from jaxgmm.bayes.priors.base import (
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics, recentre
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.special import log_gamma
 from jaxgmm.tools.validation import check_rows, floating, is_traced, unknown
@@ -77,9 +78,9 @@ class RichardsonGreen:
             value = floating(getattr(self, name), name)
             object.__setattr__(self, name, value)
             if name != "concentration" and value.ndim:
-                raise ValueError(f"{name} must be one number, got shape {value.shape}.")
+                raise UserError(f"{name} must be one number, got shape {value.shape}.")
             if not is_traced(value) and not (np.isfinite(value).all() and (name == "mean" or (np.asarray(value) > 0).all())):
-                raise ValueError(
+                raise UserError(
                     f"{name} must be {'finite' if name == 'mean' else 'positive'}, got {np.asarray(value).tolist()}."
                 )
 
@@ -96,10 +97,10 @@ class RichardsonGreen:
         """
         rows = np.asarray(check_rows(x, "x", min_rows=2))
         if rows.shape[1] != 1:
-            raise ValueError(f"x has {rows.shape[1]} columns, but RichardsonGreen is a prior for one: use Prior.default.")
+            raise UserError(f"x has {rows.shape[1]} columns, but RichardsonGreen is a prior for one: use Prior.default.")
         low, high = float(rows.min()), float(rows.max())
         if low == high:
-            raise ValueError(f"x has the one value {low:g}, so its range can't set the prior's scale.")
+            raise UserError(f"x has the one value {low:g}, so its range can't set the prior's scale.")
         values: dict[str, Any] = {
             "mean": (low + high) / 2,
             "mean_variance": (high - low) ** 2,
@@ -110,11 +111,11 @@ class RichardsonGreen:
     def check_fits(self, gmm: GMM) -> None:
         """Raises ValueError where the prior is for another family, number of features or components than `gmm`."""
         if gmm.n_features != 1:
-            raise ValueError(f"RichardsonGreen is a prior for one feature, the mixture has {gmm.n_features}: Prior.default.")
+            raise UserError(f"RichardsonGreen is a prior for one feature, the mixture has {gmm.n_features}: Prior.default.")
         if self.family != gmm.family:
-            raise ValueError(f"prior is for family {self.family!r}, the mixture is {gmm.family!r}.")
+            raise UserError(f"prior is for family {self.family!r}, the mixture is {gmm.family!r}.")
         if np.shape(self.concentration) not in ((), (gmm.n_components,)):
-            raise ValueError(f"prior.concentration has shape {np.shape(self.concentration)}, not () or ({gmm.n_components},).")
+            raise UserError(f"prior.concentration has shape {np.shape(self.concentration)}, not () or ({gmm.n_components},).")
 
 
 @sample_mixture.register

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxgmm.fitting.status import FitError
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
 
 _LONGEST = 100  # steps in a compiled chunk
@@ -64,10 +65,10 @@ def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
     total = schedule.n_warmup + schedule.n_draws
     done = 0
     chunks: list[list[np.ndarray]] = []  # leaves of what was kept
-    structure = jax.tree.structure(jax.eval_shape(jax.vmap(lambda state: kernel.keep(state, data)), states))
+    kept_shapes, structure = jax.tree.flatten(jax.eval_shape(jax.vmap(lambda state: kernel.keep(state, data)), states))
     store = None if schedule.checkpoint is None else _Store(schedule)
     if store is not None and schedule.resume:
-        states, done, chunks = store.load(states)
+        states, done, chunks = store.load(states, kept_shapes)
     length = min(10, total)
     while done < total:
         # Warm-up and draws never share a chunk, so that a chunk is kept whole or not at all.
@@ -110,12 +111,13 @@ class _Store:
         assert schedule.checkpoint is not None
         self.directory = Path(schedule.checkpoint)
         self.signature = json.loads(json.dumps(dict(schedule.signature)))  # as it will be read back: tuples become lists
+        self.n_warmup, self.total = schedule.n_warmup, schedule.n_warmup + schedule.n_draws
         self.n_written = 0
         found = (self.directory / "state.npz").exists()
         if found and not schedule.resume:
-            raise ValueError(f"checkpoint {self.directory} holds an unfinished run: resume=True continues it; or delete it.")
+            raise UserError(f"checkpoint {self.directory} holds an unfinished run: resume=True continues it; or delete it.")
         if not found and self.directory.exists() and any(self.directory.iterdir()):
-            raise ValueError(f"checkpoint {self.directory} is a directory that holds something else: give a new one.")
+            raise UserError(f"checkpoint {self.directory} is a directory that holds something else: give a new one.")
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, states: Any, done: int, chunks: list[list[np.ndarray]]) -> None:
@@ -125,25 +127,56 @@ class _Store:
         facts = {"done": done, "n_chunks": len(chunks), "signature": self.signature}
         _write(self.directory / "state.npz", [_plain(leaf) for leaf in jax.tree.leaves(states)], facts)
 
-    def load(self, states: Any) -> tuple[Any, int, list[list[np.ndarray]]]:
-        """The states, steps done, and chunks of draws; those of `states` itself where there is nothing yet."""
+    def load(self, states: Any, kept: list[Any]) -> tuple[Any, int, list[list[np.ndarray]]]:
+        """The states, steps done, and chunks of draws; those of `states` itself where there is nothing yet.
+
+        Args:
+            states: as the run begins.
+            kept: shape and dtype of each leaf of what one step keeps, (chain, ...).
+        """
         if not (self.directory / "state.npz").exists():
             return states, 0, []
         leaves, facts = _read(self.directory / "state.npz")
+        signature, done, n_chunks = self._checked(facts)
         differing = [
-            f"{name} was {facts['signature'].get(name)!r}, now {self.signature.get(name)!r}"
-            for name in sorted(facts["signature"] | self.signature)
-            if facts["signature"].get(name) != self.signature.get(name)
+            f"{name} was {signature.get(name)!r}, now {self.signature.get(name)!r}"
+            for name in sorted(signature | self.signature)
+            if signature.get(name) != self.signature.get(name)
         ]
         if differing:
-            raise ValueError(f"checkpoint {self.directory} belongs to another run: {'; '.join(differing)}.")
+            raise UserError(f"checkpoint {self.directory} belongs to another run: {'; '.join(differing)}.")
+        if not 0 <= done <= self.total or not 0 <= n_chunks <= done:
+            raise self._damaged(f"state.npz has done = {done} of {self.total} steps, n_chunks = {n_chunks}")
         old, structure = jax.tree.flatten(states)
-        if [_plain(a).shape for a in old] != [b.shape for b in leaves]:
+        if [(_plain(a).shape, _plain(a).dtype.kind) for a in old] != [(b.shape, b.dtype.kind) for b in leaves]:
             raise FitError(f"checkpoint {self.directory} was written by another version of jaxgmm: delete it and start again.")
         states = jax.tree.unflatten(structure, [_like(new, a) for new, a in zip(leaves, old, strict=True)])
-        chunks = [_read(self.directory / f"draws_{number:05d}.npz")[0] for number in range(facts["n_chunks"])]
+        chunks = [_read(self.directory / f"draws_{number:05d}.npz")[0] for number in range(n_chunks)]
+        lengths = [_length(chunk, kept) for chunk in chunks]
+        if None in lengths or sum(filter(None, lengths)) != max(0, done - self.n_warmup):
+            raise self._damaged(f"its draws are not those of {done} steps")
         self.n_written = len(chunks)
-        return states, facts["done"], chunks
+        return states, done, chunks
+
+    def _checked(self, facts: Any) -> tuple[dict[str, Any], int, int]:
+        """Signature, steps done, and number of chunks, of facts that someone may have edited."""
+        wanted = {"signature": dict, "done": int, "n_chunks": int}
+        if not isinstance(facts, dict) or any(type(facts.get(name)) is not kind for name, kind in wanted.items()):
+            raise self._damaged(f"state.npz must say {', '.join(wanted)}, but says {json.dumps(facts)[:200]}")
+        return facts["signature"], facts["done"], facts["n_chunks"]
+
+    def _damaged(self, why: str) -> FitError:
+        return FitError(f"checkpoint {self.directory} is damaged ({why}): delete it and start again.")
+
+
+def _length(chunk: list[np.ndarray], kept: list[Any]) -> int | None:
+    """How many draws a chunk holds; None if it isn't one of this kernel's."""
+    lengths = {leaf.shape[1] for leaf in chunk if leaf.ndim > 1}
+    if len(lengths) != 1:
+        return None
+    (n,) = lengths
+    wanted = [((one.shape[0], n, *one.shape[1:]), np.dtype(one.dtype).kind) for one in kept]
+    return n if [(leaf.shape, leaf.dtype.kind) for leaf in chunk] == wanted else None
 
 
 def _plain(leaf: Any) -> np.ndarray:

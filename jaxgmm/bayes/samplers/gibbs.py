@@ -22,6 +22,7 @@ from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.blocks import reduce_rows
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.variates import draw_labels
 
 _ROWS_AT_ONCE = 4096  # rows allocated together: bounds memory at K x 4096 x D numbers a chain
@@ -179,7 +180,7 @@ def _repeat(x: Array, weight: Array | None) -> Array:
     counts = np.asarray(weight)
     if (counts != np.round(counts)).any():
         row = int(np.flatnonzero(counts != np.round(counts))[0])
-        raise ValueError(
+        raise UserError(
             f"sample_weight of row {row} is {counts[row]:g}, but Gibbs sampling allocates whole rows: round the weights, or "
             "take method='nuts', 'svi' or 'laplace'."
         )

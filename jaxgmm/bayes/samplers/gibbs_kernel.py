@@ -15,6 +15,7 @@ from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_rows, check_single
 
 
@@ -48,11 +49,13 @@ class GibbsKernel(MCMCKernel):
 
     def __init__(self, start: GMM, prior: Any) -> None:
         if not isinstance(prior, Prior | RichardsonGreen):
-            raise TypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: fit.prior, of a MAP fit.")
+            raise UserTypeError(
+                f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: fit.prior, of a MAP fit."
+            )
         check_single(start.weights, "GibbsKernel(g, prior)")
         prior.check_fits(start)
         if not (np.asarray(start.weights) > 0).all():
-            raise ValueError(f"start has weights {np.asarray(start.weights).tolist()}: drop components of weight 0.")
+            raise UserError(f"start has weights {np.asarray(start.weights).tolist()}: drop components of weight 0.")
         self._start, self._prior = start, prior
 
     def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> GibbsChain:
@@ -69,7 +72,7 @@ class GibbsKernel(MCMCKernel):
             ValueError: `init_params` that is given, rows that can't be used.
         """
         if init_params is not None:
-            raise ValueError("init_params isn't used: GibbsKernel(start, prior) starts from the mixture `start`.")
+            raise UserError("init_params isn't used: GibbsKernel(start, prior) starts from the mixture `start`.")
         x, gmm, prior = self._cast(*model_args, **model_kwargs)
         single = is_prng_key(rng_key)
         chains = start_chains(rng_key[None] if single else rng_key, gmm, x, prior)

@@ -15,6 +15,7 @@ from jaxgmm.bayes.target.coordinates import Layout, constrain_factored, log_post
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitening import Frame, frame_at, spread
 from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.errors import UserError
 
 _DENSE_UP_TO = 64  # coordinates; beyond, a full mass matrix costs more to learn than it saves
 
@@ -111,9 +112,9 @@ def nuts(
         ValueError: target_accept outside (0, 1), or max_tree_depth outside 1..20.
     """
     if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept must lie between 0 and 1, got {target_accept}: 0.8 is usual, 0.95 is careful.")
+        raise UserError(f"target_accept must lie between 0 and 1, got {target_accept}: 0.8 is usual, 0.95 is careful.")
     if not 1 <= max_tree_depth <= 20:
-        raise ValueError(f"max_tree_depth must lie in 1..20, got {max_tree_depth}: 10 is usual.")
+        raise UserError(f"max_tree_depth must lie in 1..20, got {max_tree_depth}: 10 is usual.")
     layout = problem.layout
     dense_mass = layout.size <= _DENSE_UP_TO if dense_mass is None else dense_mass
     kernel = NutsKernel(layout, schedule.n_warmup, float(target_accept), int(max_tree_depth), bool(dense_mass))

@@ -34,6 +34,7 @@ from jaxgmm.bayes.target.whitened import (
     whitened_model,
 )
 from jaxgmm.fitting.status import FitWarning
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
 GUIDES: dict[str, type[AutoContinuous]] = {
@@ -101,12 +102,12 @@ def svi(
         raise unknown("guide", guide, GUIDES)
     n_steps = check_count(n_steps, "n_steps")
     if not is_finite_number(learning_rate) or learning_rate <= 0:
-        raise ValueError(f"learning_rate must be a positive number (posterior sds a step), got {learning_rate!r}.")
+        raise UserError(f"learning_rate must be a positive number (posterior sds a step), got {learning_rate!r}.")
     n_samples, layout = problem.x.shape[0], problem.layout
     if batch_size is not None:
         batch_size = check_count(batch_size, "batch_size")
         if batch_size > n_samples:
-            raise ValueError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
+            raise UserError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
     a_particle = (batch_size or n_samples) * layout.n_components * layout.n_features
     settings = Settings(layout, guide, int(np.clip(NUMBERS_AT_ONCE // a_particle, 1, _PARTICLES)), batch_size)
 

@@ -17,6 +17,7 @@ from jaxgmm.bayes.priors.base import log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_single, is_traced
 
 
@@ -64,7 +65,7 @@ def unconstrain(gmm: GMM, extra: dict[str, Array] | None = None) -> Float[Array,
     """
     check_single(gmm.weights, "jg.unconstrain(g)")
     if not is_traced(gmm) and not (np.asarray(gmm.weights) > 0).all():
-        raise ValueError(
+        raise UserError(
             f"weights {np.asarray(gmm.weights).tolist()} hold a zero: a component of weight 0 has no unconstrained value. "
             "Drop it, or fit with Prior.concentration > 1."
         )
@@ -97,7 +98,7 @@ def constrain(vector: Float[Array, " size"], n_components: int, n_features: int,
     """
     layout = Layout(n_components, n_features, get_family(family).name)
     if jnp.shape(vector) != (layout.size,):
-        raise ValueError(
+        raise UserError(
             f"vector has shape {jnp.shape(vector)}; {n_components} components of {n_features} features and family "
             f"{layout.family!r} take ({layout.size},)."
         )

@@ -12,6 +12,7 @@ from jaxgmm.bayes.target.distribution import Mixture
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, is_traced, unknown
 
 
@@ -61,17 +62,17 @@ def numpyro_model(
     prior = _resolve_prior(x, n_components, family, prior, sample_weight)
     if x is None:
         if sample_weight is not None or batch_size is not None:
-            raise ValueError("sample_weight and batch_size are for rows that are given, but x is None.")
+            raise UserError("sample_weight and batch_size are for rows that are given, but x is None.")
         if n_samples is None:
-            raise ValueError("n_samples, how many rows to draw, is needed where x is None.")
+            raise UserError("n_samples, how many rows to draw, is needed where x is None.")
         n_samples = check_count(n_samples, "n_samples")
     else:
         if n_samples is not None:
-            raise ValueError(f"n_samples is for x=None; here x gives the rows, {n_samples=}.")
+            raise UserError(f"n_samples is for x=None; here x gives the rows, {n_samples=}.")
         x = jax.numpy.asarray(check_rows(x, "x"))
         n_samples = x.shape[0]
         if batch_size is not None and not 1 <= batch_size <= n_samples:
-            raise ValueError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
+            raise UserError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
     weight = check_weights(sample_weight, n_samples)
 
     gmm = sample_mixture(prior, n_components)
@@ -92,13 +93,13 @@ def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_we
         if prior != "default":
             raise unknown("prior", prior, ["default"])
         if x is None or is_traced(x):
-            raise ValueError(
+            raise UserError(
                 "prior='default' is made from concrete rows, and x is None or traced: "
                 "pass prior=Prior.default(x, n_components, family)."
             )
         return Prior.default(x, n_components, family, sample_weight=sample_weight)
     if prior is None:
-        raise ValueError("prior is None, maximum likelihood, which has no posterior: 'default', a Prior or a RichardsonGreen.")
+        raise UserError("prior is None, maximum likelihood, which has no posterior: 'default', a Prior or a RichardsonGreen.")
     if getattr(prior, "family", family) != family:
-        raise ValueError(f"prior is for family {prior.family!r}, but family is {family!r}.")
+        raise UserError(f"prior is for family {prior.family!r}, but family is {family!r}.")
     return prior

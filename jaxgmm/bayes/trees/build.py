@@ -36,6 +36,7 @@ from jaxgmm.bayes.trees.schema import (
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_key, check_rows, check_weights, unknown
 from jaxgmm.version import __version__
 
@@ -214,12 +215,12 @@ def draws_of(tree: xarray.DataTree) -> GMM:
     require(tree, "draws_of", posterior=PARAMETERS)
     family = facts_of(tree).get("family")
     if family is None:
-        raise ValueError("the tree has no attribute 'family', so it isn't one of jaxgmm.posterior's.")
+        raise UserError("the tree has no attribute 'family', so it isn't one of jaxgmm.posterior's.")
     dims, leaves = parameter_dims(family), {}
     for name in PARAMETERS:
         variable, wanted = group_of(tree, "posterior")[name], (*_DRAW, *dims[name])
         if set(variable.dims) != set(wanted):
-            raise ValueError(f"posterior/{name} has dimensions {variable.dims}, but family {family!r} has {wanted}.")
+            raise UserError(f"posterior/{name} has dimensions {variable.dims}, but family {family!r} has {wanted}.")
         values = variable.transpose(*wanted).values
         leaves[name] = precision.as_parameter(values, values.dtype)
     return GMM.unchecked(**leaves, family=family)

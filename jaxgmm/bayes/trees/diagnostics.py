@@ -13,6 +13,7 @@ from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require
 from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_deviations
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
 _PROBABILITY = 0.9
@@ -82,13 +83,13 @@ def diagnose(
     bounds = (("r_hat", r_hat, 1, np.inf), ("ess", ess, 0, np.inf), ("non_permutation", non_permutation, 0, 1))
     for name, value, least, most in (*bounds, ("pareto_k", pareto_k, -np.inf, np.inf)):
         if not least <= value <= most:
-            raise ValueError(f"{name} must lie between {least} and {most}, got {value}.")
+            raise UserError(f"{name} must lie between {least} and {most}, got {value}.")
     require(tree, "diagnose", posterior=(*PARAMETERS, *INVARIANT), sample_stats=())
     facts = facts_of(tree.children["sample_stats"]) | facts_of(tree)
     approximate = facts.get("method") in approximations()
     sizes = group_of(tree, "posterior").sizes
     if not approximate and (sizes["chain"] < _LEAST_CHAINS or sizes["draw"] < _LEAST_DRAWS):
-        raise ValueError(
+        raise UserError(
             f"the tree has {sizes['chain']} chain(s) of {sizes['draw']} draws, too few for r-hat: at least {_LEAST_CHAINS} "
             f"chains of {_LEAST_DRAWS} are needed, posterior(..., n_chains=4, n_draws=1000)."
         )

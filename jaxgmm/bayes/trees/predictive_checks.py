@@ -16,6 +16,7 @@ from jaxgmm.bayes.trees.per_draw import flatten_draws
 from jaxgmm.bayes.trees.schema import group_of, require
 from jaxgmm.model.mixture import GMM, draw_rows
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, check_key
 
 STATISTICS = ("mean", "sd", "skewness", "min", "max")
@@ -53,7 +54,7 @@ def predictive_checks(tree: xarray.DataTree, *, key: Array, n_replicates: int = 
     check_key(key)
     n_replicates = check_count(n_replicates, "n_replicates", least=20)
     if "constant_data" in tree.children and "sample_weight" in group_of(tree, "constant_data"):
-        raise ValueError("the rows have weights, so how many a replicate should have isn't known: no predictive checks.")
+        raise UserError("the rows have weights, so how many a replicate should have isn't known: no predictive checks.")
     observed = group_of(tree, "observed_data")
     names = [str(name) for name in observed.data_vars]
     rows = np.column_stack([observed[name].values for name in names])

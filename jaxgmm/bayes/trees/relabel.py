@@ -16,6 +16,7 @@ from jaxgmm.bayes.trees.schema import PARAMETERS, group_of, require, rows_of
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_single
 
 _TIE = 1e-9  # of the rows: agreements closer than this are equal, and then components stay where they are
@@ -114,19 +115,19 @@ def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
 def _check_pivot(pivot: Any, draws: GMM) -> None:
     """Raises where the pivot isn't a mixture whose components the draws' could be."""
     if not isinstance(pivot, GMM):
-        raise TypeError(f"pivot must be a GMM such as fit.gmm, got {type(pivot).__name__}.")
+        raise UserTypeError(f"pivot must be a GMM such as fit.gmm, got {type(pivot).__name__}.")
     check_single(pivot.weights, "jg.relabel(tree, g)")
     if pivot.family != draws.family:
-        raise ValueError(f"pivot is of family {pivot.family!r}, the draws are {draws.family!r}: pass the fit they come from.")
+        raise UserError(f"pivot is of family {pivot.family!r}, the draws are {draws.family!r}: pass the fit they come from.")
     of_pivot, of_draws = ((g.n_components, g.n_features) for g in (pivot, draws))
     if of_pivot != of_draws:
-        raise ValueError(
+        raise UserError(
             f"pivot has {of_pivot[0]} components of {of_pivot[1]} features, the draws have {of_draws[0]} of {of_draws[1]}: "
             "pass the fit they come from."
         )
     inactive = np.flatnonzero(np.asarray(pivot.weights) == 0).tolist()
     if inactive:
-        raise ValueError(
+        raise UserError(
             f"pivot has components of weight 0, {inactive}, which no rows belong to: pass one where all are active."
         )
 
@@ -134,7 +135,7 @@ def _check_pivot(pivot: Any, draws: GMM) -> None:
 def _highest(draws: GMM, lp: Float[np.ndarray, "chain draw"]) -> GMM:
     """The draw of the highest log joint density."""
     if np.isnan(lp).all():
-        raise ValueError("sample_stats/lp is NaN for all draws: pass a pivot, such as fit.gmm.")
+        raise UserError("sample_stats/lp is NaN for all draws: pass a pivot, such as fit.gmm.")
     best = np.unravel_index(np.nanargmax(lp), lp.shape)
     return jax.tree.map(lambda leaf: leaf[best], draws)
 

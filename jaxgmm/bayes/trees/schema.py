@@ -12,6 +12,7 @@ import xarray
 from jaxtyping import Float
 
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError, UserTypeError
 
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
@@ -47,15 +48,15 @@ def check_feature_names(feature_names: Sequence[str] | None, n_features: int) ->
     if feature_names is None:
         return tuple(f"x{d}" for d in range(n_features))
     if isinstance(feature_names, str) or not all(isinstance(name, str) for name in feature_names):
-        raise TypeError(f"feature_names must be {n_features} strings, got {feature_names!r}.")
+        raise UserTypeError(f"feature_names must be {n_features} strings, got {feature_names!r}.")
     names = tuple(re.sub(r"[\s/]", "_", str(name).strip()) for name in feature_names)
     if len(names) != n_features:
-        raise ValueError(f"feature_names has {len(names)} names, but x has {n_features} columns: {list(names)}.")
+        raise UserError(f"feature_names has {len(names)} names, but x has {n_features} columns: {list(names)}.")
     for d, name in enumerate(names):
         if name in names[:d]:
-            raise ValueError(f"feature_names has {name!r} twice (white space and '/' become '_'): rename one of them.")
+            raise UserError(f"feature_names has {name!r} twice (white space and '/' become '_'): rename one of them.")
         if not name or name in _RESERVED:
-            raise ValueError(
+            raise UserError(
                 f"feature_names[{d}] is {name!r}, but a name mustn't be empty or one of the tree's own, "
                 f"{', '.join(_RESERVED)}: rename it."
             )
@@ -95,17 +96,17 @@ def require(tree: xarray.DataTree, user: str, **groups: Sequence[str]) -> None:
         ValueError: names what is missing.
     """
     if not isinstance(tree, xarray.DataTree):
-        raise TypeError(f"{user} needs the DataTree that jaxgmm.posterior returns, got {type(tree).__name__}.")
+        raise UserTypeError(f"{user} needs the DataTree that jaxgmm.posterior returns, got {type(tree).__name__}.")
     missing = [group for group in groups if group not in tree.children]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{user} needs the group{'s' if len(missing) > 1 else ''} {', '.join(missing)}; this tree has "
             f"{', '.join(map(str, tree.children)) or 'none'}. Was it made by jaxgmm.posterior?"
         )
     for group, names in groups.items():
         absent = [name for name in names if name not in tree[group].data_vars]
         if absent:
-            raise ValueError(f"{user} needs {', '.join(f'{group}/{name}' for name in absent)}, which this tree lacks.")
+            raise UserError(f"{user} needs {', '.join(f'{group}/{name}' for name in absent)}, which this tree lacks.")
 
 
 def facts_of(tree: Any) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Posterior trees in netCDF files, whole or not at all."""
 
+import functools
+import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -7,8 +10,12 @@ import xarray
 
 from jaxgmm.bayes.trees.build import with_feature_aliases, without_feature_aliases
 from jaxgmm.bayes.trees.schema import PARAMETERS, encode_facts, require
-from jaxgmm.tools.files import whole
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.files import DamagedFileError, whole
+from jaxgmm.tools.validation import check_path
 
+_HDF5, _MARK = b"\x89HDF\r\n\x1a\n", b"jaxgmm blake2b: "
+_digest = functools.partial(hashlib.blake2b, digest_size=16)
 _ENGINE: Literal["h5netcdf"] = "h5netcdf"
 
 
@@ -25,12 +32,13 @@ def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
         ImportError: the package h5netcdf or h5py is missing.
     """
     _check(tree, "save_posterior")
-    path = Path(path)
+    path = check_path(path)
     if path.suffix != ".nc":
         path = path.with_name(path.name + ".nc")
     try:
         with whole(path) as partial:
             without_feature_aliases(tree).to_netcdf(partial, engine=_ENGINE)
+            _seal(partial)
     except ImportError as error:
         raise _missing(error) from None
     return path
@@ -53,10 +61,11 @@ def load_posterior(path: str | Path) -> xarray.DataTree:
         >>> path.name, jg.load_posterior(path).attrs["method"]
         ('posterior.nc', 'gibbs')
     """
-    path = Path(path)
+    path = check_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no posterior file {path}")
     try:
+        _check_seal(path)
         # phony_dims: plain HDF5 files, refused below, would make xarray warn.
         with xarray.open_datatree(path, engine=_ENGINE, phony_dims="access") as opened:
             tree = opened.load().copy()  # a tree of its own: closing the file doesn't take it away
@@ -64,13 +73,48 @@ def load_posterior(path: str | Path) -> xarray.DataTree:
         raise _missing(error) from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a whole netCDF file ({why}): it was cut short, or is of another format.") from None
+        raise UserError(
+            f"{path} is not a whole netCDF file ({why}): it was cut short, damaged, or of another format."
+        ) from None
     if tree.attrs.get("creation_library") != "jaxgmm":
-        raise ValueError(f"{path} does not hold a posterior of jaxgmm: it has no attribute creation_library = 'jaxgmm'.")
+        raise UserError(f"{path} does not hold a posterior of jaxgmm: it has no attribute creation_library = 'jaxgmm'.")
     for group in tree.subtree:
         group.attrs = encode_facts(group.attrs)  # plain numbers again, as they were
     _check(tree, f"load_posterior({str(path)!r})")
     return with_feature_aliases(tree)
+
+
+def _seal(path: Path) -> None:
+    """Append a checksum. HDF5 reads up to the end that its header tells, so every reader of netCDF takes the file as it was."""
+    with path.open("r+b") as file:
+        digest = hashlib.file_digest(file, _digest).digest()
+        file.seek(0, os.SEEK_END)
+        file.write(_MARK + digest)
+
+
+def _check_seal(path: Path) -> None:
+    """Look for damage to what `_seal` sealed, before HDF5 reads it: from a file with a hole it may never return.
+
+    Raises:
+        DamagedFileError: something stands after HDF5's end, but isn't the checksum of what is before.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+        # Where the superblock tells the end of the file, by its version.
+        start = {0: 40, 1: 44, 2: 28, 3: 28}.get(head[8]) if head.startswith(_HDF5) and len(head) == 64 else None
+        if start is None:
+            return
+        end = int.from_bytes(head[start : start + 8], "little")
+        if end >= path.stat().st_size:
+            return
+        digest, left = _digest(), end
+        file.seek(0)
+        while left:
+            part = file.read(min(left, 1 << 20))
+            digest.update(part)
+            left -= len(part)
+        if file.read() != _MARK + digest.digest():
+            raise DamagedFileError("its checksum is wrong")
 
 
 def _check(tree: xarray.DataTree, user: str) -> None:

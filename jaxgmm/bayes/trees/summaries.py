@@ -14,6 +14,7 @@ from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, r
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows
 
 _MOST_ROWS = 4000  # whose pairs are compared unless they are named: 128 MB
@@ -44,7 +45,7 @@ def intervals(tree: xarray.DataTree, probability: float = 0.9) -> xarray.Dataset
         True
     """
     if not 0 < probability < 1:
-        raise ValueError(f"probability must lie between 0 and 1, got {probability}: 0.9, say.")
+        raise UserError(f"probability must lie between 0 and 1, got {probability}: 0.9, say.")
     require(tree, "intervals", posterior=PARAMETERS)
     check_labels(tree, "intervals")
     draws = draws_of(tree)
@@ -139,15 +140,15 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
     require(tree, "coclustering", posterior=PARAMETERS)
     observed, _ = rows_of(tree, "coclustering")
     if rows is None and len(observed) > _MOST_ROWS:
-        raise ValueError(
+        raise UserError(
             f"the tree has {len(observed)} rows, so {len(observed)} x {len(observed)} probabilities: choose the rows to "
             f"compare, coclustering(tree, rows=range({_MOST_ROWS})), or name them all if that is meant."
         )
     index = np.arange(len(observed)) if rows is None else np.asarray(rows)
     if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
-        raise ValueError(f"rows must be a list of row indices, got {rows!r}.")
+        raise UserError(f"rows must be a list of row indices, got {rows!r}.")
     if index.min() < 0 or index.max() >= len(observed):
-        raise ValueError(f"rows must lie in 0..{len(observed) - 1}, got {index.min()}..{index.max()}.")
+        raise UserError(f"rows must lie in 0..{len(observed) - 1}, got {index.min()}..{index.max()}.")
     dtype = precision.compute_dtype(observed)
     with precision.scope(dtype):
         draws = precision.cast(flatten_draws(draws_of(tree)), dtype)
@@ -159,7 +160,7 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
 def check_labels(tree: xarray.DataTree, user: str) -> None:
     """Raises ValueError where `user` speaks of single components, and the draws aren't relabelled."""
     if not labels_known(tree):
-        raise ValueError(
+        raise UserError(
             f"{user} speaks of single components, and in this tree their labels may switch between draws: "
             f"{user}(jaxgmm.relabel(tree, fit.gmm))."
         )

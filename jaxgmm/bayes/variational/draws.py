@@ -25,7 +25,8 @@ from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.prior import Prior, log_kernel
 from jaxgmm.tools.blocks import map_draws, reduce_rows
-from jaxgmm.tools.validation import check_count, check_rtol
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_rtol, check_steps
 
 
 def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float = 1e-8, max_steps: int = 1000) -> Draws:
@@ -54,12 +55,12 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
     """
     prior = problem.prior
     if not isinstance(prior, Prior):
-        raise ValueError(
+        raise UserError(
             f"method 'vb' needs a conjugate prior, a Prior, but prior is a {type(prior).__name__}, whose means and variances "
             "are independent: take method='gibbs', 'nuts', 'svi' or 'laplace', or prior='default'."
         )
     check_rtol(rtol)
-    max_steps = check_count(max_steps, "max_steps")
+    max_steps = check_steps(max_steps)
     x, gmm = problem.x, problem.start
     weight = jnp.ones(x.shape[0], x.dtype) if problem.weight is None else problem.weight
     data, total, step = ArraySource(x, weight), weight.sum(), Ascent(gmm.family, "dirichlet")

@@ -24,7 +24,8 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, in_jit, is_traced, unknown
+from jaxgmm.tools.errors import UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced, unknown
 
 
 def fit_vb(
@@ -87,14 +88,14 @@ def fit_vb(
         [-1309, -1169, -1173]
     """
     if is_traced(x, sample_weight, key) or in_jit():
-        raise TypeError("fit_vb runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+        raise UserTypeError("fit_vb runs its own compiled loop on the host: call it outside jit, vmap and grad.")
     check_key(key)
     if weights not in WEIGHT_PRIORS:
         raise unknown("weights", weights, WEIGHT_PRIORS)
     source = as_source(x, sample_weight, min_rows=2)
     given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init") if given is None else 1
-    max_steps = check_count(max_steps, "max_steps")
+    max_steps = check_steps(max_steps)
     check_rtol(rtol)
     _check_prior(prior, weights, n_components, source.n_features, family)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
@@ -163,7 +164,7 @@ def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, f
         return
     if not isinstance(prior, Prior):
         reason = "a bound of the evidence needs a proper, conjugate prior"
-        raise TypeError(f"prior must be 'default' or a Prior, got {type(prior).__name__}: {reason}.")
+        raise UserTypeError(f"prior must be 'default' or a Prior, got {type(prior).__name__}: {reason}.")
     prior.check_fits(GMM.unchecked(np.empty(n_components), np.empty((n_components, n_features)), np.empty(()), family))
     WEIGHT_PRIORS[weights].check(prior.concentration)
 

@@ -23,6 +23,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows, floating
 
 _ROWS_AT_ONCE = 4096
@@ -105,7 +106,7 @@ class VariationalFit:
         lost = kind.structure.block_size(n_features) + 1
         spare = np.asarray(self.degrees_of_freedom) - lost
         if not (spare > 0).all():
-            raise ValueError(
+            raise UserError(
                 f"degrees_of_freedom {np.asarray(self.degrees_of_freedom).tolist()} must be more than {lost} for the mean of a "
                 f"covariance to exist: use a prior with degrees_of_freedom above {lost}, or fewer components."
             )

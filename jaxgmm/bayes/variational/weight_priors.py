@@ -8,6 +8,8 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Bool, Float
 
+from jaxgmm.tools.errors import UserError
+
 
 class WeightPrior(abc.ABC):
     """A conjugate prior of the weights: stateless, one instance in the registry. Everything is for one mixture."""
@@ -85,7 +87,7 @@ class StickBreaking(WeightPrior):
     def check(self, concentration: Any) -> None:
         """One number."""
         if np.ndim(concentration):
-            raise ValueError(
+            raise UserError(
                 f"weights='stick-breaking' has one concentration, gamma, for all sticks, but prior.concentration has shape "
                 f"{np.shape(concentration)}: give one number, or use weights='dirichlet'."
             )

@@ -15,6 +15,7 @@ from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.samplers.nuts import nuts
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Problem
+from jaxgmm.tools.files import read_arrays, write_arrays
 
 KEY = jax.random.key(0)
 
@@ -101,6 +102,52 @@ def test_checkpoints_are_not_mixed_up(tmp_path):
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(jg.FitError, match="can't be read"):
         walk(checkpoint=tmp_path / "run", resume=True, signature={"seed": 1, "shape": (2, 3)})
+
+
+def edited(path, arrays=None, **facts):
+    """What someone who opens a file of a checkpoint may do: None removes a fact."""
+    held, (old,) = read_arrays(path, "facts")
+    write_arrays(path, held | (arrays or {}), facts={name: fact for name, fact in (old | facts).items() if fact is not None})
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"done": None}, {"n_chunks": None}, {"signature": None}, {"signature": []}, {"done": "7"}, {"done": 1.5},
+        {"done": True}, {"done": -5}, {"done": 33}, {"done": 20}, {"done": 3}, {"n_chunks": -1}, {"n_chunks": 0},
+        {"n_chunks": 10**12},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_edited_facts_of_a_checkpoint(tmp_path, facts):
+    walk(checkpoint=tmp_path / "run")
+    edited(tmp_path / "run" / "state.npz", **facts)
+    with pytest.raises(jg.FitError, match=r"run is damaged \(.*\): delete it and start again"):
+        walk(checkpoint=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("facts", [[], 3, None])
+def test_facts_of_a_checkpoint_that_are_no_table(tmp_path, facts):
+    walk(checkpoint=tmp_path / "run")
+    state = tmp_path / "run" / "state.npz"
+    write_arrays(state, read_arrays(state, "facts")[0], facts=facts)
+    with pytest.raises(jg.FitError, match="run is damaged"):
+        walk(checkpoint=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3,), (2, 10), (3, 10, 1)], ids=str)
+def test_edited_draws_of_a_checkpoint(tmp_path, shape):
+    walk(checkpoint=tmp_path / "run")
+    edited(tmp_path / "run" / "draws_00000.npz", {"leaf_0000": np.zeros(shape)})
+    with pytest.raises(jg.FitError, match="its draws are not those of 32 steps"):
+        walk(checkpoint=tmp_path / "run", resume=True)
+
+
+def test_edited_states_of_a_checkpoint(tmp_path):
+    walk(checkpoint=tmp_path / "run")
+    edited(tmp_path / "run" / "state.npz", {"leaf_0001": np.array(["a", "b", "c"])})
+    with pytest.raises(jg.FitError, match="another version"):
+        walk(checkpoint=tmp_path / "run", resume=True)
 
 
 # NUTS

@@ -380,6 +380,41 @@ def test_a_file_that_was_cut_short(tree, tmp_path):
             load_posterior(path)
 
 
+@pytest.mark.parametrize("first", [0.0, 0.01, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("length", [1, 4096])
+def test_a_file_with_a_hole_is_refused_before_hdf5_reads_it(tree, tmp_path, monkeypatch, first, length):
+    """HDF5 has been seen never to return from such a file."""
+    path = save_posterior(tree, tmp_path / "posterior.nc")
+    whole = bytearray(path.read_bytes())
+    start = int(first * len(whole))
+    start += 0 if length > 1 else next(i for i, byte in enumerate(whole[start:]) if byte)
+    whole[start : start + length] = bytes(length)
+    path.write_bytes(whole)
+    if first:  # of a file without its first bytes HDF5 says at once that it isn't one
+        monkeypatch.setattr(xarray, "open_datatree", lambda *a, **k: pytest.fail("HDF5 was asked"))
+    with pytest.raises(ValueError, match=r"posterior\.nc is not a whole netCDF file"):
+        load_posterior(path)
+
+
+@pytest.mark.parametrize("length", [1, 20, 40, 4096])
+def test_a_file_with_a_hole_at_its_end(tree, tmp_path, length):
+    path = save_posterior(tree, tmp_path / "posterior.nc")
+    path.write_bytes(path.read_bytes()[:-length] + bytes(length))
+    with pytest.raises(ValueError, match="checksum is wrong"):
+        load_posterior(path)
+
+
+def test_a_file_that_hdf5_has_changed(tree, tmp_path):
+    """Other programs add to files in place: the checksum ends with the file that it was of."""
+    path = save_posterior(tree, tmp_path / "posterior.nc")
+    with h5py.File(path, "r+") as file:
+        file["posterior"].attrs["note"] = "a" * 5000
+    assert load_posterior(path)["posterior"].attrs["note"] == "a" * 5000
+    with h5py.File(path, "r+") as file:
+        file["posterior/weights"][:] = file["posterior/weights"][:]
+    load_posterior(path)
+
+
 def test_a_file_of_another_program(tree, tmp_path):
     path = tmp_path / "other.nc"
     path.write_text("weights,means\n")
