@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.bayes.priors.base import Blocks, predictive
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.covariance import Family, get_family
-from jaxgmm.covariance.structure import Factor
+from jaxgmm.covariance.factor import Factor
 
 
 class Data(NamedTuple):

@@ -2,9 +2,9 @@
 
 from jaxgmm.covariance.base import Family
 from jaxgmm.covariance.diag import Diag
+from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.full import Full
 from jaxgmm.covariance.spherical import Spherical
-from jaxgmm.covariance.structure import Factor
 from jaxgmm.covariance.tied import Tied
 from jaxgmm.tools.errors import UserTypeError
 from jaxgmm.tools.validation import unknown

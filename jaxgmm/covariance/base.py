@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxgmm.covariance.structure import Factor, Structure
+from jaxgmm.covariance.factor import Factor
+from jaxgmm.covariance.structure import Structure
 from jaxgmm.tools.errors import UserError
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxgmm.covariance.base import Family, per_component, positive
-from jaxgmm.covariance.structure import Diagonal, Factor
+from jaxgmm.covariance.factor import Factor
+from jaxgmm.covariance.variances import Diagonal
 
 
 class Diag(Family):

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgmm.covariance.base import Family, per_component, positive
-from jaxgmm.covariance.structure import Dense, Factor
+from jaxgmm.covariance.factor import Factor
+from jaxgmm.covariance.matrices import Dense
 
 
 class Full(Family):

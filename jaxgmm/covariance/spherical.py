@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgmm.covariance.base import Family, positive
 from jaxgmm.covariance.diag import inverse_gamma, inverse_gamma_normaliser
-from jaxgmm.covariance.structure import Isotropic
+from jaxgmm.covariance.variances import Isotropic
 
 
 class Spherical(Family):

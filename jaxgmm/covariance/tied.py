@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxgmm.covariance.base import Family
 from jaxgmm.covariance.full import inverse_wishart, inverse_wishart_normaliser
-from jaxgmm.covariance.structure import Pooled
+from jaxgmm.covariance.matrices import Pooled
 
 
 class Tied(Family):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgmm.covariance.structure import Factor, Structure
+from jaxgmm.covariance.factor import Factor
+from jaxgmm.covariance.structure import Structure
 from jaxgmm.tools.blocks import map_rows
 
 _ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers

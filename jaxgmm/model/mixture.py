@@ -289,7 +289,7 @@ class GMM:
         x = check_rows(x, "x", n_features=self.n_features)
         dtype, out = precision.compute_dtype(x, self), precision.result_dtype(x)
         with precision.scope(dtype):
-            return question(self, jnp.asarray(x), dtype, out)  # JAX 0.12 remembers the dtype a NumPy constant had in a jit
+            return question(precision.fresh(self), jnp.asarray(x), dtype, out)
 
     def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
         check_single(self.weights, "g.bic(x)")
@@ -297,7 +297,7 @@ class GMM:
         weight = check_weights(sample_weight, x.shape[0])
         dtype = precision.compute_dtype(x, self, weight)
         with precision.scope(dtype):
-            log_prob, complete = log_prob_and_complete(self, jnp.asarray(x), dtype).T
+            log_prob, complete = log_prob_and_complete(precision.fresh(self), jnp.asarray(x), dtype).T
             weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
             value = total(weight, log_prob, complete)
         return value if is_traced(value) else float(value)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -40,7 +39,7 @@ def e_step(
         block_size: rows held in expanded form at once; default by the size of the cache. Changes rounding only.
 
     Returns:
-        Statistics, in the dtype of `x`; float64 NumPy arrays where `x` is float64 and JAX's configuration has none.
+        Statistics; on a CPU in float64, as NumPy arrays where JAX's configuration has none, else in the dtype of `x`.
 
     Raises:
         ValueError: an engine or shape that doesn't fit, NaN or infinite rows, negative or all-zero weights.
@@ -58,16 +57,14 @@ def e_step(
     weight = check_weights(sample_weight, x.shape[0])
     if block_size is not None:
         block_size = check_count(block_size, "block_size")
-    dtype, out = precision.compute_dtype(x, gmm, weight), precision.parameter_dtype(x)
-    if dtype != np.float64:
-        out = precision.result_dtype(x)
+    dtype = precision.compute_dtype(x, gmm, weight)
     with precision.scope(dtype):
-        statistics = _e_step(precision.cast(gmm, dtype), jnp.asarray(x), weight, engine, block_size, dtype, out)
+        statistics = _e_step(precision.cast(gmm, dtype), jnp.asarray(x), weight, engine, block_size, dtype)
     return precision.keep(statistics)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _e_step(gmm, x, weight, engine, block_size, dtype, out):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _e_step(gmm, x, weight, engine, block_size, dtype):
     weight = jnp.ones(x.shape[0], dtype) if weight is None else weight.astype(dtype)
     components = gmm.components()
     block_size = block_size or choose_block_size(components.structure, gmm.n_components, x.shape)
@@ -75,20 +72,8 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, out):
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
     moments, whitened = functools.partial(e_step_moments, **arguments), functools.partial(e_step_whitened, **arguments)
     if engine == "auto" and dtype == np.float64:
-        statistics = lax.cond(ill_conditioned(components, centre), whitened, moments, components)
-    else:
-        statistics = (moments if engine == "moments" else whitened)(components)
-    return statistics if out == dtype else _rounded(statistics, components.structure, out)
-
-
-def _rounded(statistics, structure, out):
-    """In another dtype, about what its centre rounds to: sums about the mixture's own means would belong to no centre."""
-    counts, sums, scatter = statistics.counts, statistics.sums, statistics.scatter
-    centre = statistics.centre.astype(out)
-    shift = centre.astype(counts.dtype) - statistics.centre
-    scatter = recentre(structure, scatter, sums, counts, shift)
-    sums = sums - counts[:, None] * shift
-    return precision.cast(replace(statistics, sums=sums, scatter=scatter, centre=centre), out)
+        return lax.cond(ill_conditioned(components, centre), whitened, moments, components)
+    return (moments if engine == "moments" else whitened)(components)
 
 
 def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
@@ -120,18 +105,15 @@ def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixe
     fixed = check_fixed(fixed)
     if prior is not None:
         prior.check_fits(gmm)
-    counts = statistics.counts
-    dtype, out = precision.compute_dtype(counts, gmm, statistics, prior), precision.parameter_dtype(counts)
-    if dtype != np.float64:
-        out = precision.result_dtype(counts)
+    dtype = precision.compute_dtype(statistics.counts, gmm, statistics, prior)
     with precision.scope(dtype):
-        result = _m_step(*precision.cast((statistics, gmm, prior), dtype), fixed, dtype, out)
+        result = _m_step(*precision.cast((statistics, gmm, prior), dtype), fixed)
     return precision.keep(result)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _m_step(statistics, gmm, prior, fixed, dtype, out):
-    return precision.cast(maximise(statistics, gmm, prior, gmm.weights > 0, fixed), out)
+@functools.partial(jax.jit, static_argnums=3)
+def _m_step(statistics, gmm, prior, fixed):
+    return maximise(statistics, gmm, prior, gmm.weights > 0, fixed)
 
 
 def maximise(

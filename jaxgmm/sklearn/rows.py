@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import Factor, get_family
-from jaxgmm.covariance.structure import invert_tril
+from jaxgmm.covariance.factor import invert_tril
 from jaxgmm.data import ArraySource
 from jaxgmm.model.density import Components
 from jaxgmm.model.engines import choose_block_size, e_step_moments, e_step_whitened

@@ -1,9 +1,9 @@
 """Which dtype to compute in and which to hand back.
 
 On a CPU float64 costs little and rounding is a real enemy, so everything called eagerly computes in float64, inside a
-local `jax.enable_x64(True)`, and hands back the dtype of the data. On accelerators, and inside a user's own jit, grad or
-vmap, the dtype is the one that is there. The global configuration never changes. What computes comes by here, so it is here
-that forks of a process that ran JAX are told to stop.
+local `jax.enable_x64(True)`: answers about rows come back in the rows' dtype, parameters as float64. On accelerators, and
+inside a user's own jit, grad or vmap, the dtype is the one that is there. The global configuration never changes. What
+computes comes by here, so it is here that forks of a process that ran JAX are told to stop.
 """
 
 import contextlib
@@ -26,9 +26,11 @@ def result_dtype(x: Any) -> np.dtype:
 
 
 def parameter_dtype(x: Any) -> np.dtype:
-    """The dtype of fitted parameters: the data's own, at least float32. Float64 data keep float64 even where JAX has none."""
-    wide = not isinstance(x, jax.Array) and np.dtype(x.dtype) == np.float64
-    return np.dtype(np.float64) if wide and platform(x) == "cpu" else result_dtype(x)
+    """The dtype of fitted parameters and of sums: float64 on a CPU, whatever the rows are, else that of results.
+
+    Rounded to float32, a covariance of near-collinear columns may have no density, and one of small units no digits.
+    """
+    return result_dtype(x) if is_traced(x) or in_jit() or platform(x) != "cpu" else np.dtype(np.float64)
 
 
 def as_parameter(leaf: np.ndarray, dtype: np.dtype) -> Any:
@@ -102,4 +104,13 @@ def cast(tree: Any, dtype: np.dtype) -> Any:
         value = jnp.asarray(value)
         return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
-    return jax.tree.map(leaf, tree)
+    return jax.tree.map(leaf, fresh(tree))
+
+
+def fresh(tree: Any) -> Any:
+    """The same numbers in array objects of their own.
+
+    JAX 0.12 remembers the device's copy of a NumPy array that was a constant in a jit, in float32 where x64 is off, and would
+    hand it out again inside `scope`.
+    """
+    return jax.tree.map(lambda leaf: leaf.view() if isinstance(leaf, np.ndarray) else leaf, tree)

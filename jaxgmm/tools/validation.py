@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,30 @@ def floating(x: Any, name: str) -> Any:
         # A view of one's own: JAX 0.12 remembers the device's copy of an array object that NumPyro has run on, in float32, and
         # would hand it out again inside `enable_x64`.
         return array.view() if isinstance(array, np.ndarray) else array
+    if hasattr(x, "toarray"):
+        raise UserTypeError(f"{name} is a sparse matrix; a Gaussian mixture needs dense rows: {name}.toarray().")
+    if (frame := _of_frame(x, name)) is not None:
+        return frame
     raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."
     )
+
+
+def _of_frame(x: Any, name: str) -> np.ndarray | None:
+    """Pandas' columns that have no NumPy dtype in common but float: nullable ones, pyarrow's, numbers beside booleans."""
+    pandas = sys.modules.get("pandas")
+    if pandas is None or not isinstance(x, pandas.DataFrame | pandas.Series):
+        return None
+    kinds = x.dtypes.items() if isinstance(x, pandas.DataFrame) else [(x.name, x.dtype)]
+    is_number = pandas.api.types.is_any_real_numeric_dtype
+    others = [f"{column!r} ({kind})" for column, kind in kinds if not (is_number(kind) or pandas.api.types.is_bool_dtype(kind))]
+    if others:
+        raise UserTypeError(
+            f"{name} has columns that aren't real numbers: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}. "
+            f"Select the numeric ones: {name}.select_dtypes('number')."
+        )
+    return x.to_numpy(dtype=float, na_value=np.nan)
 
 
 def check_rows(x: Any, name: str = "x", *, n_features: int | None = None, min_rows: int = 1) -> Float[Array, "N D"]:

@@ -320,7 +320,7 @@ def test_float32_rows_in_the_default_configuration():
     comparison = jg.compare(
         X.astype(np.float32), families=["diag"], n_components=[1, 2, 5], key=KEY, held_out_folds=3, **OPTIONS
     )
-    assert comparison.fit("diag", 2).gmm.means.dtype == np.float32
+    assert comparison.fit("diag", 2).gmm.means.dtype == np.float64
     names = ["diag 1", "diag 2", "diag 5"]
     np.testing.assert_allclose(comparison.table["held_out"], compared().table.loc[names, "held_out"], rtol=1e-3)
     np.testing.assert_allclose(comparison.table["bic"], compared().table.loc[names, "bic"], rtol=1e-4)

@@ -41,6 +41,53 @@ def test_float64_data_keep_float64_parameters():
     assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x), rel=1e-9)
 
 
+def percentages(rng):
+    """Compositions: rows that add up to 100, but for rounding."""
+    return 100 * rng.dirichlet([5, 5, 5, 5], 300)
+
+
+def nearly_a_line(rng):
+    a = rng.normal(size=300)
+    return np.c_[a, a + 3e-4 * rng.normal(size=300)]
+
+
+def a_sum_column(rng):
+    a, b = rng.normal(size=(2, 300))
+    return np.c_[a, b, a + b]
+
+
+FLOAT32 = {
+    "percentages": percentages,
+    "nearly a line": nearly_a_line,
+    "a sum column": a_sum_column,
+    "large": lambda rng: 1e18 * rng.normal(size=(300, 2)),
+    "small": lambda rng: 1e-18 * rng.normal(size=(300, 2)),
+}
+
+
+@pytest.mark.default_precision
+@pytest.mark.parametrize("family", ["full", "tied", "diag"])
+@pytest.mark.parametrize("rows", FLOAT32)
+def test_the_mixture_of_float32_rows_has_the_likelihood_of_its_fit(rows, family):
+    for seed in range(3):
+        x = FLOAT32[rows](np.random.default_rng(seed)).astype(np.float32)
+        fit = jg.fit(x, 2, key=KEY, n_init=2, max_steps=2000, family=family)
+        assert fit.converged
+        assert fit.gmm.log_likelihood(x) == pytest.approx(fit.log_likelihood, rel=1e-5)
+        assert np.isfinite(fit.gmm.log_prob(x)).all()
+
+
+@pytest.mark.parametrize("total", [1e6, 3.3e8, 1e10])
+def test_starts_agree_whatever_weights_add_up_to(total):
+    """Survey weights that add up to a population: ten starts that agree to 1e-7 nats a unit of weight are one optimum."""
+    grid = np.linspace(-5, 12, 341)
+    p = 0.3 * np.exp(-0.5 * grid**2) + 0.7 / 1.5 * np.exp(-0.5 * ((grid - 2.5) / 1.5) ** 2)
+    fit = jg.fit(grid[:, None], 2, key=KEY, max_steps=5000, sample_weight=total * p / p.sum())
+    assert np.ptp(fit.restarts.objective) < 1e-7 * total
+    assert fit.restarts.replication == 10
+    assert fit.restarts.gap == np.inf
+
+
 @pytest.mark.default_precision
 def test_host_functions_refuse_to_run_inside_jit():
     """Also on data that a closure brings in; and the refusal leaves no float64 behind."""
@@ -50,8 +97,15 @@ def test_host_functions_refuse_to_run_inside_jit():
     with pytest.raises(TypeError, match="initialise"):
         jax.jit(lambda scale: jg.initialise(x, 2, key=KEY).means * scale)(2.0)
     assert jnp.asarray(x).dtype == jnp.float32
-    gmm = jg.fit(x.astype(np.float32), 2, key=KEY).gmm
+    gmm = jg.fit(x, 2, key=KEY).gmm
+    before = gmm.bic(x), gmm.log_prob(x), gmm.condition([0], [0.5]).mean(), jg.e_step(gmm, x).log_likelihood
     assert float(jax.jit(lambda scale: gmm.bic(x) * scale)(1.0)) == pytest.approx(gmm.bic(x), rel=1e-5)
+    jax.jit(lambda scale: gmm.mean() * scale)(1.0)
+    after = gmm.bic(x), gmm.log_prob(x), gmm.condition([0], [0.5]).mean(), jg.e_step(gmm, x).log_likelihood
+    for one, other in zip(
+        before, after, strict=True
+    ):  # the same mixture, though its leaves were constants of a float32 program
+        np.testing.assert_array_equal(one, other)
 
 
 ASK = {

@@ -98,7 +98,7 @@ def test_statistics_of_float32_rows_are_about_the_centre_they_name():
     gmm = mixture("full", 1e3 + 1e-5, 1.0)
     x = np.asarray(gmm.sample(jax.random.key(1), 300)[0], np.float32)
     statistics = jg.e_step(gmm, x)
-    assert {leaf.dtype for leaf in jax.tree.leaves(statistics)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(statistics)} == {np.dtype(np.float64)}
     assert float(statistics.log_likelihood) == pytest.approx(gmm.log_likelihood(x), rel=1e-6)
     mean = (statistics.sums + statistics.counts[:, None] * (statistics.centre - 1e3)).sum(0) / 300
     np.testing.assert_allclose(mean, x.astype(float).mean(0) - 1e3, atol=1e-4)
