@@ -7,7 +7,9 @@ A run that fails leaves `failed.json`, which says in which stage and why, unless
 
 import json
 import os
+import secrets
 import shutil
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ import numpy as np
 
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+from jaxgmm.tools.files import DamagedFileError, read_arrays, whole, write_arrays
 
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 # What a run may have written and the next one, with another config, may not.
@@ -29,6 +31,7 @@ _OPTIONAL = (
     "similarity.png", "report.html", "failed.json",
 )  # fmt: skip
 _UNFINISHED, _FAILED = "unfinished", "failed.json"
+_ABANDONED = 3600.0  # seconds after which a folder that nobody finished may go: writing takes a minute
 _CHAIN_STAGES = ("posterior", "count")
 _MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as if nothing had happened
 
@@ -104,11 +107,16 @@ def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
         raise UserError(f"{directory} holds no unfinished run to resume: {why}")
     if unfinished and not (resume or overwrite):
         raise UserError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
-    if not unfinished and directory.exists() and any(path.name != _FAILED for path in directory.iterdir()):
-        if not holds_run(directory):
+    there = {path.name for path in directory.iterdir()} - {_FAILED} if directory.exists() else set()
+    if there - {_UNFINISHED} and not unfinished:  # a run that was killed before it had a config has left nothing to lose
+        if holds_run(directory):
+            what = "already holds a run: replace it with --overwrite, or give another --output"
+        elif any(name.startswith(_partial_of(directory)) for name in there):
+            what = "holds what is left of a run that was killed while it was being replaced: start again with --overwrite"
+        else:
             raise UserError(f"{directory} is not empty and holds no run: give another directory with --output")
         if not overwrite:
-            raise UserError(f"{directory} already holds a run: replace it with --overwrite, or give another --output")
+            raise UserError(f"{directory} {what}")
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         raise PermissionError(f"{directory} can't be written: no permission for {existing}")
@@ -117,7 +125,10 @@ def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
 def check_unchanged(directory: Path, config: str) -> None:
     """Raises ValueError where the unfinished run had another config (as TOML, with versions): names what has changed."""
     path = directory / _UNFINISHED / "config.toml"
-    before = _flat(tomllib.loads(path.read_text(encoding="utf-8")))
+    try:
+        before = _flat(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read ({error}): start again with --overwrite") from None
     now = _flat(tomllib.loads(config))
     compared = sorted(name for name in before | now if not name.startswith(("output.", "versions.")))
     compared += [f"versions.{name}" for name in _MUST_AGREE]
@@ -155,7 +166,8 @@ def unfinished_run(directory: Path, config: str, *, resume: bool) -> Iterator[Pa
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "config.toml").write_text(config, encoding="utf-8")
+        with whole(folder / "config.toml") as partial:
+            partial.write_text(config, encoding="utf-8")
     try:
         yield folder
     except BaseException:
@@ -191,20 +203,31 @@ def same_start(folder: Path, start: Any) -> Any:
 
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """A folder to write in, whose files become those of `directory` once the block is through; if it fails, none do."""
+    """A folder to write in, whose files become those of `directory` once the block is through; if it fails, none do.
+
+    While an older run is being replaced its directory is no run at all, so that nobody reads files of two.
+    """
     home = directory if directory.exists() else directory.parent
     home.mkdir(parents=True, exist_ok=True)
-    partial = home / f".{directory.name}.partial-{os.getpid()}"
+    for old in home.glob(f"{_partial_of(directory)}*"):
+        if time.time() - old.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(old, ignore_errors=True)
+    partial = home / f"{_partial_of(directory)}{secrets.token_hex(4)}"
     partial.mkdir()
     try:
         yield partial
         if directory.exists():
-            for name in _OPTIONAL:
+            for name in (_RUN[-1], *_OPTIONAL):
                 (directory / name).unlink(missing_ok=True)
-            for file in list(partial.iterdir()):
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == _RUN[-1]):
                 file.replace(directory / file.name)
             shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
         else:
             partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_of(directory: Path) -> str:
+    """What names of folders begin with that are being written for `directory`."""
+    return f".{directory.name}.partial-"

@@ -1,0 +1,99 @@
+"""A run's directory when runs are killed: no state that mixes two runs, and none without a way out."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxgmm.app import output
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jaxgmm.app import output
+
+directory, at = Path(sys.argv[1]), int(sys.argv[2])
+calls = {"n": 0}
+
+def counted(operation):
+    def call(self, *arguments, **options):
+        calls["n"] += 1
+        if calls["n"] == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return operation(self, *arguments, **options)
+    return call
+
+for name in ("unlink", "replace", "rename"):
+    setattr(Path, name, counted(getattr(Path, name)))
+with output.new_directory(directory) as partial:
+    for name in ("config.toml", "gmm.npz", "fit.json", "assignments.csv"):
+        (partial / name).write_text("new")
+"""
+
+
+def write_run(directory, text):
+    with output.new_directory(directory) as partial:
+        for name in ("config.toml", "gmm.npz", "fit.json", "assignments.csv"):
+            (partial / name).write_text(text)
+
+
+def killed(directory, at):
+    return subprocess.run([sys.executable, "-c", KILLED, directory, str(at)], check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_kill_at_any_file_operation_never_mixes_runs(tmp_path, replaced):
+    at, went_on = 1, True
+    while went_on:
+        directory = tmp_path / str(at) / "run"
+        directory.parent.mkdir()
+        if replaced:
+            write_run(directory, "old")
+        went_on = killed(directory, at)
+        if output.holds_run(directory):
+            texts = {path.read_text() for path in directory.iterdir() if path.is_file()}
+            assert texts == ({"old"} if went_on and (directory / "fit.json").read_text() == "old" else {"new"})
+        output.check_free(directory, overwrite=True, resume=False)  # there is always a way
+        write_run(directory, "newest")
+        assert {path.read_text() for path in directory.iterdir() if path.is_file()} == {"newest"}
+        at += 1
+    assert at > (15 if replaced else 1)
+
+
+def test_what_is_left_of_a_replaced_run_says_the_way_out(tmp_path):
+    directory = tmp_path / "run"
+    write_run(directory, "old")
+    assert killed(directory, 18)  # in the middle of moving
+    assert not output.holds_run(directory)
+    with pytest.raises(ValueError, match="killed while it was being replaced: start again with --overwrite"):
+        output.check_free(directory, overwrite=False, resume=False)
+
+
+def test_a_run_killed_before_it_kept_anything_is_in_nobodys_way(tmp_path):
+    directory = tmp_path / "run"
+    (directory / "unfinished").mkdir(parents=True)
+    output.check_free(directory, overwrite=False, resume=False)
+    with pytest.raises(ValueError, match="no unfinished run to resume: leave out --resume"):
+        output.check_free(directory, overwrite=False, resume=True)
+
+
+def test_a_truncated_config_of_an_unfinished_run_says_the_way_out(tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.toml").write_text("[data\npa")
+    with pytest.raises(ValueError, match=r"config.toml can't be read .*: start again with --overwrite"):
+        output.check_unchanged(tmp_path, "seed = 1")
+
+
+def test_folders_that_nobody_finished_are_swept(tmp_path, monkeypatch):
+    left = tmp_path / ".run.partial-0"
+    left.mkdir()
+    write_run(tmp_path / "run", "new")
+    assert left.exists()  # it may be at work
+    monkeypatch.setattr(output, "_ABANDONED", -1.0)
+    write_run(tmp_path / "run2", "new")
+    assert left.exists()  # of another directory
+    (tmp_path / ".run2.partial-1").mkdir()
+    output.shutil.rmtree(tmp_path / "run2")
+    write_run(tmp_path / "run2", "new")
+    assert not (tmp_path / ".run2.partial-1").exists()
