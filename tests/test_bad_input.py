@@ -178,6 +178,7 @@ CALLS = {
         ValueError,
         ["covariances", "positive definite", "1", "-1"],
     ),
+    "subnormal covariance": (lambda: jg.GMM([1.0], [[0.0]], [1e-310], "spherical"), ValueError, ["positive definite"]),
     "singular covariance": (lambda: jg.GMM(W, M, np.ones((2, 2)), "tied"), ValueError, ["positive definite"]),
     "asymmetric covariance": (
         lambda: jg.GMM(W, M, np.array([[1.0, 0.5], [0.0, 1.0]]), "tied"),

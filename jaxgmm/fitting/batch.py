@@ -132,7 +132,7 @@ def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: boo
     status = tuple(map(status_of, gather(lambda search: search.status).tolist()))
     return Restarts(
         objective=objective,
-        log_likelihood=np.full_like(objective, np.nan) if of_bounds else log_likelihood,
+        log_likelihood=np.where(of_bounds, np.nan, np.where(np.isfinite(objective), log_likelihood, -np.inf)),
         status=status,
         n_steps=n_steps,
         trace=tuple(row[: n + 1] for row, n in zip(gather(lambda search: search.trace), n_steps, strict=True)),

@@ -50,7 +50,7 @@ def fit(
 
     Each start climbs sum_n w_n log p(x_n) + log p(weights, means, covariances) until a step gains less than `rtol` nats per
     unit of weight; the best start is kept. The prior is what keeps covariances from going singular: without it the
-    likelihood has no maximum, and a start that falls into such a hole ends as `Status.collapsed`.
+    likelihood has no maximum, and a start that falls into such a hole ends as `Status.collapsed`, at its last finite point.
 
     Args:
         x: (N, D), finite, N >= 2; any float dtype, numpy or JAX.
@@ -77,7 +77,7 @@ def fit(
     Raises:
         TypeError: x, labels or counts that aren't numbers of the right kind; traced x.
         ValueError: any other argument that can't be used; the message names it and the way out.
-        FitError: no start gave finite, consistent sums.
+        FitError: no start gave finite, consistent sums, or (without a prior) a mixture that has a density.
 
     Warns:
         FitWarning: the best start did not converge.

@@ -26,8 +26,8 @@ class Restarts:
     """How every start of a fit ended.
 
     Attributes:
-        objective: (R,), at the end of each start; -inf where it never had one.
-        log_likelihood: (R,), total nats.
+        objective: (R,), at the end of each start: of its last point that can be used; -inf where it had none.
+        log_likelihood: (R,), total nats, of the same points.
         status: R of them.
         n_steps: (R,).
         trace: R arrays, the objective before each step and, last, after the final one.
@@ -92,13 +92,19 @@ class Fit:
 
 
 def best_start(objective: np.ndarray, status: tuple[Status, ...]) -> int:
-    """Index of the start to keep: the highest of those that can be used, else one that collapsed.
+    """Index of the start to keep: the highest of those that can be used, else one that collapsed on its way.
 
     Raises:
-        FitError: every start broke down.
+        FitError: every start broke down, or had no density to begin with.
     """
     for acceptable in (USABLE, (Status.collapsed,)):
-        allowed = np.array([s in acceptable for s in status])
+        allowed = np.array([s in acceptable for s in status]) & np.isfinite(objective)
         if allowed.any():
             return int(np.flatnonzero(allowed)[np.argmax(objective[allowed])])
+    if status[0] is Status.collapsed:
+        raise FitError(
+            "no start of the fit can be used: collapsed at once. Without a prior there is no density where a column doesn't "
+            "vary, columns are collinear, or a given start has a component on too few distinct rows: use prior='default', or "
+            "leave such columns out."
+        )
     raise FitError(f"no start of the fit can be used: {status[0].name}. {status[0].meaning}")

@@ -182,7 +182,16 @@ def grouped_start(
     within = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
     current = mixture_at(capacity, centre, family).covariances
-    covariances = kind.refit(kind.structure.share(within, floored), floored, current, n_features, active, prior)
+
+    def pooled(scatter: Array) -> Array:
+        return kind.refit(kind.structure.share(scatter, floored), floored, current, n_features, active, prior)
+
+    covariances = pooled(within)
+    if prior is None:  # groups of one row each have no spread: they start from that of all rows
+        whole = pooled(statistics.scatter)
+        pivots, most = (kind.structure.pivots(kind.factor(each, n_features)) for each in (covariances, whole))
+        rounding = 10 * n_features * jnp.finfo(centre.dtype).eps
+        covariances = jnp.where((pivots > rounding * most).all(), covariances, whole)
     weights = jnp.where(active, floored, 0)
     return GMM.unchecked(weights / weights.sum(), jnp.where(active[:, None], means, centre), covariances, family)
 

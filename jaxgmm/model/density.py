@@ -62,6 +62,12 @@ def log_joint(components: Components, x: Float[Array, "N D"]) -> Float[Array, "N
     return components.log_constant - (y**2).sum(-1).T / 2
 
 
+def with_shares(log_joint: Float[Array, "N K"], components: Components) -> Float[Array, "N K"]:
+    """The log joint to make responsibilities of: a row too far from all components for a number belongs to them by weight."""
+    lost = jnp.isneginf(log_joint).all(-1, keepdims=True)
+    return jnp.where(lost, log_weights(components.weights), log_joint)
+
+
 def by_rows(question: Callable[[Array], Array], components: Components, x: Array, dtype: Any) -> Array:
     """An answer made of the log joint of each row, a block of rows at a time."""
     return map_rows(lambda rows: question(log_joint(components, rows.astype(dtype))), x, _ROWS_AT_ONCE)

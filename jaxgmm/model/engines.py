@@ -81,12 +81,14 @@ def choose_block_size(structure: Structure, n_components: int, shape: tuple[int,
     return -(-n_samples // n_blocks)
 
 
-def _normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"]) -> tuple[Array, Array]:
+def _normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"], components: Components) -> tuple[Array, Array]:
     """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows."""
     peak = log_joint.max(0)
-    exponential = jnp.exp(log_joint - peak)
+    lost = jnp.isneginf(peak)
+    exponential = jnp.where(lost, components.weights[:, None], jnp.exp(log_joint - jnp.where(lost, 0, peak)))
     total = exponential.sum(0)
-    return exponential * (weight / total), (weight * (peak + jnp.log(total))).sum()
+    log_density = jnp.where(weight > 0, weight * (peak + jnp.log(total)), 0)
+    return exponential * (weight / total), log_density.sum()
 
 
 def _expand(structure: Structure, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
@@ -114,7 +116,7 @@ def e_step_moments(
     def block(rows: Array, w: Array) -> tuple[Array, ...]:
         columns = _expand(structure, rows, centre) if expanded is None else rows
         z = columns[:, :n_features]
-        responsibilities, log_density = _normalise(coefficients @ columns.T + constant, w)
+        responsibilities, log_density = _normalise(coefficients @ columns.T + constant, w, components)
         return (
             responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
         )  # fmt: skip
@@ -132,10 +134,12 @@ def e_step_whitened(components: Components, x: Array, weight: Array, centre: Arr
     structure, means, factor = components.structure, components.means, components.factor
     shift = means - centre
     constant = components.log_constant[:, None]
+    farthest = jnp.finfo(centre.dtype).max ** 0.4
 
     def block(rows: Array, w: Array) -> tuple[Array, ...]:
         y = structure.whiten(rows.astype(centre.dtype) - centre, shift, factor)
-        responsibilities, log_density = _normalise(constant - (y**2).sum(-1) / 2, w)
+        responsibilities, log_density = _normalise(constant - (y**2).sum(-1) / 2, w, components)
+        y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
         sums = jnp.einsum("kb,kbd->kd", responsibilities, y)
         return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y), log_density, w.sum()
 

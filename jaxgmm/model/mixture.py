@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
-from jaxgmm.model.density import Components, by_rows, components_of, log_weights
+from jaxgmm.model.density import Components, by_rows, components_of, log_weights, with_shares
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
@@ -357,14 +357,15 @@ def _log_prob(gmm, x, dtype, out):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _responsibilities(gmm, x, dtype, out):
-    return by_rows(lambda joint: jax.nn.softmax(joint, axis=-1), precision.cast(gmm, dtype).components(), x, dtype).astype(out)
+    components = precision.cast(gmm, dtype).components()
+    softmax = functools.partial(jax.nn.softmax, axis=-1)
+    return by_rows(lambda joint: softmax(with_shares(joint, components)), components, x, dtype).astype(out)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _predict(gmm, x, dtype, out):
-    return by_rows(
-        lambda joint: jnp.argmax(joint, axis=-1).astype(jnp.int32), precision.cast(gmm, dtype).components(), x, dtype
-    )
+    components = precision.cast(gmm, dtype).components()
+    return by_rows(lambda joint: with_shares(joint, components).argmax(-1).astype(jnp.int32), components, x, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -476,7 +477,8 @@ def _check_values(gmm: GMM) -> None:
         raise UserError(f"means must be finite, got {means.tolist()}.")
     if not np.isfinite(covariances).all():
         raise UserError("covariances must be finite; some entries are NaN or infinite.")
-    bad = _family(gmm).structure.flaw(covariances.astype(float), means.shape[-1])
+    subnormal = np.abs(covariances) < jnp.finfo(covariances.dtype).tiny  # compiled code takes them for 0
+    bad = _family(gmm).structure.flaw(np.where(subnormal, 0, covariances).astype(float), means.shape[-1])
     if bad:
         raise UserError(
             f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."

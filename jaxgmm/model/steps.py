@@ -72,7 +72,8 @@ def _e_step(gmm, x, weight, engine, block_size, dtype):
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
     moments, whitened = functools.partial(e_step_moments, **arguments), functools.partial(e_step_whitened, **arguments)
     if engine == "auto" and dtype == np.float64:
-        return lax.cond(ill_conditioned(components, centre), whitened, moments, components)
+        far = jnp.abs(x.astype(dtype) - centre).max() > np.finfo(np.float64).max ** 0.25  # fourth powers must be numbers
+        return lax.cond(far | ill_conditioned(components, centre), whitened, moments, components)
     return (moments if engine == "moments" else whitened)(components)
 
 

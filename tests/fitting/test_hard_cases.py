@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
 
 import jaxgmm as jg
 
@@ -134,6 +136,63 @@ def test_statistics_of_two_mixtures_do_not_add():
     other = jg.GMM(gmm.weights, gmm.means + 1, gmm.covariances)
     with pytest.raises(ValueError, match="same mixture"):
         jg.e_step(gmm, x) + jg.e_step(other, x)
+
+
+WITHOUT_A_MAXIMUM = {
+    "a constant column": lambda rng: np.c_[rng.normal(size=60), np.full(60, 3.0)],
+    "one value": lambda rng: np.ones((60, 2)),
+    "two values": lambda rng: np.repeat([[0.0, 0], [1, 1]], 30, axis=0),
+    "three values": lambda rng: np.repeat([[0.0, 0], [1, 1], [2, 0]], 20, axis=0),
+    "collinear": lambda rng: rng.normal(size=(60, 1)) * [1.0, 2.0],
+    "fewer rows than columns": lambda rng: rng.normal(size=(8, 10)),
+    "a row a component": lambda rng: rng.normal(size=(8, 2)),
+    "an atom": lambda rng: np.concatenate([rng.normal(size=(40, 2)), np.zeros((20, 2))]),
+    "an outlier": lambda rng: np.concatenate([rng.normal(size=(59, 2)), [[1e6, 1e6]]]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::jaxgmm.FitWarning")
+@pytest.mark.parametrize("data", WITHOUT_A_MAXIMUM)
+def test_maximum_likelihood_is_finite_or_an_error(data, family):
+    """Every number of every start is that of a mixture with a density; where there is none, FitError says so."""
+    x = WITHOUT_A_MAXIMUM[data](np.random.default_rng(0))
+    ended = []
+    for k in (1, 3, 8):
+        try:
+            fit = jg.fit(x, k, key=KEY, family=family, prior=None, n_init=4)
+        except jg.FitError:
+            assert not has_density(x, family)
+            continue
+        ended.append(fit.status)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.gmm))
+        assert np.isfinite(fit.restarts.objective).all()
+        assert np.isfinite(np.concatenate(fit.restarts.trace)).all()
+        np.testing.assert_allclose(fit.restarts.log_likelihood, fit.restarts.objective)
+        assert fit.log_likelihood == pytest.approx(log_likelihood(fit.gmm, x), rel=1e-6)
+    assert len(ended) == 3 * has_density(x, family)
+
+
+def has_density(x, family):
+    """Whether the one Gaussian of the rows isn't singular."""
+    centred = x - x.mean(0)
+    if family in ("full", "tied"):
+        return np.linalg.matrix_rank(centred) == x.shape[1]
+    return bool({"diag": np.all, "spherical": np.any}[family](np.ptp(x, axis=0) > 0))
+
+
+def log_likelihood(gmm, x):
+    joint = []
+    for weight, mean, covariance in zip(gmm.weights, gmm.means, gmm.dense_covariances(), strict=True):
+        whitened = solve_triangular(np.linalg.cholesky(2 * np.pi * covariance), (x - mean).T, lower=True)
+        joint.append(np.log(weight) - np.linalg.slogdet(2 * np.pi * covariance)[1] / 2 - np.pi * (whitened**2).sum(0))
+    return logsumexp(joint, axis=0).sum()
+
+
+def test_a_start_that_has_no_density_is_an_error():
+    """Labels that put a component on one row, and there is no other start."""
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    with pytest.raises(jg.FitError, match="collapsed at once"):
+        jg.fit(x, key=KEY, init=np.eye(20, dtype=int)[0], prior=None)
 
 
 def test_nan_debugging_finds_nothing():

@@ -40,6 +40,23 @@ def assert_same(a, b, rtol):
         np.testing.assert_allclose(mine, other, rtol=rtol, atol=rtol * max(np.abs(other).max(), 1e-3), err_msg=name)
 
 
+@pytest.mark.parametrize("sd", [1e-100, 1.0])
+def test_rows_too_far_for_any_number(family, sd):
+    """Where densities are 0 in float64 they are of no component more than its weight says; other rows don't suffer."""
+    cov = jg.covariance.FAMILIES[family].from_dense(np.tile(sd**2 * np.eye(2), (2, 1, 1)))
+    gmm = jg.GMM([0.25, 0.75], [[0.0, 0.0], [3 * sd, 0.0]], np.asarray(cov), family)
+    x = np.array([[0.0, sd], [3 * sd, sd], [1e300, 1e300]])
+    near, both = jg.e_step(gmm, x[:2]), jg.e_step(gmm, x)
+    assert float(both.log_likelihood) == gmm.log_likelihood(x) == -np.inf
+    np.testing.assert_allclose(both.counts, np.add(near.counts, [0.25, 0.75]), rtol=1e-12)
+    np.testing.assert_allclose(gmm.responsibilities(x)[2], [0.25, 0.75])
+    assert gmm.predict(x).tolist() == [0, 1, 1]
+    assert np.isfinite(both.sums).all()
+    assert np.isfinite(both.scatter).all()
+    absent = jg.e_step(gmm, x, [1, 1, 0])
+    assert float(absent.log_likelihood) == pytest.approx(gmm.log_likelihood(x[:2]), rel=1e-12)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_definition(blobs, row_counts, family, engine):
     gmm = random_member(family)
