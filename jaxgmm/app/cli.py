@@ -9,11 +9,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.version import __version__
+
+if TYPE_CHECKING:
+    from jaxgmm.fitting.result import Fit
 
 _EXTRA = ("h5netcdf", "h5py", "jinja2", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -109,14 +112,23 @@ def run_command(
             typer.echo(json.dumps({"directory": str(finished.directory), **finished.summary}))
         elif not quiet:
             show(finished)
-        elif not finished.fit.converged:
-            status = finished.fit.status
-            print(f"warning: the fit ended as {status.name}. {status.meaning}", file=sys.stderr)
+        else:
+            _warn(finished.fit)
     except KeyboardInterrupt:
         again = ["jaxgmm", "run", str(config)]
         again += [part for setting in settings or () for part in ("--set", setting)]
         again += [] if output is None else ["--output", str(output)]
         _interrupted(directory, [*again, "--resume"])
+
+
+def _warn(fit: "Fit") -> None:
+    """What must be said even to those who want to hear nothing."""
+    from jaxgmm.fitting.result import without_rows
+
+    if not fit.converged:
+        print(f"warning: the fit ended as {fit.status.name}. {fit.status.meaning}", file=sys.stderr)
+    if fit.empty.any():
+        print(f"warning: {without_rows(fit)}", file=sys.stderr)
 
 
 def _interrupted(directory: Path | None, again: Sequence[str]) -> NoReturn:

@@ -17,6 +17,7 @@ from rich.table import Table
 from jaxgmm.app.formatting import alike, number, plus_minus, with_names
 from jaxgmm.app.run import Run, Watch
 from jaxgmm.fitting.result import Progress as FitProgress
+from jaxgmm.fitting.result import without_rows
 from jaxgmm.plots import replication
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def _show_fit(console: Console, finished: Run) -> None:
     took = f" in {summary['seconds']['fit']:.2f} s" if "fit" in summary["seconds"] else ""
     facts.add_row("steps", f"{fit.n_steps} of EM; {summary['n_starts']} starts{took}")
     facts.add_row("replication", replication(fit))
+    if fit.empty.any():
+        facts.add_row("empty", f"[yellow]{without_rows(fit)}[/]: set n_components lower")
     console.print(facts)
 
     gmm = fit.gmm

@@ -23,6 +23,7 @@ from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
+from jaxgmm.fitting.batch import in_rows
 from jaxgmm.fitting.fit import check_mode_exists, fit, resolve_init, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
 from jaxgmm.fitting.status import FitWarning, Status
@@ -122,7 +123,7 @@ def fit_map(
         climbed = _climb(given, source, prior, sample_weight is not None, moments, rtol, max_steps, dtype)
     if start is not None and isinstance(prior, RichardsonGreen):
         start = None  # the steps of another objective are no part of this one
-    return _account(climbed, start, prior, out, fingerprint(source))
+    return _account(climbed, start, prior, out, source)
 
 
 class _Run(NamedTuple):
@@ -214,7 +215,14 @@ def _descend(x, weight, prior, constant, start, extra, max_steps, gtol, layout, 
     return _Run(gmm, extra, log_prior, (found.gradient**2).sum() / 2, found.n_steps, -found.trace)
 
 
-def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, data: str) -> Fit:
+def _expected_rows(weights: np.ndarray, prior: Any, source: ArraySource) -> np.ndarray:
+    """What weights at the mode say of the rows: weights_k = (N_k + alpha_k - 1) / (N + sum_j (alpha_j - 1))."""
+    total = np.asarray(source.weight, float).sum()
+    pseudo = np.broadcast_to(np.asarray(prior.concentration, float) - 1, weights.shape)
+    return in_rows(weights * (total + pseudo.sum()) - pseudo, source)
+
+
+def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, source: ArraySource) -> Fit:
     """What `fit` would say of it; warns once."""
     gmm, status, log_likelihood, trace = climbed
     if status is not Status.converged:
@@ -250,5 +258,6 @@ def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, data: str
         trace=whole,
         restarts=restarts,
         prior=prior,
-        fingerprint=data,
+        fingerprint=fingerprint(source),
+        expected_rows=_expected_rows(np.asarray(gmm.weights), prior, source),
     )

@@ -172,7 +172,7 @@ class _Sweep:
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):
             try:
-                fits[i] = account(search, model, self.settings, moments[0], self.out, data_id)
+                fits[i] = account(search, model, self.settings, source, self.out, data_id)
             except FitError:
                 fits[i] = Status(int(np.asarray(search.status)[0]))
         return fits, moments

@@ -24,11 +24,13 @@ from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import status_of
+from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_normaliser
 from jaxgmm.tools import precision
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
+_VANISHED = 1e-3  # expected rows of a component, below which its weight is on its way to 0
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
 Moments = tuple[float, np.ndarray, np.ndarray]
@@ -143,19 +145,29 @@ def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: boo
     )
 
 
-def account(search: Search, model: Model, settings: Settings, total_weight: float, out: Any, data: str) -> Fit:
+def account(search: Search, model: Model, settings: Settings, source: ArraySource, out: Any, data: str) -> Fit:
     """The best start of a model without its padding, and how every start ended.
+
+    Weights that are on their way to 0, the mode of a component without rows, are put there: below a thousandth of a row that
+    changes the likelihood by less than a step that counts as none.
 
     Raises:
         FitError: no start gave finite, consistent sums.
     """
-    restarts = restarts_of([search], settings.rtol * total_weight)
+    restarts = restarts_of([search], settings.rtol * np.asarray(source.weight, float).sum())
     best = restarts.best
     chosen, n_components = search.point, model.n_components
     covariances = chosen.covariances[best]
     if get_family(chosen.family).per_component:
         covariances = covariances[:n_components]
-    leaves = chosen.weights[best, :n_components], chosen.means[best, :n_components], covariances
+    expected_rows = in_rows(np.asarray(search.statistics.counts[best, :n_components]), source)
+    weights = chosen.weights[best, :n_components]
+    vanished = expected_rows < _VANISHED
+    if model.prior is not None:
+        vanished &= np.asarray(model.prior.concentration) <= 1
+    if vanished.any() and "weights" not in settings.step.fixed:
+        weights = np.where(vanished, WITHOUT_ROWS, weights / weights[~vanished].sum())
+    leaves = weights, chosen.means[best, :n_components], covariances
     return Fit(
         gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), GMM.unchecked(*leaves, family=chosen.family)),
         status=restarts.status[best],
@@ -166,7 +178,14 @@ def account(search: Search, model: Model, settings: Settings, total_weight: floa
         restarts=restarts,
         prior=model.prior,
         fingerprint=data,
+        expected_rows=expected_rows,
     )
+
+
+def in_rows(counts: np.ndarray, source: ArraySource) -> np.ndarray:
+    """Weight in rows: the same, but where weights are frequencies, which add up to less than there are rows."""
+    weight = np.asarray(source.weight, float)
+    return counts * max(1, np.count_nonzero(weight) / weight.sum())
 
 
 def pad(gmm: GMM, capacity: int, dtype: Any) -> GMM:

@@ -14,10 +14,10 @@ from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models
 from jaxgmm.fitting.em_step import EM
-from jaxgmm.fitting.result import Fit, Progress
+from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned
-from jaxgmm.fitting.status import FitWarning
+from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
@@ -80,7 +80,7 @@ def fit(
         FitError: no start gave finite, consistent sums, or (without a prior) a mixture that has a density.
 
     Warns:
-        FitWarning: the best start did not converge.
+        FitWarning: the best start did not converge; or components have no rows (`Fit.empty`), so K is more than x can tell.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -108,9 +108,11 @@ def fit(
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
-    fitted = account(search, model, settings, moments[0], out, fingerprint(source))
+    fitted = account(search, model, settings, source, out, fingerprint(source))
     if not fitted.converged:
         warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=2)
+    if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
+        warnings.warn(f"{without_rows(fitted)} (fit.empty). Use fewer components.", FitWarning, stacklevel=2)
     return fitted
 
 

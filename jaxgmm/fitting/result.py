@@ -8,6 +8,8 @@ import numpy as np
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model.mixture import GMM
 
+_EMPTY = 0.5  # expected rows: below it a component has, more probably than not, none, since prod_n (1 - r_nk) >= 1 - sum_n r_nk
+_NAMED = 8  # components, in a message
 USABLE = (Status.converged, Status.max_steps, Status.decreased)
 
 
@@ -73,6 +75,7 @@ class Fit:
         restarts: all starts.
         prior: what was used; None for maximum likelihood.
         fingerprint: of the rows and weights, by which `posterior` knows them again.
+        expected_rows: (K,), sum_n w_n r_nk, in rows where weights add up to less than there are rows.
     """
 
     gmm: GMM
@@ -84,11 +87,28 @@ class Fit:
     restarts: Restarts
     prior: Any
     fingerprint: str
+    expected_rows: np.ndarray
+
+    @property
+    def empty(self) -> np.ndarray:
+        """(K,), the components without rows: those that are expected to have fewer than half of one.
+
+        More of them than none means that K is more than these rows can tell.
+        """
+        return self.expected_rows < _EMPTY
 
     @property
     def converged(self) -> bool:
         """True only for `Status.converged`."""
         return self.status is Status.converged
+
+
+def without_rows(fit: Fit) -> str:
+    """In words, which components have no rows."""
+    empty = np.flatnonzero(fit.empty).tolist()
+    which = f"{', '.join(map(str, empty[:_NAMED]))}{' and more' if len(empty) > _NAMED else ''}"
+    many = f"{len(empty)} of {fit.empty.size} components have no rows: {which}"
+    return f"{many}; that is more components than these rows can tell apart"
 
 
 def best_start(objective: np.ndarray, status: tuple[Status, ...]) -> int:

@@ -58,4 +58,4 @@ class FitError(RuntimeError):
 
 
 class FitWarning(UserWarning):
-    """The best start of a fit did not converge; the result is returned all the same, with its status."""
+    """The best start of a fit did not converge, or has components without rows; the result is returned all the same."""

@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.tools.blocks import map_rows
 
+WITHOUT_ROWS = np.finfo(np.float32).tiny  # the weight of a component without rows: it has a place and a prior, but no density
 _ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
 
 
@@ -43,8 +45,9 @@ class Components:
 
 
 def log_weights(weights: Array) -> Array:
-    """Log weights, -inf for inactive components, with a gradient that stays finite."""
-    return jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1)), -jnp.inf)
+    """Log weights, -inf for components that are inactive or without rows, with a gradient that stays finite."""
+    alive = weights > WITHOUT_ROWS
+    return jnp.where(alive, jnp.log(jnp.where(alive, weights, 1)), -jnp.inf)
 
 
 def components_of(weights: Array, means: Array, factor: Factor, structure: Structure) -> Components:

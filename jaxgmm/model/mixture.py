@@ -42,7 +42,8 @@ class GMM:
     """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
 
     A frozen pytree: `jit`, `vmap` and `grad` see three arrays and one static name. Leading axes are allowed, and mean many
-    mixtures (restarts, posterior draws): `jax.vmap(lambda g: g.log_prob(x))(draws)`. A component with weight 0 is inactive.
+    mixtures (restarts, posterior draws): `jax.vmap(lambda g: g.log_prob(x))(draws)`. A component with weight 0 is inactive;
+    one with the least that a fit gives, 1.2e-38, is without rows: it has a prior, but no density, and takes no row.
 
     Args:
         weights: (K,), on the simplex.

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.base import per_component
+from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
 from jaxgmm.model.mixture import GMM, PARAMETERS
 from jaxgmm.model.prior import Prior
@@ -152,7 +153,7 @@ def maximise(
         extra = 0 if prior is None else jnp.where(active, prior.concentration - 1, 0)
         mass = counts + extra
         # A weight that underflows stays positive: zero would mean an inactive component.
-        weights = jnp.where(active, jnp.maximum(mass / mass.sum(), np.finfo(np.float32).tiny), 0)
+        weights = jnp.where(active, jnp.maximum(mass / mass.sum(), WITHOUT_ROWS), 0)
     return GMM.unchecked(weights, means, covariances, gmm.family)
 
 

@@ -1,7 +1,9 @@
 """fit(): it climbs, stops where it should, says how it ended, and keeps its promises on units, weights and dtypes."""
 
+import dataclasses
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +197,7 @@ RUINOUS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* components have no rows:jaxgmm.FitWarning")
 @pytest.mark.parametrize("data", RUINOUS)
 def test_prior_bounds_eigenvalues(family, data):
     """No covariance is less than the prior's mode for a component that owns every row: Psi0 over all its degrees."""
@@ -229,6 +232,33 @@ def test_maximum_likelihood_says_collapsed(family, data):
     assert not fit.converged
     assert "prior='default'" in fit.status.meaning
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.gmm))
+
+
+@pytest.mark.parametrize(("prior", "weighting"), [("default", "rows"), ("default", "shares"), ("stronger", "rows")])
+def test_components_without_rows_say_so_and_win_none(family, prior, weighting):
+    """More components than rows: by the pigeonhole principle some have, more probably than not, none."""
+    x = small_data()[::2]
+    weight = np.full(60, 1.0 if weighting == "rows" else 1 / 60)
+    if prior == "stronger":
+        prior = dataclasses.replace(jg.Prior.default(x, 200, family), concentration=np.float64(1.5))
+    with pytest.warns(jg.FitWarning, match="of 200 components have no rows"):
+        fit = fit_small(x, 200, family=family, prior=prior, sample_weight=weight)
+    r = np.asarray(fit.gmm.responsibilities(x))
+    np.testing.assert_allclose(fit.expected_rows, r.sum(0), atol=2e-3)
+    assert fit.empty.sum() >= 200 - 60 / 0.5
+    assert (np.prod(1 - r, axis=0)[fit.empty] > 0.5 - 1e-3).all()  # what `empty` promises
+    assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x, weight), rel=1e-5)
+    if prior == "default":
+        far = 10.0 ** np.arange(2, 8)[:, None, None] * [[1, 0], [-1, 1], [0, -1]]
+        assert not fit.empty[np.asarray(fit.gmm.predict(far.reshape(-1, 2)))].any()
+
+
+def test_no_component_is_empty_that_has_a_row(family):
+    x = np.concatenate([small_data(), [[12.0, 12.0]]])  # the last row is one component's own
+    with warnings.catch_warnings(action="error"):
+        fit = fit_small(x, 4, family=family, n_init=20)
+    assert not fit.empty.any()
+    assert fit.expected_rows.sum() == pytest.approx(121)
 
 
 def test_one_outlier_gets_no_spike(family):

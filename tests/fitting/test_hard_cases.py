@@ -23,6 +23,7 @@ def repeated_column():
     return np.column_stack([column, column])
 
 
+@pytest.mark.filterwarnings("ignore:.* components have no rows:jaxgmm.FitWarning")
 @pytest.mark.parametrize("data", [heights, repeated_column])
 def test_nearly_collinear_columns(data):
     """Means near the centre hide an ill-conditioned covariance: the engine must be chosen by the rows' own spread."""
@@ -68,6 +69,7 @@ FLOAT32 = {
 
 
 @pytest.mark.default_precision
+@pytest.mark.filterwarnings("ignore:.* components have no rows:jaxgmm.FitWarning")
 @pytest.mark.parametrize("family", ["full", "tied", "diag"])
 @pytest.mark.parametrize("rows", FLOAT32)
 def test_the_mixture_of_float32_rows_has_the_likelihood_of_its_fit(rows, family):
@@ -201,6 +203,7 @@ def test_nan_debugging_finds_nothing():
         assert jg.fit(x, 2, key=KEY, n_init=2).converged
 
 
+@pytest.mark.filterwarnings("ignore:.* components have no rows:jaxgmm.FitWarning")
 def test_objective_is_the_prior_and_the_likelihood_even_where_weights_underflow():
     x = np.repeat([[0.0, 0], [1, 1], [2, 0]], 5, axis=0)
     fit = jg.fit(x, 8, key=KEY)

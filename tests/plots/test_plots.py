@@ -141,7 +141,9 @@ def starts(traces, statuses, best):
         tolerance=0.1,
     )
     trace = restarts.trace[best]
-    return jg.Fit(gmm, statuses[best], trace[-1], trace[-1], len(trace) - 1, trace, restarts, None, "")
+    return jg.Fit(
+        gmm, statuses[best], trace[-1], trace[-1], len(trace) - 1, trace, restarts, None, "", np.full(gmm.n_components, 9.0)
+    )
 
 
 def test_trace_shows_every_start_below_the_best():

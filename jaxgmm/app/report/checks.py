@@ -25,6 +25,9 @@ def checks(run: RunFiles, odd_statistics: tuple[int, int] | None) -> list[Check]
         odd_statistics: how many the mixture doesn't reproduce, of how many; None if that isn't known.
     """
     found = [_status(run.fit), _replication(run.fit)]
+    if empty := run.fit.get("empty"):
+        many = f"{len(empty)} of {run.fit['n_components']} components have no rows: {', '.join(map(str, empty[:8]))}"
+        found.append(Check("look", "Components without rows", f"{many}. That is more than these rows can tell apart."))
     if run.posterior is not None:
         found += _posterior(run.posterior)
     if odd_statistics is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from jaxgmm import plots
 from jaxgmm.app.assignments import assignments
@@ -90,6 +91,7 @@ def fit_summary(fitted: Fit, rows: "Rows", seconds: dict[str, float]) -> dict[st
         "gap": restarts.gap if math.isfinite(restarts.gap) else None,
         "family": gmm.family,
         "n_components": gmm.n_components,
+        "empty": np.flatnonzero(fitted.empty).tolist(),
         "n_parameters": gmm.n_parameters,
         "n_samples": len(rows.x),
         "feature_names": list(rows.feature_names),

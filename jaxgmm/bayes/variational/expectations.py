@@ -16,7 +16,7 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.weight_priors import WeightPrior
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.base import per_component
-from jaxgmm.model.density import Components
+from jaxgmm.model.density import WITHOUT_ROWS, Components
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 
@@ -52,7 +52,7 @@ def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str, active
     structure, n_features = get_family(family).structure, q.mean.shape[1]
     active = jnp.ones(q.mean.shape[0], bool) if active is None else active
     # The weight of an active component may be too small for a float, but 0 would mean padding.
-    mean_weights = jnp.where(active, jnp.maximum(weights.mean(q.concentration), np.finfo(np.float32).tiny), 0)
+    mean_weights = jnp.where(active, jnp.maximum(weights.mean(q.concentration), WITHOUT_ROWS), 0)
     gmm, factor = plug_in(q, mean_weights / mean_weights.sum(), family)
     size, prior_nu, nu = structure.block_size(n_features), prior.degrees_of_freedom, q.degrees_of_freedom[..., None]
     log_det = structure.block_log_dets(factor) + size * jnp.log(nu)
