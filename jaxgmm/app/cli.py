@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.result import Fit
 
 _EXTRA = ("h5netcdf", "h5py", "jinja2", "matplotlib", "pyarrow", "pydantic", "rich", "typer")
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED, _TERMINATED = 130, 143  # 128 + SIGINT, SIGTERM, as shells have it
 
 
 def _fail(message: str) -> NoReturn:
@@ -37,8 +37,8 @@ except ModuleNotFoundError:
     _fail_for_missing("typer")
 
 app = typer.Typer(
-    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, and stderr says why; 130 interrupted; 1 anything else. "
-    "JAXGMM_DEBUG=1 shows the traceback of an error.",
+    epilog="Exit codes: 0 done; 2 wrong input or no usable fit, and stderr says why; 130 interrupted; 143 terminated; 1 "
+    "anything else. JAXGMM_DEBUG=1 shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -98,6 +98,7 @@ def run_command(
         raise UserError("--json prints the result, --quiet nothing: give one of them")
     try:
         from jaxgmm.app.config.toml import load_config
+        from jaxgmm.app.lock import terminable
         from jaxgmm.app.run import run
         from jaxgmm.app.terminal import show, watched
 
@@ -106,7 +107,7 @@ def run_command(
             checked = checked.model_copy(update={"output": checked.output.model_copy(update={"directory": str(output)})})
         directory = checked.output.path
         use_compilation_cache()
-        with watched(config.stem, quiet=quiet) as watch:
+        with terminable(), watched(config.stem, quiet=quiet) as watch:
             finished = run(checked, overwrite=overwrite, resume=resume, watch=watch)
         if as_json:
             typer.echo(json.dumps({"directory": str(finished.directory), **finished.summary}))
@@ -114,11 +115,11 @@ def run_command(
             show(finished)
         else:
             _warn(finished.fit)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         again = ["jaxgmm", "run", str(config)]
         again += [part for setting in settings or () for part in ("--set", setting)]
         again += [] if output is None else ["--output", str(output)]
-        _interrupted(directory, [*again, "--resume"])
+        _interrupted(directory, [*again, "--resume"], stopped)
 
 
 def _warn(fit: "Fit") -> None:
@@ -131,13 +132,15 @@ def _warn(fit: "Fit") -> None:
         print(f"warning: {without_rows(fit)}", file=sys.stderr)
 
 
-def _interrupted(directory: Path | None, again: Sequence[str]) -> NoReturn:
+def _interrupted(directory: Path | None, again: Sequence[str], stopped: KeyboardInterrupt) -> NoReturn:
+    from jaxgmm.app.lock import Terminated
     from jaxgmm.app.output import holds_draws
 
     kept = directory is not None and holds_draws(directory)
     what = f"what is done is kept; continue with: {shlex.join(again)}" if kept else "nothing is kept of this run"
-    print(f"interrupted: {what}", file=sys.stderr)
-    raise SystemExit(_INTERRUPTED)
+    name, code = ("terminated", _TERMINATED) if isinstance(stopped, Terminated) else ("interrupted", _INTERRUPTED)
+    print(f"{name}: {what}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 @app.command("report")

@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgmm.app.lock import lock_of
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.files import DamagedFileError, read_arrays, whole, write_arrays
+from jaxgmm.tools.files import DamagedFileError, read_arrays, sync, whole, write_arrays
 
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 # What a run may have written and the next one, with another config, may not.
@@ -107,7 +108,8 @@ def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
         raise UserError(f"{directory} holds no unfinished run to resume: {why}")
     if unfinished and not (resume or overwrite):
         raise UserError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
-    there = {path.name for path in directory.iterdir()} - {_FAILED} if directory.exists() else set()
+    ours = {_FAILED, lock_of(directory).name}
+    there = {path.name for path in directory.iterdir()} - ours if directory.exists() else set()
     if there - {_UNFINISHED} and not unfinished:  # a run that was killed before it had a config has left nothing to lose
         if holds_run(directory):
             what = "already holds a run: replace it with --overwrite, or give another --output"
@@ -216,14 +218,20 @@ def new_directory(directory: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        for file in (*partial.iterdir(), partial):
+            sync(file)
         if directory.exists():
             for name in (_RUN[-1], *_OPTIONAL):
                 (directory / name).unlink(missing_ok=True)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == _RUN[-1]):
+                if file.name == _RUN[-1]:  # it makes a run of the files: they must be there whatever happens
+                    sync(directory)
                 file.replace(directory / file.name)
+            sync(directory)
             shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
         else:
             partial.rename(directory)
+            sync(directory.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxgmm.app import output
 from jaxgmm.app.config import Config, FitTable
 from jaxgmm.app.config.toml import to_toml
+from jaxgmm.app.lock import only_run
 from jaxgmm.app.rows import Rows, read_rows
 from jaxgmm.app.stages.fit import fit_summary, run_fit, write_fit
 from jaxgmm.fitting.result import Fit, Progress
@@ -74,12 +75,20 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
         watch: told of the progress.
 
     Raises:
-        ValueError, TypeError: data or settings that can't be used, a directory that isn't free, nothing to resume.
+        ValueError, TypeError: data or settings that can't be used, a directory that isn't free, nothing to resume, another
+            run at work there.
         FitError: no start gave a usable mixture.
         OSError: a file can't be read or written.
     """
     directory = config.output.path
     output.check_free(directory, overwrite=overwrite, resume=resume)
+    with only_run(directory):
+        output.check_free(directory, overwrite=overwrite, resume=resume)  # another run may have ended in between
+        return _run(config, directory, resume, watch)
+
+
+def _run(config: Config, directory: Path, resume: bool, watch: Watch) -> Run:
+    """`run`, once the directory is its own."""
     effective = to_toml(config, _versions(config))
     if resume:
         output.check_unchanged(directory, effective)

@@ -31,11 +31,22 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
+        sync(partial)
         partial.replace(path)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder says of its names, is on the disk; where folders can't be opened, only files."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], **facts: Any) -> None:

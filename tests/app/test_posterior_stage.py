@@ -331,6 +331,26 @@ def test_a_fit_that_differs_in_its_last_digits_does_not_end_a_run(tmp_path, whol
     assert_same_draws(finished.posterior.tree, whole("gibbs").posterior.tree)
 
 
+def test_a_terminated_run_goes_on(tmp_path, jaxgmm, monkeypatch, whole):
+    """SIGTERM, as batch systems send it before they kill."""
+
+    def draws(done, total):
+        if done >= 60:
+            signal.raise_signal(signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def watched(name, quiet=False):
+        yield Watch(draws=draws)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxgmm.app.terminal.watched", watched)
+        code, out, err = jaxgmm("run", CONFIG, "--output", tmp_path / "run", settings=SHORT)
+    assert (code, out) == (143, "")
+    assert err.startswith("terminated: what is done is kept; continue with: jaxgmm run ")
+    finished = run(config_for(tmp_path / "run"), resume=True)
+    assert_same_draws(finished.posterior.tree, whole("gibbs").posterior.tree)
+
+
 def test_the_command_line_says_how_to_continue(tmp_path, jaxgmm, monkeypatch, whole):
     @contextlib.contextmanager
     def watched(name, quiet=False):
