@@ -10,7 +10,7 @@ import xarray
 
 from jaxgmm.bayes.methods import approximations
 from jaxgmm.bayes.trees.build import draws_of
-from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require
+from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, parameter_dims, require
 from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_deviations
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError
@@ -128,13 +128,13 @@ def _quantities(tree: xarray.DataTree) -> tuple[xarray.Dataset, xarray.Dataset, 
     invariant = posterior[[*INVARIANT, *(name for name in extra if "component_id" not in posterior[name].dims)]]
     components = posterior[["weights", "means"]]
 
+    own = parameter_dims(draws.family)["covariances"]
+    dims = ("component_id", "feature")
+    shared = tuple(axis for axis, dim in enumerate(dims, start=2) if dim not in own)
     spread = xarray.Dataset(coords=components.coords)
-    deviations = standard_deviations(draws)
-    dims = ["chain", "draw", "component_id", "feature"]
-    shared = [axis for axis, size in enumerate(deviations.shape) if size == 1 and axis > 1 and size != draws.means.shape[axis]]
     spread["standard_deviations"] = (
-        [dim for axis, dim in enumerate(dims) if axis not in shared],
-        deviations.squeeze(tuple(shared)),
+        ["chain", "draw", *(dim for dim in dims if dim in own)],
+        standard_deviations(draws).squeeze(shared),
     )
     if family.structure.dense and draws.n_features > 1:
         pairs = list(zip(*np.triu_indices(draws.n_features, 1), strict=True))
