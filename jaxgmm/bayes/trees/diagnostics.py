@@ -20,6 +20,7 @@ _PROBABILITY = 0.9
 _MOST_CORRELATIONS = 300
 _LEAST_CHAINS, _LEAST_DRAWS = 2, 4
 _ROUNDING = 1e-12
+_OFTEN = 0.05  # of the draws
 _NAMED = 3  # quantities named in a sentence
 
 
@@ -106,7 +107,7 @@ def diagnose(
     )
     problems = _of_method(tree, facts, approximate, pareto_k)
     judged = table[table["meaning"] != "labels may switch"]
-    problems += _of_draws(judged) if approximate else _of_chains(judged, r_hat, ess, facts)
+    problems += _of_draws(judged) if approximate else _of_chains(judged, r_hat, ess, _other_ways(tree, facts))
     if not known:
         problems.append(
             "The verdict on single components is withheld: their labels may switch between draws. "
@@ -191,21 +192,34 @@ def _of_method(tree: xarray.DataTree, facts: dict[str, Any], approximate: bool, 
     return problems
 
 
-def _of_chains(table: pd.DataFrame, r_hat: float, ess: float, facts: dict[str, Any]) -> list[str]:
-    other = "" if facts.get("method") == "gibbs" else ", or method='gibbs'"
+def _other_ways(tree: xarray.DataTree, facts: dict[str, Any]) -> str:
+    """What else than a longer run would help: fewer components only where some own no rows, the other sampler elsewhere."""
+    posterior = group_of(tree, "posterior")
+    empty = float((posterior["n_clusters"] < posterior.sizes["component_id"]).mean())
+    ways = ""
+    if facts.get("method") == "gibbs":
+        ways += ", or take method='nuts', which moves further where components overlap"
+    else:
+        ways += ", or take method='gibbs'"
+    if empty > _OFTEN:
+        ways += f"; or fewer components: in {empty:.0%} of the draws one is without rows"
+    return ways
+
+
+def _of_chains(table: pd.DataFrame, r_hat: float, ess: float, ways: str) -> list[str]:
     problems = _of_draws(table)
     high = table[table["r_hat"] > r_hat].sort_values("r_hat", ascending=False)
     if len(high):
         problems.append(
             f"r-hat is up to {high['r_hat'].iloc[0]:.4g} (more than {r_hat:g}) for {_some(high, table)}: the chains disagree. "
-            f"Raise n_warmup and n_draws, or take fewer components{other}."
+            f"Raise n_warmup and n_draws{ways}."
         )
     least = table[["ess_bulk", "ess_tail"]].min(axis=1)
     low = least[least < ess].sort_values()
     if len(low):
         problems.append(
             f"ESS is down to {low.iloc[0]:.0f} (less than {ess:g}) for {_some(low, table)}: intervals and means are "
-            "noisy. Raise n_draws."
+            f"noisy. Raise n_draws{ways}."
         )
     return problems
 

@@ -1,5 +1,7 @@
 """The diagnostics table is ArviZ's, its sentences name what is wrong, and the summaries are what plain NumPy says."""
 
+import dataclasses
+
 import arviz as az
 import jax
 import numpy as np
@@ -336,3 +338,19 @@ def test_bad_input_to_summaries(tree, relabelled, monkeypatch):
     with pytest.raises(ValueError, match="the tree has 120 rows, so 120 x 120 probabilities: choose the rows"):
         coclustering(tree)
     assert coclustering(tree, rows=range(120)).shape == (120, 120)
+
+
+@pytest.mark.parametrize(("method", "other"), [("gibbs", "method='nuts'"), ("nuts", "method='gibbs'")])
+@pytest.mark.parametrize("empty", [False, True])
+def test_advice_depends_on_what_was_seen(blobs, method, other, empty):
+    """Of chains that disagree: fewer components only where some own no rows, and never the method that there was."""
+    draws = draws_around(random_member("full"), (4, 50))
+    apart = dataclasses.replace(draws, means=draws.means + np.arange(4)[:, None, None, None])
+    tree = tree_of(apart, blobs, attrs={"method": method})
+    seen = np.full((4, 50), 2.0 if empty else 3.0)
+    sentence = next(
+        text for text in diagnose(with_posterior(tree, n_clusters=seen)).problems if text.startswith("r-hat is up to")
+    )
+    assert other in sentence
+    assert f"method='{method}'" not in sentence
+    assert ("fewer components: in 100% of the draws one is without rows" in sentence) == empty
