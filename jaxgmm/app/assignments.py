@@ -30,11 +30,13 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
     if not output.holds_run(run_directory):
         raise UserError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
     try:
-        names = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))["feature_names"]
-    except (ValueError, KeyError) as error:
+        fit = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))
+        names = fit["feature_names"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
     with jax.enable_x64(True):
         gmm = load(run_directory / "gmm.npz")
+        output.check_belongs(run_directory, fit, ["gmm.npz"])
         return assignments(gmm, usable(read_table(data, delimiter), names))
 
 

@@ -5,13 +5,14 @@ A finished run takes its place. Inside the directory and not next to it, which m
 A run that fails leaves `failed.json`, which says in which stage and why, unless there is an older run in its directory.
 """
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ _MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as 
 def holds_run(directory: Path) -> bool:
     """Is there a finished run?"""
     return all((directory / name).is_file() for name in _RUN)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """A hash of each file there, by which fit.json knows the others again."""
+    return {path.name: _digest(path) for path in sorted(directory.iterdir())}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def check_belongs(directory: Path, fit: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError where a file isn't the one that was written together with fit.json, whose content `fit` is."""
+    known = fit.get("files", {})
+    for name in names:
+        if (directory / name).is_file() and known.get(name) != _digest(directory / name):
+            raise UserError(f"{directory}: fit.json and {name} are not of one run: run the config again")
 
 
 def holds_draws(directory: Path) -> bool:

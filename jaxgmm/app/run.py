@@ -144,6 +144,7 @@ def _run(config: Config, directory: Path, resume: bool, watch: Watch) -> Run:
                 summary = fit_summary(fitted, rows, clock.seconds) | ({} if compared is None else compared.summary)
                 summary |= {"count": made["count"].summary} if "count" in made else {}
                 summary |= {"n_components_from": "count"} if config.counts_first else {}
+                summary |= {"files": output.digests(partial)}
                 (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
                 if config.report is not None:
                     from jaxgmm.app.report import write_report  # only here: jinja2 is for it alone

@@ -223,6 +223,11 @@ def test_predict_names_what_is_wrong_with_the_data(faithful, tmp_path, jaxgmm, t
 def test_predict_names_what_is_wrong_with_the_run(faithful_copy, faithful_csv, tmp_path, jaxgmm):
     assert_one_line(jaxgmm("predict", tmp_path, faithful_csv), "does not hold a run")
     model = faithful_copy / "gmm.npz"
+    other, whole = jg.load(model), model.read_bytes()
+    jg.GMM(other.weights, other.means + 1, other.covariances, other.family).save(model)
+    assert_one_line(jaxgmm("predict", faithful_copy, faithful_csv), "fit.json and gmm.npz are not of one run")
+    assert_one_line(jaxgmm("report", faithful_copy), "fit.json and gmm.npz are not of one run")
+    model.write_bytes(whole)
     model.write_bytes(model.read_bytes()[:-100])
     assert_one_line(jaxgmm("predict", faithful_copy, faithful_csv), "gmm.npz is not a whole jaxgmm mixture")
     (faithful_copy / "fit.json").write_text("{")

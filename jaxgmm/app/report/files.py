@@ -87,6 +87,7 @@ class RunFiles:
             raise UserError(
                 f"{directory}: fit.json, gmm.npz and {found[0].name} are not of one run, or cut short; run the config again"
             )
+        output.check_belongs(directory, fit, ["gmm.npz", found[0].name])
         rows.setdefault("sample_weight", np.ones(len(rows["row"])))
         rows = {name: column[rows["sample_weight"] > 0] for name, column in rows.items()}
         posterior = directory / "posterior.json"
