@@ -244,7 +244,10 @@ def test_calls(name):
 
 def test_more_components_than_rows_is_a_question_of_the_prior():
     """K > N has no maximum likelihood fit; with a prior it has a mode."""
-    assert np.isfinite(fit(n_components=8, n_init=1).objective)
+    with pytest.warns(jg.FitWarning, match="components have no rows"):
+        found = fit(n_components=8, n_init=1)
+    assert np.isfinite(found.objective)
+    assert found.empty.any()
 
 
 def test_nothing_usable_raises():

@@ -287,12 +287,12 @@ def test_names_that_the_font_lacks(tmp_path, config_for, jaxgmm):
     assert jaxgmm("run", config_for(data), "--output", tmp_path / "run")[0] == 0
 
 
-def test_a_collapsed_fit_is_an_error(tmp_path, config_for, jaxgmm):
+def test_a_fit_without_a_density_is_an_error(tmp_path, config_for, jaxgmm):
     data = write_csv(tmp_path / "flat.csv", ["a", "b"], [(i % 3, 1) for i in range(9)])
     result = jaxgmm("run", config_for(data, prior='kind = "none"'), "--output", tmp_path / "run")
-    assert_one_line(result, "the fit ended as collapsed. A component shrank")
+    assert_one_line(result, "no start of the fit can be used: collapsed at once. Without a prior")
     result = jaxgmm("report", tmp_path / "run")
-    assert_one_line(result, "it failed in fit: the fit ended as collapsed. A component shrank")
+    assert_one_line(result, "it failed in fit: no start of the fit can be used: collapsed at once. Without a prior")
     # In the way of nothing: the config's next run takes its place.
     assert jaxgmm("run", CONFIGS / "faithful.toml", "--output", tmp_path / "run")[0] == 0
     assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES

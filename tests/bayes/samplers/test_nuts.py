@@ -207,6 +207,7 @@ def test_units_do_not_matter_to_nuts():
             assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(float(az.mcse(a)), float(az.mcse(b)))
 
 
+@pytest.mark.filterwarnings("ignore:.* components have no rows")
 def test_duplicated_points_and_too_many_components_stay_finite(family):
     x = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 8, axis=0)
     draws = nuts(problem(x, 7, family), KEY, Schedule(100, 50), 2)
