@@ -24,6 +24,7 @@ from jaxgmm.app.lock import lock_of
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, sync, whole, write_arrays
+from jaxgmm.tools.types import Facts
 
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 # What a run may have written and the next one, with another config, may not.
@@ -165,9 +166,9 @@ def check_unchanged(directory: Path, config: str) -> None:
         )
 
 
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> Facts:
     """Nested tables as one, with the path of each key."""
-    flat: dict[str, Any] = {}
+    flat: Facts = {}
     for key, value in tables.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -30,8 +30,8 @@ from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only
 
 _RUNS = 20
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
@@ -89,8 +89,7 @@ def fit_map(
         >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
         ('converged', [0.37, 0.63])
     """
-    if is_traced(x, sample_weight, key) or in_jit():
-        raise UserTypeError("fit_map runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+    host_only("fit_map", x, sample_weight, key)
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     if prior is None:
@@ -158,7 +157,7 @@ def _climb(
     moments: Any,
     rtol: float,
     max_steps: int,
-    dtype: Any,
+    dtype: np.dtype,
 ) -> _Climb:
     """Runs of BFGS, each in coordinates made where the last one ended."""
     total, shift, _ = moments
@@ -168,7 +167,7 @@ def _climb(
     prior = shifted(precision.cast(prior, dtype), shift)
     start = precision.cast(start, dtype)
     layout = layout_of(start, prior)
-    gmm = GMM.unchecked(start.weights, start.means - shift, start.covariances, start.family)
+    gmm = start.moved(-shift)
     extra = start_of_extra(prior, gmm)
     constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), dtype)
     eps = float(jnp.finfo(dtype).eps)
@@ -192,8 +191,7 @@ def _climb(
             break
         if trace.size > max_steps or steps.size == 1:
             break
-    moved = GMM.unchecked(gmm.weights, gmm.means + shift, gmm.covariances, gmm.family)
-    return _Climb(jax.tree.map(np.asarray, moved), status, log_likelihood, trace)
+    return _Climb(jax.tree.map(np.asarray, gmm.moved(shift)), status, log_likelihood, trace)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "trace_length"))
@@ -222,7 +220,7 @@ def _expected_rows(weights: np.ndarray, prior: Any, source: ArraySource) -> np.n
     return in_rows(weights * (total + pseudo.sum()) - pseudo, source)
 
 
-def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, source: ArraySource) -> Fit:
+def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, source: ArraySource) -> Fit:
     """What `fit` would say of it; warns once."""
     gmm, status, log_likelihood, trace = climbed
     if status is not Status.converged:
@@ -250,7 +248,7 @@ def _account(climbed: _Climb, start: Fit | None, prior: Any, out: Any, source: A
             trace=tuple(replaced(old.trace, whole)),
         )
     return Fit(
-        gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), gmm),
+        gmm=precision.as_parameters(gmm, out),
         status=status,
         objective=float(whole[-1]),
         log_likelihood=log_likelihood,

@@ -26,7 +26,8 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, in_jit, is_traced, key_data, unknown
+from jaxgmm.tools.types import Facts
+from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, host_only, key_data, unknown
 
 _LEAST_DRAWS = 4
 
@@ -99,8 +100,7 @@ def posterior(
         >>> tree["posterior"]["weights"].shape
         (4, 100, 2)
     """
-    if is_traced(x, sample_weight, key) or in_jit():
-        raise UserTypeError("posterior runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    host_only("posterior", x, sample_weight, key)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     check_key(key)
@@ -161,7 +161,7 @@ def posterior(
         )  # fmt: skip
 
 
-def _check_options(method: str, options: dict[str, Any]) -> None:
+def _check_options(method: str, options: Facts) -> None:
     """Raises ValueError for an option that the method doesn't have."""
     known = METHODS[method].options
     for name in options:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from jaxgmm.comparing.comparison import Comparison, Row
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import column_moments
-from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models, model_key, pad
+from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.fitting.batch import Model, Settings, account, climb_models, model_key, pad
 from jaxgmm.fitting.fit import resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
@@ -28,7 +28,8 @@ from jaxgmm.model.mixture import GMM, log_prob_and_complete
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced, key_data, unknown
+from jaxgmm.tools.types import on_host
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, key_data, unknown
 
 if TYPE_CHECKING:
     from jaxgmm.bayes.variational.bounds import Bound
@@ -97,8 +98,7 @@ def compare(
         >>> print(comparison.table.loc["tied 3", "rank_bic"], comparison.table.loc["tied 3", "status"])
         1 converged
     """
-    if is_traced(x, sample_weight, key) or in_jit():
-        raise UserTypeError("compare runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    host_only("compare", x, sample_weight, key)
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     n_rows = int((np.asarray(source.weight) > 0).sum())
@@ -132,11 +132,11 @@ class _Sweep:
     """The models of one family, for rows that are fitted with several weights: all of them, or all but a fold."""
 
     def __init__(
-        self, x: Array, counts: Sequence[int], prior: str | Change | None, settings: Settings, dtype: Any, out: Any
+        self, x: Array, counts: Sequence[int], prior: str | Change | None, settings: Settings, dtype: np.dtype, out: np.dtype
     ) -> None:
         self.x, self.counts, self.prior, self.settings, self.dtype, self.out = x, counts, prior, settings, dtype, out
 
-    def rows(self, weight: Any, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
+    def rows(self, weight: Array, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
         """The models and what the criteria are made of."""
         fits, moments = self.fit(weight, keys, data_id)
         sums = self.score(fits, weight)
@@ -153,7 +153,7 @@ class _Sweep:
             rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores, None, own))
         return rows
 
-    def fit(self, weight: Any, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
+    def fit(self, weight: Array, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
         """A fit for each K; the status instead where there is none."""
         family = self.settings.family
         data = ArraySource(self.x, jax.device_put(weight))
@@ -177,7 +177,7 @@ class _Sweep:
                 fits[i] = Status(int(np.asarray(search.status)[0]))
         return fits, moments
 
-    def score(self, fits: Sequence[Fit | Status], weight: Any) -> np.ndarray:
+    def score(self, fits: Sequence[Fit | Status], weight: Array) -> np.ndarray:
         """Weighted sums (len(fits), 2) of log densities, without and with the component; NaN where there is no usable fit."""
         usable = [i for i, fit in enumerate(fits) if _status(fit) in USABLE]
         sums = np.full((len(fits), 2), np.nan)
@@ -188,7 +188,7 @@ class _Sweep:
             sums[usable] = np.asarray(_sums(stacked, self.x, np.asarray(weight, self.dtype), self.dtype))[: len(usable)]
         return sums
 
-    def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Any) -> "dict[int, Bound]":
+    def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Array) -> "dict[int, Bound]":
         """By the place of the model, the bounds of those that have a usable fit."""
         from jaxgmm.bayes.variational.bounds import bounds_from  # only here: NumPyro takes seconds to import
 
@@ -199,24 +199,24 @@ class _Sweep:
         found = bounds_from(own, data, moments, rtol=self.settings.rtol, max_steps=self.settings.max_steps, dtype=self.dtype)
         return dict(zip(usable, found, strict=True))
 
-    def held_out(self, weight: Any, folds: np.ndarray, keys: Sequence[Array]) -> np.ndarray:
+    def held_out(self, weight: Array, folds: np.ndarray, keys: Sequence[Array]) -> np.ndarray:
         """Log-likelihood per unit of weight of rows, each from fits to the other folds; NaN where one of them failed."""
-        weight, total = np.asarray(weight), np.zeros(len(self.counts))
+        w, total = np.asarray(weight), np.zeros(len(self.counts))
         for fold in range(folds.max() + 1):
             own_keys = [jax.random.fold_in(key, fold) for key in keys]
-            fits, _ = self.fit(np.where(folds == fold, 0, weight), own_keys, "")
-            total += self.score(fits, np.where(folds == fold, weight, 0))[:, 0]
-        return total / weight.sum()
+            fits, _ = self.fit(on_host(np.where(folds == fold, 0, w)), own_keys, "")
+            total += self.score(fits, on_host(np.where(folds == fold, w, 0)))[:, 0]
+        return total / w.sum()
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _sums(gmms: GMM, x: Array, weight: Array, dtype: Any) -> Float[Array, "M 2"]:
+def _sums(gmms: GMM, x: Array, weight: Array, dtype: np.dtype) -> Float[Array, "M 2"]:
     return lax.map(lambda gmm: weight @ log_prob_and_complete(gmm, x, dtype), jax.tree.map(jnp.asarray, gmms))
 
 
-def _as_configured(fit: Fit, out: Any) -> Fit:
+def _as_configured(fit: Fit, out: np.dtype) -> Fit:
     """The fit with parameters as the caller's configuration of JAX has them."""
-    return dataclasses.replace(fit, gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), fit.gmm))
+    return dataclasses.replace(fit, gmm=precision.as_parameters(fit.gmm, out))
 
 
 def _status(fit: Fit | Status) -> Status:
@@ -266,7 +266,7 @@ def _check_counts(n_components: Iterable[int]) -> list[int]:
     return counts
 
 
-def _check_prior(prior: Any, *, loo: bool, elbo: bool) -> None:
+def _check_prior(prior: object, *, loo: bool, elbo: bool) -> None:
     if isinstance(prior, Prior):
         raise UserTypeError(
             "prior is one Prior, but each model has its own: pass 'default', None, or a function that changes the default one."

@@ -2,10 +2,10 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,13 @@ from jaxgmm.tools.validation import unknown
 
 if TYPE_CHECKING:
     import xarray
+    from arviz_stats.utils import ELPDData
 
 
 class LeaveOneOut(NamedTuple):
     """Leave-one-out of one model: ArviZ' own result, and k-hat of the approximation that the draws come from."""
 
-    elpd: Any
+    elpd: "ELPDData"
     pareto_k: float
 
 
@@ -107,7 +108,7 @@ class Comparison:
         (how many starts agree on the optimum, nats down to the next), n_steps, and rank_<criterion>, 1 for the best.
         """
         fits = [row.fit for row in self.rows]
-        columns: dict[str, Any] = {
+        columns: dict[str, Sequence | np.ndarray] = {
             "family": [row.family for row in self.rows],
             "n_components": [row.n_components for row in self.rows],
             "n_parameters": [row.scores.n_parameters for row in self.rows],
@@ -252,7 +253,7 @@ class Comparison:
         return dataclasses.replace(self, rows=tuple(rows))
 
     @property
-    def elpd(self) -> Mapping[str, Any]:
+    def elpd(self) -> "Mapping[str, ELPDData]":
         """ArviZ' leave-one-out of each model that has one, by name: `az.compare(comparison.elpd)`."""
         return {row.name: row.loo.elpd for row in self.rows if row.loo is not None}
 
@@ -277,5 +278,5 @@ def _rows_that_count(tree: "xarray.DataTree") -> "xarray.DataTree":
     return DataTree.from_dict({"posterior": tree["posterior"].to_dataset(), "log_likelihood": densities.isel(obs_id=present)})
 
 
-def _n_bad(loo: LeaveOneOut | None) -> Any:
-    return pd.NA if loo is None else int((np.asarray(loo.elpd.pareto_k) > loo.elpd.good_k).sum())
+def _n_bad(loo: LeaveOneOut | None) -> int | None:
+    return None if loo is None else int((np.asarray(loo.elpd.pareto_k) > loo.elpd.good_k).sum())

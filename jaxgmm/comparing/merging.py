@@ -1,7 +1,7 @@
 """Merging components into clusters by entropy (Baudry et al. 2010): a cluster that isn't Gaussian may be several components."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import reduce_rows
-from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, in_jit, is_traced
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, host_only
 
 _NUMBERS_AT_ONCE = 1 << 20  # entries of the memberships that are paired up together
 _SEPARATE = 0.01  # overlap of components that nobody would merge: about 5.7 standard deviations between equal ones
@@ -122,16 +122,15 @@ def merge_components(gmm: GMM, x: Float[ArrayLike, "N D"], *, sample_weight: Flo
         >>> merging.choose(), merging.partition[1].tolist()
         (2, [0, 0, 1])
     """
-    if is_traced(x, sample_weight, gmm) or in_jit():
-        raise UserTypeError("merge_components decides on the host: call it outside jit, vmap and grad.")
+    host_only("merge_components", x, sample_weight, gmm)
     check_single(gmm.weights, "jg.merge_components(g, x)")
-    x = check_rows(x, "x", n_features=gmm.n_features)
-    weight: Any = check_weights(sample_weight, x.shape[0])
-    dtype = precision.compute_dtype(x)
+    rows = check_rows(x, "x", n_features=gmm.n_features)
+    weight = check_weights(sample_weight, len(rows))
+    dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
-        w = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
+        w = jnp.ones(len(rows), dtype) if weight is None else jnp.asarray(weight, dtype)
         # Memberships in full precision, whatever the dtype of the rows.
-        r = precision.cast(gmm, dtype).responsibilities(jnp.asarray(x, dtype))
+        r = precision.cast(gmm, dtype).responsibilities(jnp.asarray(rows, dtype))
         path = jax.tree.map(np.asarray, _jitted_path(r, w))
         total = float(w.sum())
     k = gmm.n_components
@@ -198,7 +197,7 @@ def merge_path(r: Float[Array, "N K"], weight: Float[Array, " N"]) -> Path:
 
         return reduce_rows(block, r, weight, block_size)
 
-    def merge(step: Array, carry: Any) -> Any:
+    def merge(step: Array, carry: tuple) -> tuple:
         r, pair, own, alive, owned, counts, settled, path = carry
         drop = own[:, None] + own - pair
         idle = alive & (owned <= 0)

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, check_key
 
 _INNER_SWEEPS = 20  # of Richardson & Green's conditionals, from the rows' own variances
@@ -84,12 +84,11 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
     with precision.scope(dtype):
         centre = rows.mean(0, dtype=float)
         own = replace(prior, mean=np.asarray(prior.mean) - centre.reshape(np.shape(prior.mean)))
-        nothing = PartitionPrior(np.zeros(1), np.ones(()))
+        nothing = PartitionPrior(jnp.zeros(1), jnp.ones(()))
         data = precision.cast(Data(expand(jnp.asarray(rows - centre), get_family(prior.family)), own, nothing), dtype)
         keys = jax.random.split(key_draws, chosen.size)
         gmm, extra, log_likelihood = jax.tree.map(np.asarray, _draw_all(keys, labels, gamma, extra, data, n_clusters))
-    gmm = GMM.unchecked(gmm.weights, gmm.means + centre, gmm.covariances, gmm.family)
-    draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm, extra, {"lp": log_likelihood}, {}))
+    draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm.moved(centre), extra, {"lp": log_likelihood}, {}))
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
     return to_datatree(draws, rows, None, prior, key=key_tree, feature_names=names, attrs=attrs)
 
@@ -99,7 +98,7 @@ def prior_of(tree: xarray.DataTree) -> Prior | RichardsonGreen:
     facts, constants = facts_of(tree), group_of(tree, "constant_data")
     kind = RichardsonGreen if facts["prior"] == "RichardsonGreen" else Prior
     fields = [name for name in kind.__dataclass_fields__ if name not in ("family", "concentration")]
-    values: dict[str, Any] = {name: constants[f"prior_{name}"].values for name in fields} | {"concentration": np.ones(())}
+    values = {name: on_host(constants[f"prior_{name}"].values) for name in fields} | {"concentration": on_host(np.ones(()))}
     return kind(**values, family=facts["family"])
 
 
@@ -125,8 +124,7 @@ def _draw_all(
 
         n_sweeps = _INNER_SWEEPS if isinstance(data.prior, RichardsonGreen) else 1
         gmm, extra = jax.lax.fori_loop(0, n_sweeps, again, (gmm, extra))
-        factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
-        joint = log_densities(gmm.means, factor, data) + jnp.log(gmm.weights)
+        joint = log_densities(gmm.means, gmm.factored(), data) + jnp.log(gmm.weights)
         return gmm, extra, logsumexp(joint, axis=1).sum() - joint.shape[0] * gmm.n_features / 2 * jnp.log(2 * jnp.pi)
 
     return jax.lax.map(one, (keys, labels, gamma, extra), batch_size=_DRAWS_AT_ONCE)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
-from jaxgmm.counting.partition_prior import N_COMPONENTS
+from jaxgmm.counting.partition_prior import N_COMPONENTS, OfAlpha, OfK
 from jaxgmm.counting.telescoping import Telescoping, start
 from jaxgmm.counting.verdict import count_tree
 from jaxgmm.covariance import get_family
@@ -26,8 +25,9 @@ from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, check_path, in_jit, is_traced, key_data
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
+from jaxgmm.tools.validation import check_count, check_key, check_path, host_only, key_data
 
 _LEAST_DRAWS = 4
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
@@ -43,9 +43,9 @@ def count_clusters(
     family: str | None = None,
     prior: Prior | RichardsonGreen | str = "default",
     model: str = "mixture",
-    n_components: str | Sequence[float] | None = None,
+    n_components: OfK = None,
     weights: str | None = None,
-    alpha: str | float | None = None,
+    alpha: OfAlpha = None,
     max_components: int = 30,
     n_draws: int = 1000,
     n_chains: int = 4,
@@ -109,11 +109,10 @@ def count_clusters(
         >>> int(tree["posterior"]["n_clusters"].median())
         2
     """
-    if is_traced(x, key) or in_jit():
-        raise UserTypeError("count_clusters runs its own compiled loops on the host: call it outside jit, vmap and grad.")
+    host_only("count_clusters", x, key)
     check_key(key)
     counts = {"n_draws": n_draws, "n_chains": n_chains, "thin": thin, "max_components": max_components}
-    settings: dict[str, Any] = {name: check_count(value, name) for name, value in counts.items()}
+    settings: Facts = {name: check_count(value, name) for name, value in counts.items()}
     settings |= {"n_warmup": check_count(n_warmup, "n_warmup", least=0), "n_moves": check_count(n_moves, "n_moves", least=0)}
     if n_chains < 2 or n_draws < _LEAST_DRAWS:
         raise UserError(
@@ -153,7 +152,7 @@ def count_clusters(
     return count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
 
 
-def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: Any) -> np.ndarray:
+def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: np.dtype) -> np.ndarray:
     """A partition for each chain, (C, N), from fits with as different numbers of components as there are chains."""
     largest = max(1, min(most, _LARGEST_START, source.n_samples // 2))
     sizes = np.unique(np.linspace(1, largest, n_chains).round().astype(int)).tolist()

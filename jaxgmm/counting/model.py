@@ -1,7 +1,7 @@
 """The model behind `count_clusters`, from its arguments: priors of components and of partitions, and rows as they are used."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +10,12 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.priors.conjugate import FAMILIES
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.partition import Data, expand
-from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, PartitionPrior, log_p_components
+from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, OfAlpha, OfK, PartitionPrior, log_p_components
 from jaxgmm.covariance import get_family
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.types import Numbers, on_host
 from jaxgmm.tools.validation import is_finite_number, unknown
 
 MODELS = ("mixture", "sparse", "dirichlet-process")
@@ -29,7 +30,7 @@ def centred_data(rows: Float[Array, "N D"], prior: Prior | RichardsonGreen, part
     return Data(expand(rows - centre, get_family(prior.family)), about_zero, partition_prior)
 
 
-def component_prior(prior: Any, family: str | None, x: Any) -> Prior | RichardsonGreen:
+def component_prior(prior: Prior | RichardsonGreen | str, family: str | None, x: Numbers) -> Prior | RichardsonGreen:
     """The prior of a component, whose concentration isn't used: that of the weights is another's.
 
     Raises:
@@ -54,7 +55,7 @@ def component_prior(prior: Any, family: str | None, x: Any) -> Prior | Richardso
     held = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
     if held != n_features:
         raise UserError(f"prior is for {held} features, but x has {n_features} columns.")
-    return replace(prior, concentration=np.ones(()))  # type: ignore[arg-type]
+    return replace(prior, concentration=on_host(np.ones(())))
 
 
 def _check_family(family: str) -> None:
@@ -65,7 +66,9 @@ def _check_family(family: str) -> None:
         )
 
 
-def partition_prior_of(prior: Any, model: str, n_components: Any, weights: str | None, alpha: Any, most: int) -> PartitionPrior:
+def partition_prior_of(
+    prior: Prior | RichardsonGreen, model: str, n_components: OfK, weights: str | None, alpha: OfAlpha, most: int
+) -> PartitionPrior:
     """The prior of partitions that these arguments of `count_clusters` name.
 
     Raises:
@@ -88,18 +91,22 @@ def partition_prior_of(prior: Any, model: str, n_components: Any, weights: str |
             raise unknown("weights", weights, WEIGHTS[:2])
         log_p = _log_p(("uniform" if classic else "beta-negative-binomial") if n_components is None else n_components, most)
     if alpha is None:
-        default = {"dirichlet-process": "gamma", "dynamic": "f", "static": _SPARSE_ALPHA if model == "sparse" else 1.0}
+        default: dict[str, str | float] = {
+            "dirichlet-process": "gamma",
+            "dynamic": "f",
+            "static": _SPARSE_ALPHA if model == "sparse" else 1.0,
+        }
         alpha = default[weights]
     if isinstance(alpha, str):
         if alpha not in ALPHA:
             raise unknown("alpha", alpha, ALPHA)
-        return PartitionPrior(log_p, np.float64(1), weights, alpha)
-    if isinstance(alpha, bool) or not is_finite_number(alpha) or alpha <= 0:
+        return PartitionPrior(on_host(log_p), on_host(np.ones(())), weights, alpha)
+    if not is_finite_number(alpha) or alpha <= 0:
         raise UserError(f"alpha must be a positive number, 'f' or 'gamma', got {alpha!r}.")
-    return PartitionPrior(log_p, np.float64(alpha), weights, None)
+    return PartitionPrior(on_host(log_p), on_host(np.asarray(alpha, float)), weights, None)
 
 
-def _log_p(n_components: Any, most: int) -> Float[np.ndarray, " J"]:
+def _log_p(n_components: str | Sequence[float], most: int) -> Float[np.ndarray, " J"]:
     if isinstance(n_components, str):
         if n_components not in N_COMPONENTS:
             raise unknown("n_components", n_components, N_COMPONENTS)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, predictive
@@ -44,6 +45,29 @@ class Partition(NamedTuple):
     blocks: Blocks
     variance: Float[Array, " J"]
     log_blocks: Float[Array, " M"]
+
+
+class Scene(NamedTuple):
+    """Where a move between partitions starts.
+
+    Attributes:
+        partition: the current one.
+        alpha: ().
+        extra: the prior's own further parameters.
+        data: what the chains share.
+    """
+
+    partition: Partition
+    alpha: Float[Array, ""]
+    extra: dict[str, Array]
+    data: Data
+
+    def log_prior_odds(self, n_clusters: Int[Array, ""], log_blocks: Float[Array, " M"]) -> Float[Array, ""]:
+        """Of a partition with so many clusters, and these factors of its blocks, to the current one; K summed out."""
+        prior, now = self.data.partition_prior, self.partition
+        counts = n_clusters, (now.blocks.counts > 0).sum()
+        heads = [prior.log_head(self.alpha, count, now.labels.size) for count in counts]
+        return logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + now.log_blocks)
 
 
 def expand(z: Float[Array, "N D"], family: Family) -> Float[Array, "N P"]:

@@ -10,8 +10,8 @@ Rows are exchangeable, so a partition's prior depends on the sizes of its blocks
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,8 @@ from jaxgmm.tools.special import log_gamma
 
 WEIGHTS = ("dynamic", "static", "dirichlet-process")
 N_COMPONENTS = ("beta-negative-binomial", "geometric", "poisson", "uniform")
+type OfK = str | Sequence[float] | None  # a prior of the number of components: a name, or probabilities
+type OfAlpha = str | float | None
 ALPHA = {"f": (6.0, 3.0), "gamma": (1.0, 2.0)}  # F(6, 3); Gamma(shape 1, rate 2)
 _ALPHA_POINTS = 100  # equally probable values of a random alpha that the implied prior is averaged over
 
@@ -42,8 +44,8 @@ class PartitionPrior:
         alpha_prior: "f" for F(6, 3), "gamma" for Gamma(1, 2), None for a fixed alpha.
     """
 
-    log_components: Any
-    alpha: Any
+    log_components: Float[Array, " J"]
+    alpha: Float[Array, ""]
     weights: str = "dynamic"
     alpha_prior: str | None = None
 
@@ -63,7 +65,7 @@ class PartitionPrior:
             return jnp.full(self.most, 1.0, self.log_components.dtype) * alpha
         return alpha / jnp.arange(1, self.most + 1)
 
-    def log_head(self, alpha: Float[Array, ""], n_clusters: Int[Array, ""], n_samples: Any) -> Float[Array, " M"]:
+    def log_head(self, alpha: Float[Array, ""], n_clusters: Int[Array, ""], n_samples: int | Array) -> Float[Array, " M"]:
         """Log p(K, partition), K = 1..J, without the blocks' factors; for a Dirichlet process log p(partition) alone, M = 1."""
         if self.weights == "dirichlet-process":
             return (n_clusters * jnp.log(alpha) + log_gamma(alpha) - log_gamma(alpha + n_samples))[None]
@@ -118,7 +120,7 @@ class PartitionPrior:
         return np.einsum("akt,k->t", p, mix) / alphas.size
 
 
-def log_p_components(n_components: str | Any, most: int) -> Float[np.ndarray, " J"]:
+def log_p_components(n_components: str | np.ndarray, most: int) -> Float[np.ndarray, " J"]:
     """Log p(K), K = 1..J, cut off at J and normalised, by name or from probabilities.
 
     "beta-negative-binomial": K - 1 ~ BNB(1, 4, 3), the default of Fruehwirth-Schnatter et al. (2021); "geometric": K - 1 with

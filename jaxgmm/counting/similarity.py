@@ -1,6 +1,6 @@
 """What draws of partitions have in common: who belongs together, and one partition in the middle of them."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.cluster.hierarchy
@@ -17,7 +17,7 @@ _CANDIDATES = 400  # draws whose bound on the expected loss is looked at
 _FINALISTS = 20  # of these and of the tree's cuts, whose loss is worked out
 
 
-def similarity(tree: xarray.DataTree, rows: Any = None) -> xarray.DataArray:
+def similarity(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xarray.DataArray:
     """The posterior similarity matrix: the share of draws in which two rows belong to the same cluster.
 
     Args:
@@ -147,7 +147,7 @@ def _in_order(labels: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _labels(tree: Any, user: str) -> Int[np.ndarray, "S N"]:
+def _labels(tree: xarray.DataTree, user: str) -> Int[np.ndarray, "S N"]:
     require(tree, user, allocations=("label",))
     labels = group_of(tree, "allocations")["label"].transpose("chain", "draw", "obs_id").values
     return labels.reshape(-1, labels.shape[-1])

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.bayes.priors.base import draw_parameters, predictive, statistics_of
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.moves import birth_death, few_rows, split_merge
-from jaxgmm.counting.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_densities
+from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of_labels, log_blocks_of, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
@@ -122,7 +122,7 @@ def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: 
         own = jax.random.fold_in(key_moves, i)
         for number, propose in enumerate(MOVES):
             key_propose, key_accept = jax.random.split(jax.random.fold_in(own, number))
-            proposed, log_ratio = propose(key_propose, partition, chain.alpha, chain.extra, data)
+            proposed, log_ratio = propose(key_propose, Scene(partition, chain.alpha, chain.extra, data))
             done = jnp.log(jax.random.uniform(key_accept, (), log_ratio.dtype)) < log_ratio
             partition = jax.tree.map(lambda new, old, done=done: jnp.where(done, new, old), proposed, partition)
             accepted += done

@@ -1,25 +1,25 @@
 """The telescoping sampler as a NumPyro kernel."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
-from numpyro.infer.mcmc import MCMCKernel
-from numpyro.util import is_prng_key
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
+from jaxgmm.bayes.samplers.kernel import ChainKernel
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
 from jaxgmm.counting.partition import Data
+from jaxgmm.counting.partition_prior import OfAlpha, OfK
 from jaxgmm.counting.telescoping import Chain, Telescoping, start
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_rows
 
 
-class TelescopingKernel(MCMCKernel):
+class TelescopingKernel(ChainKernel):
     """The sweep of `count_clusters` as a NumPyro kernel: `MCMC(TelescopingKernel(prior), ...).run(key, x)`.
 
     Its samples are `n_clusters`, `n_components`, `alpha`, `labels` (N,), `weights` (J,) in falling order, `log_likelihood` and
@@ -46,17 +46,14 @@ class TelescopingKernel(MCMCKernel):
         (50, 272)
     """
 
-    model = None  # ArviZ asks for it: there is no NumPyro model to trace
-    sample_field = "sites"
-
     def __init__(
         self,
         prior: Prior | RichardsonGreen,
         *,
         model: str = "mixture",
-        n_components: Any = None,
+        n_components: OfK = None,
         weights: str | None = None,
-        alpha: Any = None,
+        alpha: OfAlpha = None,
         max_components: int = 30,
         n_moves: int = 2,
     ) -> None:
@@ -68,40 +65,19 @@ class TelescopingKernel(MCMCKernel):
         self._partition_prior = partition_prior_of(self._prior, model, n_components, weights, alpha, most)
         self._telescoping = Telescoping(check_count(n_moves, "n_moves", least=0))
 
-    def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> Chain:
-        """The chain, or several for several keys, before the first sweep.
-
-        Args:
-            rng_key: one PRNG key, or an array of them.
-            num_warmup: not used: there is nothing to adapt.
-            init_params: labels to start from, whole numbers (N,), or (C, N) of several chains; None: one cluster.
-            model_args: the rows `x` (N, D), as `MCMC.run` was given them,
-            model_kwargs: or here, by name.
-
-        Raises:
-            ValueError: JAX in float32, labels or rows that can't be used.
-        """
+    def _begin(self, keys: Array, init_params: ArrayLike | None, x: ArrayLike) -> Chain:
         if not jax.config.jax_enable_x64:
             raise UserError(
                 "TelescopingKernel needs float64, but JAX is configured for float32, in which differences of evidences are "
                 "rounding: call jax.config.update('jax_enable_x64', True) first, or use jaxgmm.count_clusters."
             )
-        data, single = self._data(*model_args, **model_kwargs), is_prng_key(rng_key)
-        keys = rng_key[None] if single else rng_key
+        data = self._data(x)
         labels = self._labels(init_params, (len(keys), data.rows.shape[0]))
-        chains = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))(keys, labels, data)
-        return jax.tree.map(lambda leaf: leaf[0], chains) if single else chains
+        return jax.jit(jax.vmap(start, in_axes=(0, 0, None)))(keys, labels, data)
 
-    def sample(self, state: Chain, model_args: Any, model_kwargs: Any) -> Chain:
-        """The chain, or several, a sweep later.
-
-        Args:
-            state: of `init` or `sample`.
-            model_args: the rows `x` (N, D),
-            model_kwargs: or here, by name.
-        """
-        data, step = self._data(*model_args, **model_kwargs), self._telescoping.step
-        return step(state, data) if is_prng_key(state.rng_key) else jax.vmap(step, in_axes=(0, None))(state, data)
+    def _advance(self, x: ArrayLike) -> Callable[[Chain], Chain]:
+        data = self._data(x)
+        return lambda chain: self._telescoping.step(chain, data)
 
     def get_diagnostics_str(self, state: Chain) -> str:
         """What the progress bar says of `state`."""
@@ -111,7 +87,7 @@ class TelescopingKernel(MCMCKernel):
         rows = check_rows(x, "x", n_features=self._n_features)
         return centred_data(jnp.asarray(rows, jnp.float64), self._prior, self._partition_prior)
 
-    def _labels(self, given: Any, shape: tuple[int, int]) -> np.ndarray:
+    def _labels(self, given: ArrayLike | None, shape: tuple[int, int]) -> np.ndarray:
         """Partitions to start from, (C, N), filled components first."""
         if given is None:
             return np.zeros(shape, int)

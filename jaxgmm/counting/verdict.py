@@ -13,6 +13,7 @@ from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
 from jaxgmm.bayes.trees.schema import encode_facts, facts_of, group_of, require
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 
 _DRAW = ("chain", "draw")
 _OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy", "rate")
@@ -134,12 +135,12 @@ def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 20
 
 
 def count_tree(
-    kept: dict[str, Any],
+    kept: Facts,
     rows: Float[np.ndarray, "N D"],
     names: tuple[str, ...],
     prior: Any,
     partition_prior: PartitionPrior,
-    facts: dict[str, Any],
+    facts: Facts,
 ) -> xarray.DataTree:
     """The tree of a run, from what its chains kept."""
     posterior: dict[str, tuple[Any, Any]] = {name: (_DRAW, kept[name]) for name in _OF_DRAW if name in kept}

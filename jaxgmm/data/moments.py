@@ -1,7 +1,6 @@
 """Moments of the columns: what defaults and starts need to know of the rows."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,13 @@ from jaxtyping import Array
 
 from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import in_jit
 
+type Moments = tuple[float, np.ndarray, np.ndarray]  # N, the mean, and the scatter about it, as `column_moments` has them
 
-def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float, np.ndarray, np.ndarray]:
+
+def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) -> Moments:
     """Total weight, mean (D,), and scatter about the mean: (D, D) if `dense`, else its diagonal (D,). On the host.
 
     Raises:
@@ -35,7 +37,7 @@ def column_moments(x: Any, weight: Any, dense: bool, dtype: Any) -> tuple[float,
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _column_moments(x, weight, dense, dtype):
+def _column_moments(x: Array, weight: Array, dense: bool, dtype: np.dtype) -> tuple[Array, Array, Array]:
     weight = weight.astype(dtype)
     origin = x[jnp.argmax(weight > 0)].astype(dtype)
     block_size = max(1, NUMBERS_IN_A_BLOCK // 8 // x.shape[1])  # each makes a few temporaries of its size
@@ -53,13 +55,13 @@ def _column_moments(x, weight, dense, dtype):
     return total, mean, reduce_rows(second, x, weight, block_size)
 
 
-def _column_moments_on_host(x, weight, dense, dtype):
-    rows, weight = np.asarray(x, dtype), np.asarray(weight, dtype)
-    total, origin = weight.sum(), rows[np.argmax(weight > 0)]
+def _column_moments_on_host(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    rows, w = np.asarray(x, dtype), np.asarray(weight, dtype)
+    total, origin = w.sum(), rows[np.argmax(w > 0)]
     z = rows - origin
-    shift = weight @ z / total
+    shift = w @ z / total
     z -= shift
-    return total, origin + shift, (weight[:, None] * z).T @ z if dense else weight @ z**2
+    return total, origin + shift, (w[:, None] * z).T @ z if dense else w @ z**2
 
 
 _CONSTANT_COLUMN_SD = 1e-3  # assumed sd of a column that doesn't vary, as a share of its size

@@ -5,35 +5,36 @@ doesn't have are padding of weight zero.
 """
 
 import dataclasses
-import functools
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource
-from jaxgmm.fitting.em_step import EM, Own, Shared
+from jaxgmm.data.moments import Moments
+from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared
 from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
-from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import status_of
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_normaliser
 from jaxgmm.tools import precision
+from jaxgmm.tools.types import on_host
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
 _VANISHED = 1e-3  # expected rows of a component, below which its weight is on its way to 0
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
-Moments = tuple[float, np.ndarray, np.ndarray]
+type Given = GMM | np.ndarray | None  # a start instead of seeds: a mixture, (N, K) responsibilities or (N,) labels
 
 
 class Model(NamedTuple):
@@ -52,7 +53,7 @@ class Settings(NamedTuple):
     n_init: int
     rtol: float
     max_steps: int
-    step: EM | Squarem = EM()
+    step: EM = EM()
 
 
 def model_key(key: Array, family: str, n_components: int) -> Array:
@@ -66,8 +67,8 @@ def climb_models(
     data: ArraySource,
     moments: Moments,
     settings: Settings,
-    dtype: Any,
-    given: Any = None,
+    dtype: np.dtype,
+    given: Given = None,
     callback: Callable[[Progress], None] | None = None,
 ) -> list[Search]:
     """All starts of all models, to their end; for each model, its starts on the host.
@@ -81,37 +82,56 @@ def climb_models(
         given: instead of seeded starts, for one model: a GMM, responsibilities or labels.
         callback: told of the progress.
     """
-    n_starts = 1 if given is not None else settings.n_init
-    largest = max(model.n_components for model in models)
-    if len(models) > 1 and data.n_samples * largest * n_starts * len(models) > TOGETHER:
-        return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
-    most = largest if len(models) > 1 else capacity(largest, data.n_samples)
-    active = np.stack([np.arange(most) < model.n_components for model in models])
-    if isinstance(given, GMM):
-        active[0, : given.n_components] &= np.asarray(given.weights) > 0
-    rules = _rules(models, moments, active, settings, dtype)
-    if given is None:
-        scales = column_scales(*moments, settings.family).astype(dtype)
-        seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
-        uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
-
+    n_starts, counts = settings.n_init if given is None else 1, [model.n_components for model in models]
     total = len(models) * n_starts
+    if len(models) > 1 and data.n_samples * max(counts) * total > TOGETHER:
+        return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
+    most = max(counts) if len(models) > 1 else capacity(counts[0], data.n_samples)
+    rules = _rules(models, moments, _active(counts, most, given), settings, dtype)
+    starts = _starts(models, data, moments, settings, n_starts, most, given, dtype)
     at_once = total if data.n_samples * most * total <= TOGETHER else 1
     searches = []
     for first in range(0, total, at_once):
         part = slice(first, first + at_once)
         own = _repeat(rules, n_starts, part)
-        if given is None:
-            make = functools.partial(seeded_starts, init=settings.init, family=settings.family, prior=own.own.prior)
-            starts = make(data.x, data.weight, uniforms[part], own.shared.centre, scales, counts[part])
-        else:
-            starts = _given_start(given, data, rules, models[0], most, settings.family, dtype)
         report = None if callback is None else _reporter(callback, min(first + at_once, total), total, settings.max_steps)
-        searches.append(climb(starts, data, own, settings.max_steps, settings.step, report))
+        searches.append(climb(starts(part, own), data, own, settings.max_steps, settings.step, report))
     if len(searches) > 1:  # one model, whose starts ran in turn
         return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *searches)]
     parts = [slice(first, first + n_starts) for first in range(0, total, n_starts)]
     return [jax.tree.map(lambda leaf, part=part: leaf[part], searches[0]) for part in parts]
+
+
+def _active(counts: Sequence[int], most: int, given: Given) -> np.ndarray:
+    """(models, K), which components take part."""
+    active = np.arange(most) < np.array(counts)[:, None]
+    if isinstance(given, GMM):
+        active[0, : given.n_components] &= np.asarray(given.weights) > 0
+    return active
+
+
+def _starts(
+    models: Sequence[Model],
+    data: ArraySource,
+    moments: Moments,
+    settings: Settings,
+    n_starts: int,
+    most: int,
+    given: Given,
+    dtype: np.dtype,
+) -> Callable[[slice, EMRules], GMM]:
+    """What makes a part of the starts, under its rules: of seeds, `n_starts` a model, or of what is given."""
+    if given is not None:
+        return lambda part, rules: _given_start(given, data, rules, models[0], most, settings.family, dtype)
+    scales = column_scales(*moments, settings.family).astype(dtype)
+    seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
+    uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
+
+    def seeded(part: slice, rules: EMRules) -> GMM:
+        seeds, own = (uniforms[part], rules.shared.centre, scales, counts[part]), rules.own.prior
+        return seeded_starts(data.x, data.weight, *seeds, init=settings.init, family=settings.family, prior=own)
+
+    return seeded
 
 
 def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: bool = False) -> Restarts:
@@ -126,7 +146,7 @@ def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: boo
         FitError: no start gave finite, consistent sums.
     """
 
-    def gather(leaf: Callable[[Search], Any]) -> np.ndarray:
+    def gather(leaf: Callable[[Search], Array]) -> np.ndarray:
         return np.concatenate([np.asarray(leaf(search)) for search in searches])
 
     objective, n_steps = gather(lambda search: search.objective).astype(float), gather(lambda search: search.n_steps)
@@ -145,7 +165,7 @@ def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: boo
     )
 
 
-def account(search: Search, model: Model, settings: Settings, source: ArraySource, out: Any, data: str) -> Fit:
+def account(search: Search, model: Model, settings: Settings, source: ArraySource, out: np.dtype, data: str) -> Fit:
     """The best start of a model without its padding, and how every start ended.
 
     Weights that are on their way to 0, the mode of a component without rows, are put there: below a thousandth of a row that
@@ -169,7 +189,7 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
         weights = np.where(vanished, WITHOUT_ROWS, weights / weights[~vanished].sum())
     leaves = weights, chosen.means[best, :n_components], covariances
     return Fit(
-        gmm=jax.tree.map(lambda leaf: precision.as_parameter(leaf, out), GMM.unchecked(*leaves, family=chosen.family)),
+        gmm=precision.as_parameters(GMM.unchecked(*leaves, family=chosen.family), out),
         status=restarts.status[best],
         objective=float(restarts.objective[best]),
         log_likelihood=float(restarts.log_likelihood[best]),
@@ -188,16 +208,17 @@ def in_rows(counts: np.ndarray, source: ArraySource) -> np.ndarray:
     return counts * max(1, np.count_nonzero(weight) / weight.sum())
 
 
-def pad(gmm: GMM, capacity: int, dtype: Any) -> GMM:
+def pad(gmm: GMM, capacity: int, dtype: np.dtype) -> GMM:
     """A mixture with components of weight zero added, as NumPy arrays."""
     gmm = as_dtype(gmm, dtype)
     more = capacity - gmm.n_components
 
-    def grow(leaf: Any) -> np.ndarray:
+    def grow(leaf: Array) -> np.ndarray:
         return np.concatenate([leaf, np.repeat(leaf[:1], more, axis=0)])
 
     covariances = grow(gmm.covariances) if get_family(gmm.family).per_component else gmm.covariances
-    return GMM.unchecked(np.concatenate([gmm.weights, np.zeros(more, dtype)]), grow(gmm.means), covariances, gmm.family)
+    weights = np.concatenate([np.asarray(gmm.weights), np.zeros(more, dtype)])
+    return GMM.unchecked(weights, grow(gmm.means), covariances, gmm.family)
 
 
 def _reporter(callback: Callable[[Progress], None], start: int, n_starts: int, max_steps: int) -> Callable[[Search], None]:
@@ -214,20 +235,24 @@ def capacity(n_components: int, n_samples: int) -> int:
     return padded if n_samples * padded <= _PADDED else n_components
 
 
-def _given_start(given: Any, data: ArraySource, rules: Rules, model: Model, capacity: int, family: str, dtype: Any) -> GMM:
+def _given_start(
+    given: GMM | np.ndarray, data: ArraySource, rules: EMRules, model: Model, capacity: int, family: str, dtype: np.dtype
+) -> GMM:
     """A GMM, or the M-step of responsibilities or labels, padded to `capacity`, with a leading axis of one start."""
-    if not isinstance(given, GMM):
-        own = None if model.prior is None else as_dtype(model.prior, dtype)
-        given = assigned_start(data.x, data.weight, given, rules.shared.centre, model.n_components, family, own)
-    return jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
+    if isinstance(given, GMM):
+        start = given
+    else:
+        own, assigned = None if model.prior is None else as_dtype(model.prior, dtype), on_host(given)
+        start = assigned_start(data.x, data.weight, assigned, rules.shared.centre, model.n_components, family, own)
+    return jax.tree.map(lambda leaf: leaf[None], pad(start, capacity, dtype))
 
 
-def as_dtype(tree: Any, dtype: Any) -> Any:
+def as_dtype[Tree](tree: Tree, dtype: DTypeLike) -> Tree:
     """Leaves as NumPy arrays of one dtype: unlike `jnp.asarray`, this compiles nothing."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
 
 
-def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settings: Settings, dtype: Any) -> Rules:
+def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settings: Settings, dtype: np.dtype) -> EMRules:
     """The rules with an axis of models where `climb` wants one of starts."""
     total_weight, mean, _ = moments
     priors, constants = [], []
@@ -236,29 +261,24 @@ def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settin
             continue
         alpha = np.ones(own.size)
         alpha[: model.n_components] = model.prior.concentration
-        padded = dataclasses.replace(as_dtype(model.prior, np.float64), concentration=alpha)
+        padded = dataclasses.replace(as_dtype(model.prior, np.float64), concentration=on_host(alpha))
         constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
         priors.append(as_dtype(padded, dtype))
     floor = _pivot_floor(moments, get_family(settings.family), dtype)
     if "covariances" in settings.step.fixed:  # what is held can't collapse
         floor = np.zeros_like(floor)
-    constant = np.array(constants) if constants else np.zeros(len(models))
-    numbers = as_dtype((constant, mean, floor, total_weight, settings.rtol), dtype)
-    prior: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
-    of_starts: Any = (prior, numbers[0], active)
-    return Rules(Own(*of_starts), Shared(*numbers[1:3]), *numbers[3:])
+    values = constants or [0.0] * len(models), mean, floor, total_weight, settings.rtol
+    constant, *shared, total, rtol = (on_host(np.asarray(value, dtype)) for value in values)
+    prior = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
+    return Rules(Own(prior, constant, on_host(active)), Shared(*shared), total, rtol)
 
 
-def _repeat(rules: Rules, n_starts: int, part: slice) -> Rules:
+def _repeat(rules: EMRules, n_starts: int, part: slice) -> EMRules:
     """The rules of some starts, from those of the models."""
-
-    def of_starts(leaf: Any) -> np.ndarray:
-        return np.repeat(leaf, n_starts, axis=0)[part]
-
-    return rules._replace(own=jax.tree.map(of_starts, rules.own))
+    return rules._replace(own=jax.tree.map(lambda leaf: np.repeat(leaf, n_starts, axis=0)[part], rules.own))
 
 
-def _pivot_floor(moments: Moments, kind: Family, dtype: Any) -> np.ndarray:
+def _pivot_floor(moments: Moments, kind: Family, dtype: np.dtype) -> np.ndarray:
     """Variances (pivots, for matrices) that are rounding of the data's own; inf where the data have none to begin with."""
     total_weight, mean, scatter = moments
     n_features = mean.shape[0]

@@ -1,11 +1,12 @@
 """The step of EM and MAP-EM (Dempster, Laird & Rubin 1977): the M-step proposes, the E-step says what that is worth."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.fitting.loop import Proposal, Rules, Search
@@ -15,6 +16,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.model.steps import maximise
+from jaxgmm.tools.types import on_host
 
 
 class Own(NamedTuple):
@@ -43,7 +45,11 @@ class Shared(NamedTuple):
     floor: Float[Array, "..."]
 
 
-class EM(NamedTuple):
+type EMRules = Rules[Own, Shared]
+
+
+@dataclass(frozen=True)
+class EM:
     """A `Step` whose points are mixtures.
 
     Attributes:
@@ -54,38 +60,39 @@ class EM(NamedTuple):
     fixed: tuple[str, ...] = ()
     stopping: str = "relative"
 
-    def begin(self, starts: GMM) -> tuple[Statistics, None]:
+    def begin(self, starts: GMM) -> tuple[Statistics, PyTree[Array]]:
         """Statistics of nothing."""
         n_starts, n_components, n_features = starts.means.shape
-        dtype = starts.means.dtype
         scatter_shape = get_family(starts.family).structure.scatter_shape(n_components, n_features)
-        zeros, sums = np.zeros(n_starts, dtype), np.zeros((n_starts, n_components, n_features), dtype)
-        nothing: tuple[Any, ...] = (sums[:, :, 0], sums, np.zeros((n_starts, *scatter_shape), dtype), sums, zeros, zeros)
-        return Statistics(*nothing), None
+        shapes = (n_components,), (n_components, n_features), scatter_shape, (n_components, n_features), (), ()
+        zeros = (np.zeros((n_starts, *shape), starts.means.dtype) for shape in shapes)
+        return Statistics(*map(on_host, zeros)), None
 
-    def expand(self, search: Search, x: Array, rules: Rules) -> Array | None:
+    def expand(self, search: Search[GMM], x: Array, rules: EMRules) -> Array | None:
         """The expanded rows, where they fit in one block."""
         structure = get_family(search.point.family).structure
         return expand_whole(structure, search.point.means.shape, x, rules.shared.centre)
 
-    def propose(self, search: Search, rules: Rules) -> Proposal:
+    def propose(self, search: Search[GMM], rules: EMRules) -> Proposal[GMM]:
         """The M-step."""
         refit = jax.vmap(lambda s, g, prior, active: maximise(s, g, prior, active, self.fixed))
         return Proposal(refit(search.statistics, search.point, rules.own.prior, rules.own.active))
 
-    def ready(self, point: GMM, rules: Rules) -> tuple[Components, Bool[Array, " R"]]:
+    def ready(self, point: GMM, rules: EMRules) -> tuple[Components, Bool[Array, " R"]]:
         """The components, factored, and which of the mixtures are singular."""
         kind = get_family(point.family)
-        factor = jax.vmap(lambda covariances: kind.factor(covariances, point.n_features))(point.covariances)
+        factor = jax.vmap(GMM.factored)(point)
         return jax.vmap(GMM.components)(point, factor), _singular(point, factor, rules, kind)
 
     def sums(
-        self, ready: Components, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Any
+        self, ready: Components, x: Array, weight: Array, rules: EMRules, counted: Bool[Array, " R"], expanded: Array | None
     ) -> Statistics:
         """The E-step."""
         return batched_e_step(ready, x, weight, rules.shared.centre, counted, expanded)
 
-    def judge(self, point: GMM, ready: Components, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
+    def judge(
+        self, point: GMM, ready: Components, statistics: Statistics, rules: EMRules
+    ) -> tuple[Float[Array, " R"], Bool[Array, " R"] | bool]:
         """Log-likelihood, plus the prior's log density; without a prior, components need rows."""
         objective, own = statistics.log_likelihood, rules.own
         if own.prior is not None:
@@ -93,11 +100,11 @@ class EM(NamedTuple):
         least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight
         return objective, (own.active & ~(statistics.counts > least)).any(1)
 
-    def remember(self, search: Search, proposal: Proposal, accepted: Any, running: Any) -> None:
+    def remember(self, search: Search[GMM], proposal: Proposal[GMM], accepted: Array, running: Array) -> PyTree[Array]:
         """Nothing."""
 
 
-def _singular(gmm: GMM, factor: Factor, rules: Rules, kind: Family) -> Bool[Array, " R"]:
+def _singular(gmm: GMM, factor: Factor, rules: EMRules, kind: Family) -> Bool[Array, " R"]:
     """Starts whose parameters can't be used: covariances not positive definite or, without a prior, flat to rounding."""
     pivots = jax.vmap(kind.structure.pivots)(factor)
     flat = ~(pivots > (rules.shared.floor if rules.own.prior is None else 0))

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,8 +10,8 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import column_moments
-from jaxgmm.fitting.batch import Model, Moments, Settings, account, climb_models
+from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models
 from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
@@ -23,10 +22,12 @@ from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced, unknown
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
+
+type Init = str | GMM | Fit | ArrayLike | Sequence[int]
 
 
 def fit(
@@ -36,7 +37,7 @@ def fit(
     key: Array,
     family: str = "full",
     prior: Prior | str | None = "default",
-    init: Any = "k-means++",
+    init: Init = "k-means++",
     n_init: int = 10,
     rtol: float = 1e-8,
     max_steps: int = 500,
@@ -89,8 +90,7 @@ def fit(
         >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
         ('converged', [0.36, 0.64])
     """
-    if is_traced(x, sample_weight, key) or in_jit():
-        raise UserTypeError("fit runs its own compiled loop on the host; inside jit, vmap or grad use e_step and m_step.")
+    host_only("fit", x, sample_weight, key, instead="; e_step and m_step work inside")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     given, n_components, family = resolve_init(init, n_components, family, source)
@@ -102,7 +102,7 @@ def fit(
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
-    settings = Settings(family, init if given is None else "", n_starts, rtol, max_steps, step)
+    settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step)
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
@@ -116,7 +116,7 @@ def fit(
     return fitted
 
 
-def resolve_init(init: Any, n_components: int | None, family: str, source: ArraySource) -> tuple[Any, int, str]:
+def resolve_init(init: Init, n_components: int | None, family: str, source: ArraySource) -> tuple[Given, int, str]:
     """The given start (None for a named method), K and the family."""
     family = get_family(family).name
     if n_components is not None:
@@ -136,7 +136,8 @@ def resolve_init(init: Any, n_components: int | None, family: str, source: Array
             raise UserError(f"init is a GMM of {init.n_features} features, but x has {source.n_features} columns.")
         if family not in ("full", init.family):
             raise UserError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
-        given, held, family = init, init.n_components, init.family
+        given: Given = init
+        held, family = init.n_components, init.family
     else:
         given, held = check_assigned(init, source.n_samples)
     if n_components not in (None, held):
@@ -144,7 +145,7 @@ def resolve_init(init: Any, n_components: int | None, family: str, source: Array
     return given, held, family
 
 
-def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Any) -> EM | Squarem:
+def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given) -> EM:
     """The loop's step. Raises ValueError for arguments that can't be used, alone or with this start."""
     if stopping not in STOPPING:
         raise unknown("stopping", stopping, STOPPING)
@@ -156,11 +157,12 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
         raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
     if len(fixed) == len(PARAMETERS):
         raise UserError("fixed names all three parameters: nothing is left to fit.")
-    step = EM(fixed, stopping)
-    return Squarem(step) if acceleration else step
+    return (Squarem if acceleration else EM)(fixed, stopping)
 
 
-def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, source: ArraySource) -> Prior | None:
+def resolve_prior(
+    prior: Prior | str | None, moments: Moments, n_components: int, family: str, source: ArraySource
+) -> Prior | None:
     """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
     if isinstance(prior, str):
         if prior != "default":
@@ -184,7 +186,7 @@ def resolve_prior(prior: Any, moments: Moments, n_components: int, family: str, 
     return prior
 
 
-def check_mode_exists(concentration: Any) -> None:
+def check_mode_exists(concentration: ArrayLike) -> None:
     """Raises ValueError where the Dirichlet prior of the weights has no interior mode."""
     if (np.asarray(concentration) < 1).any():
         raise UserError(

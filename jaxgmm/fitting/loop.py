@@ -6,17 +6,18 @@ and why. Rows in memory are summed within one compiled loop; those that come in 
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgmm.data import Source
 from jaxgmm.fitting.status import RUNNING, Status
 from jaxgmm.model.statistics import Statistics
+from jaxgmm.tools.types import on_host
 
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
 _FLOPS_BETWEEN_REPORTS = 2e10
@@ -24,7 +25,7 @@ _PLACES = 16  # starts that are stepped together: with more, those that stop ear
 _STRIDE = 32  # steps between looks at which of them have stopped, while others wait
 
 
-class Rules(NamedTuple):
+class Rules[Own, Shared](NamedTuple):
     """Traced settings: changing them compiles nothing. What depends on the model that is fitted has a leading axis of starts,
     so starts of one batch may have different numbers of components.
 
@@ -35,29 +36,29 @@ class Rules(NamedTuple):
         rtol: ().
     """
 
-    own: Any
-    shared: Any
+    own: Own
+    shared: Shared
     total_weight: Float[Array, ""]
     rtol: Float[Array, ""]
 
 
-class Search(NamedTuple):
+class Search[Point](NamedTuple):
     """What the loop carries: R starts, each at its last accepted point, with the statistics under it.
 
     `n_steps` is -1 before the first pass, which only evaluates the start.
     """
 
-    point: Any
+    point: Point
     statistics: Statistics
     objective: Float[Array, " R"]
     status: Int[Array, " R"]
     n_steps: Int[Array, " R"]
     trace: Float[Array, "R T"]
     last_gain: Float[Array, " R"]
-    memory: Any = None  # of the step
+    memory: PyTree[Array]  # of the step
 
 
-class Proposal(NamedTuple):
+class Proposal[Point](NamedTuple):
     """A point to go to. A trial may be taken back; it neither stops a start nor counts against it.
 
     Attributes:
@@ -66,12 +67,12 @@ class Proposal(NamedTuple):
         length: (R,), of a trial's step.
     """
 
-    point: Any
+    point: Point
     trial: Bool[Array, " R"] | None = None
     length: Float[Array, " R"] | None = None
 
 
-class Step(Protocol):
+class Step[Point, Ready](Protocol):
     """A method, static: each is a program of its own. All of its functions are for R starts at once."""
 
     @property
@@ -79,38 +80,49 @@ class Step(Protocol):
         """By what a start has converged: "relative" (its last gain) or "aitken" (the gains still to come, too)."""
         ...
 
-    def begin(self, starts: Any) -> tuple[Statistics, Any]:
+    def begin(self, starts: Point) -> tuple[Statistics, PyTree[Array]]:
         """Statistics of the right shapes before the first pass, and the memory; NumPy, so that it compiles nothing."""
         ...
 
-    def expand(self, search: Search, x: Array, rules: Rules) -> Any:
+    def expand(self, search: Search[Point], x: Array, rules: Rules) -> Array | None:
         """What all passes can share of rows in memory, or None."""
         ...
 
-    def propose(self, search: Search, rules: Rules) -> Proposal:
+    def propose(self, search: Search[Point], rules: Rules) -> Proposal[Point]:
         """The next points."""
         ...
 
-    def ready(self, point: Any, rules: Rules) -> tuple[Any, Bool[Array, " R"]]:
+    def ready(self, point: Point, rules: Rules) -> tuple[Ready, Bool[Array, " R"]]:
         """What sums over rows need of a point, and where a point can't be used at all."""
         ...
 
-    def sums(self, ready: Any, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Any) -> Statistics:
+    def sums(
+        self, ready: Ready, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Array | None
+    ) -> Statistics:
         """The statistics of some rows; those of starts that aren't `counted` don't matter."""
         ...
 
-    def judge(self, point: Any, ready: Any, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
+    def judge(
+        self, point: Point, ready: Ready, statistics: Statistics, rules: Rules
+    ) -> tuple[Float[Array, " R"], Bool[Array, " R"] | bool]:
         """The objective, and where its point can't be used after all."""
         ...
 
-    def remember(self, search: Search, proposal: Proposal, accepted: Bool[Array, " R"], running: Bool[Array, " R"]) -> Any:
+    def remember(
+        self, search: Search[Point], proposal: Proposal[Point], accepted: Bool[Array, " R"], running: Bool[Array, " R"]
+    ) -> PyTree[Array]:
         """The memory after a pass."""
         ...
 
 
-def climb(
-    starts: Any, data: Source, rules: Rules, max_steps: int, step: Step, report: Callable[[Search], None] | None = None
-) -> Search:
+def climb[Point](
+    starts: Point,
+    data: Source,
+    rules: Rules,
+    max_steps: int,
+    step: Step[Point, PyTree],
+    report: Callable[[Search[Point]], None] | None = None,
+) -> Search[Point]:
     """Run a batch of starts to the end, and return them as NumPy arrays.
 
     A few starts are stepped at a time; the place of one that has stopped goes to the next, so that the slowest don't keep all
@@ -136,7 +148,7 @@ def climb(
     return whole
 
 
-def _rows(tree: Any, rows: np.ndarray) -> Any:
+def _rows[Tree](tree: Tree, rows: np.ndarray) -> Tree:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
@@ -148,18 +160,17 @@ def _put(rows: np.ndarray, whole: np.ndarray, part: Array) -> np.ndarray:
     return whole
 
 
-def _running(search: Search, max_steps: Any) -> Any:
+def _running(search: Search, max_steps: int | Array) -> Bool[Array, " R"]:
     return (search.status == RUNNING) & (search.n_steps < max_steps)
 
 
-def _begin(starts: Any, length: int, step: Step) -> Search:
+def _begin[Point](starts: Point, length: int, step: Step[Point, PyTree]) -> Search[Point]:
     """The search before its first evaluation."""
     statistics, memory = step.begin(starts)
     n_starts, dtype = statistics.counts.shape[0], statistics.counts.dtype
-    zeros: Any = np.zeros(n_starts, dtype)
-    status: Any = np.full(n_starts, RUNNING, np.int32)
-    trace: Any = np.zeros((n_starts, length), dtype)
-    return Search(starts, statistics, zeros - np.inf, status, np.full_like(status, -1), trace, zeros + np.inf, memory)
+    infinite, status = on_host(np.full(n_starts, np.inf, dtype)), on_host(np.full(n_starts, RUNNING, np.int32))
+    n_steps, trace = on_host(np.full(n_starts, -1, np.int32)), on_host(np.zeros((n_starts, length), dtype))
+    return Search(starts, statistics, -infinite, status, n_steps, trace, infinite, memory)
 
 
 @functools.partial(jax.jit, static_argnums=5)
@@ -192,7 +203,9 @@ def _advance_on_host(search: Search, data: Source, rules: Rules, max_steps: Arra
     return search
 
 
-def _try(search: Search, rules: Rules, max_steps: Array, step: Step) -> tuple[Bool[Array, " R"], Proposal, Any, Any]:
+def _try(
+    search: Search, rules: Rules, max_steps: Array, step: Step
+) -> tuple[Bool[Array, " R"], Proposal, PyTree, Bool[Array, " R"]]:
     """The first half of a pass: which starts run, where they go, and what sums over rows need of that."""
     proposal = step.propose(search, rules)
     proposal = proposal._replace(point=choose(search.n_steps < 0, search.point, proposal.point))
@@ -203,7 +216,7 @@ def _settle(
     search: Search,
     running: Bool[Array, " R"],
     proposal: Proposal,
-    ready: Any,
+    ready: PyTree,
     useless: Bool[Array, " R"],
     statistics: Statistics,
     rules: Rules,
@@ -257,7 +270,7 @@ def _settle(
 
 
 @functools.partial(jax.jit, static_argnums=5)
-def _jitted_sums(ready: Any, x: Array, weight: Array, rules: Rules, counted: Array, step: Step) -> Statistics:
+def _jitted_sums(ready: PyTree, x: Array, weight: Array, rules: Rules, counted: Array, step: Step) -> Statistics:
     return step.sums(ready, x, weight, rules, counted, None)
 
 
@@ -265,6 +278,6 @@ _jitted_try = jax.jit(_try, static_argnums=3)
 _jitted_settle = jax.jit(_settle, static_argnums=7)
 
 
-def choose(which: Bool[Array, " R"], new: Any, old: Any) -> Any:
+def choose[Tree](which: Bool[Array, " R"], new: Tree, old: Tree) -> Tree:
     """Leaf by leaf, `new` for the chosen starts."""
     return jax.tree.map(lambda a, b: jnp.where(which.reshape(which.shape + (1,) * (a.ndim - 1)), a, b), new, old)

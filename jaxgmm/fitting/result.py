@@ -1,12 +1,13 @@
 """What a fit returns: the mixture, how every start ended, and how sure one can be of the best."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
 
 _EMPTY = 0.5  # expected rows: below it a component has, more probably than not, none, since prod_n (1 - r_nk) >= 1 - sum_n r_nk
 _NAMED = 8  # components, in a message
@@ -85,7 +86,7 @@ class Fit:
     n_steps: int
     trace: np.ndarray
     restarts: Restarts
-    prior: Any
+    prior: Prior | None
     fingerprint: str
     expected_rows: np.ndarray
 

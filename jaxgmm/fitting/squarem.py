@@ -1,16 +1,17 @@
 """SQUAREM (Varadhan & Roland 2008): after two plain steps, one far ahead along what they have in common."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgmm.fitting.em_step import EM
-from jaxgmm.fitting.loop import Proposal, Rules, Search, choose
+from jaxgmm.fitting.em_step import EM, EMRules
+from jaxgmm.fitting.loop import Proposal, Search, choose
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
+from jaxgmm.tools.types import on_host
 
 _REACH = 4.0  # first limit of the step length, and the factor by which it grows where it binds
 _PLAIN_STEPS = 2  # between extrapolations; the first settles, both make the differences
@@ -30,60 +31,28 @@ class Memory(NamedTuple):
     reach: Float[Array, " R"]
 
 
-class Squarem(NamedTuple):
-    """EM's `Step`, accelerated.
+class Squarem(EM):
+    """EM's `Step`, accelerated."""
 
-    Attributes:
-        em: the plain step.
-    """
-
-    em: EM = EM()
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        """Names of parameters that stay."""
-        return self.em.fixed
-
-    @property
-    def stopping(self) -> str:
-        """As the plain step's."""
-        return self.em.stopping
-
-    def begin(self, starts: GMM) -> tuple[Statistics, Memory]:
+    def begin(self, starts: GMM) -> tuple[Statistics, PyTree[Array]]:
         """No steps yet."""
         n_starts = starts.means.shape[0]
-        phase: Any = np.zeros(n_starts, np.int32)
-        reach: Any = np.full(n_starts, _REACH, starts.means.dtype)
-        return self.em.begin(starts)[0], Memory(phase, starts, reach)
+        phase, reach = np.zeros(n_starts, np.int32), np.full(n_starts, _REACH, starts.means.dtype)
+        return super().begin(starts)[0], Memory(on_host(phase), starts, on_host(reach))
 
-    def expand(self, search: Search, x: Array, rules: Rules) -> Any:
-        """As the plain step's."""
-        return self.em.expand(search, x, rules)
-
-    def propose(self, search: Search, rules: Rules) -> Proposal:
+    def propose(self, search: Search[GMM], rules: EMRules) -> Proposal[GMM]:
         """A plain step or, where it is time, an extrapolation: a trial."""
-        plain, memory = self.em.propose(search, rules), search.memory
+        plain, memory = super().propose(search, rules), search.memory
         extrapolated = memory.phase == _PLAIN_STEPS
         far, length = _extrapolate(memory.anchor, search.point, plain.point, memory.reach)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
 
-    def ready(self, point: GMM, rules: Rules) -> tuple[Any, Bool[Array, " R"]]:
-        """As the plain step's."""
-        return self.em.ready(point, rules)
-
-    def sums(self, *arguments: Any) -> Statistics:
-        """As the plain step's."""
-        return self.em.sums(*arguments)
-
-    def judge(self, *arguments: Any) -> tuple[Float[Array, " R"], Any]:
-        """As the plain step's."""
-        return self.em.judge(*arguments)
-
-    def remember(self, search: Search, proposal: Proposal, accepted: Bool[Array, " R"], running: Bool[Array, " R"]) -> Memory:
+    def remember(self, search: Search[GMM], proposal: Proposal[GMM], accepted: Array, running: Array) -> PyTree[Array]:
         """Extrapolations may reach farther where they were held back and went well, and less far where they failed."""
         memory: Memory = search.memory
-        trial: Any = proposal.trial
-        length: Any = proposal.length
+        trial, length = proposal.trial, proposal.length
+        assert trial is not None  # as this step proposes
+        assert length is not None
         farther = jnp.where(length >= memory.reach, _REACH * memory.reach, memory.reach)
         return Memory(
             phase=jnp.where(trial | (search.n_steps < 0), 0, memory.phase + 1),

@@ -1,8 +1,7 @@
 """Starting points: k-means++ seeds, random rows, given responsibilities or labels."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jaxgmm.model.steps import maximise
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import map_rows
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, floating, in_jit, is_traced, key_data, unknown
+from jaxgmm.tools.validation import check_count, check_key, floating, host_only, key_data, unknown
 
 METHODS = ("k-means++", "random")
 _EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
@@ -67,8 +66,7 @@ def initialise(
     """
     if init not in METHODS:
         raise unknown("init", init, METHODS)
-    if is_traced(x, sample_weight, key) or in_jit():
-        raise UserTypeError("initialise works on the host, outside jit, vmap and grad: call it before, and pass its GMM in.")
+    host_only("initialise", x, sample_weight, key, instead=", and pass its GMM in")
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     n_components = check_count(n_components, "n_components")
@@ -81,7 +79,7 @@ def initialise(
         each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
         counts = np.array([n_components])
         gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, counts, init, family, each)
-    return jax.tree.map(lambda leaf: precision.as_parameter(np.asarray(leaf[0]), out), gmms)
+    return precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
 
 
 def column_scales(total_weight: float, mean: np.ndarray, scatter: np.ndarray, family: str) -> np.ndarray:
@@ -137,7 +135,7 @@ def _seeds(
     uniforms: Float[Array, " K"],
     squared_distance: Callable[[Array], Float[Array, " N"]],
     weight: Float[Array, " N"],
-    n_components: Any,
+    n_components: int | Array,
     init: str,
 ) -> tuple[Int[Array, " K"], Int[Array, " N"]]:
     """Seed rows, drawn by inverting their cumulative mass, and the nearest seed of every row."""
@@ -167,7 +165,7 @@ def grouped_start(
     labels: Int[Array, " N"],
     seeds: Float[Array, "K D"],
     centre: Float[Array, " D"],
-    n_components: Any,
+    n_components: int | Array,
     family: str,
     prior: Prior | None,
 ) -> GMM:
@@ -216,14 +214,14 @@ def assigned_start(
     return maximise(statistics, template, prior, jnp.ones(n_components, bool))
 
 
-def check_assigned(init: Any, n_samples: int) -> tuple[Any, int]:
+def check_assigned(init: ArrayLike | Sequence[int], n_samples: int) -> tuple[np.ndarray, int]:
     """Given responsibilities or labels, checked, and the K they hold.
 
     Raises:
         TypeError: not numbers.
         ValueError: another number of rows; labels that aren't 0..K-1; responsibilities that aren't on the simplex.
     """
-    array = np.asarray(floating(init, "init")) if np.ndim(init) == 2 else np.asarray(init)
+    array = np.asarray(floating(np.asarray(init), "init")) if np.ndim(init) == 2 else np.asarray(init)
     if array.ndim not in (1, 2) or array.shape[0] != n_samples:
         raise UserError(
             f"init has shape {array.shape}; (N,) labels or (N, K) responsibilities of the {n_samples} rows are needed."

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +70,6 @@ def with_shares(log_joint: Float[Array, "N K"], components: Components) -> Float
     return jnp.where(lost, log_weights(components.weights), log_joint)
 
 
-def by_rows(question: Callable[[Array], Array], components: Components, x: Array, dtype: Any) -> Array:
+def by_rows(question: Callable[[Array], Array], components: Components, x: Array, dtype: np.dtype) -> Array:
     """An answer made of the log joint of each row, a block of rows at a time."""
     return map_rows(lambda rows: question(log_joint(components, rows.astype(dtype))), x, _ROWS_AT_ONCE)

@@ -121,9 +121,16 @@ class GMM:
 
     def components(self, factor: Factor | None = None) -> Components:
         """What its density is made of; `factor` if the covariances are factored already. For traced arrays of one dtype."""
-        family = _family(self)
-        factor = family.factor(self.covariances, self.n_features) if factor is None else factor
-        return components_of(self.weights, self.means, factor, family.structure)
+        factor = self.factored() if factor is None else factor
+        return components_of(self.weights, self.means, factor, _family(self).structure)
+
+    def factored(self) -> Factor:
+        """Its covariances taken apart. For traced arrays."""
+        return _family(self).factor(self.covariances, self.n_features)
+
+    def moved(self, shift: Float[Array, " D"]) -> "GMM":
+        """The mixture of rows to which `shift` has been added. For traced arrays."""
+        return GMM.unchecked(self.weights, self.means + shift, self.covariances, self.family)
 
     # What it says about rows
 
@@ -342,7 +349,7 @@ def _family(gmm: GMM) -> Family:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def log_prob_and_complete(gmm: GMM, x: Float[Array, "N D"], dtype: Any) -> Float[Array, "N 2"]:
+def log_prob_and_complete(gmm: GMM, x: Float[Array, "N D"], dtype: np.dtype) -> Float[Array, "N 2"]:
     """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk."""
 
     def of_rows(joint: Array) -> Array:

@@ -1,10 +1,12 @@
 """What the figures share: colours, checked and thinned data, ellipses, histograms."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
@@ -12,7 +14,11 @@ from matplotlib.patheffects import withStroke
 
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_rows
+
+type Names = Sequence[str] | None  # of the features; None: x0, x1, ...
+type Style = dict[str, Any]  # keyword arguments for matplotlib
 
 # Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
 # pale on white.
@@ -20,7 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _MARKERS = "osD^v"  # the next one with every turn of the palette
 _MAX_POINTS = 5000  # rows drawn as points
 MAX_LEGEND = 14  # components
-BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+BESIDE: Style = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
 HALO = withStroke(linewidth=3, foreground="white")
 
 
@@ -39,6 +45,13 @@ def label(gmm: GMM, k: int) -> str:
     return f"component {k} ({100 * float(gmm.weights[k]):.0f} %)"
 
 
+def save(directory: Path, pictures: Mapping[str, Figure | Axes]) -> None:
+    """Each as a PNG by its name."""
+    for name, picture in pictures.items():
+        figure: Any = picture.figure if isinstance(picture, Axes) else picture
+        figure.savefig(directory / f"{name}.png", dpi=130)
+
+
 def title(text: str, *notes: str) -> str:
     """The text with those notes that aren't empty, in parentheses."""
     notes = tuple(filter(None, notes))
@@ -50,9 +63,35 @@ def new_axes(width: float = 7.6) -> Axes:
     return Figure(figsize=(width, 4.6), layout="constrained").subplots()
 
 
-def checked(
-    gmm: GMM, x: Any, feature_names: Sequence[str] | None, n_features: int | None = None
-) -> tuple[np.ndarray, list[str]]:
+def pair_grid(
+    names: Sequence[str],
+    max_features: int,
+    draw_pair: Callable[[Axes, tuple[int, int]], None],
+    draw_one: Callable[[Axes, int], None],
+) -> Figure:
+    """Every pair of the first features, below a diagonal of each by itself."""
+    shown = min(len(names), max_features)
+    figure = Figure(figsize=(1 + 1.9 * shown, 1 + 1.7 * shown), layout="constrained")
+    axes = figure.subplots(shown, shown, squeeze=False, sharex="col")
+    for i in range(shown):
+        for j in range(i):
+            draw_pair(axes[i, j], (j, i))
+            axes[i, j].sharey(axes[i, 0])
+            axes[i, j].tick_params(labelleft=j == 0)
+            axes[j, i].remove()
+        draw_one(axes[i, i], i)
+        axes[i, i].set_yticks([])
+        axes[i, 0].set_ylabel(names[i] if i else "density")
+        axes[-1, i].set_xlabel(names[i])
+    return figure
+
+
+def left_out(n_features: int, max_features: int) -> str:
+    """A note of features that aren't drawn."""
+    return f"first {max_features} of {n_features} features" if n_features > max_features else ""
+
+
+def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None = None) -> tuple[np.ndarray, list[str]]:
     """The rows in float64 and the axis labels.
 
     Raises:
@@ -100,7 +139,7 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, radius: float, **style: An
     return Ellipse((mean[0], mean[1]), major, minor, angle=tilt, fill=False, **style)
 
 
-def histogram(ax: Axes, x: np.ndarray, sample_weight: Any) -> None:
+def histogram(ax: Axes, x: np.ndarray, sample_weight: Numbers | None) -> None:
     """Of one feature, as a density, in the background."""
     ax.hist(x, bins=_bins(x), weights=sample_weight, density=True, color="0.85", ec="white", lw=0.5)
 

@@ -1,6 +1,6 @@
 """How many clusters there are, and which rows belong together."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def n_clusters(tree: "DataTree | ClusterCount", *, ax: Axes | None = None) -> Ax
     table = count.table
     shown = table.loc[: table.index[(table[["posterior", "prior"]] > _LEAST_SHOWN).any(axis=1)].max()]
     numbers = shown.index.to_numpy()
-    style: dict[str, Any] = {"color": canvas.colour(0), "error_kw": {"elinewidth": 1.2, "capsize": 2}, "label": "posterior"}
+    style: canvas.Style = {"color": canvas.colour(0), "error_kw": {"elinewidth": 1.2, "capsize": 2}, "label": "posterior"}
     ax.bar(numbers - 0.2, shown["posterior"], 0.4, yerr=shown["mcse"].where(shown["mcse"] > 0), **style)
     ax.bar(numbers + 0.2, shown["prior"], 0.4, color="0.75", label="prior (implied)")
     ax.set(xlabel="number of clusters", ylabel="probability", xlim=(0.4, numbers[-1] + 0.6))

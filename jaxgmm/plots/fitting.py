@@ -1,7 +1,7 @@
 """How a fit went: the climb of every start, and how many agree."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def replication(fit: "Fit") -> str:
     return text + (f"; the next is {fit.restarts.gap:.3g} nats below" if math.isfinite(fit.restarts.gap) else "")
 
 
-def _start_style(restarts: "Restarts", start: int) -> dict[str, Any]:
+def _start_style(restarts: "Restarts", start: int) -> canvas.Style:
     if start == restarts.best:
         return {"color": canvas.PALETTE[0], "lw": 2.4, "label": "best start"}
     if restarts.status[start] not in (Status.converged, Status.max_steps, Status.decreased):

@@ -1,21 +1,20 @@
 """A mixture over its data: points and ellipses, histograms and densities, responsibilities."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_weights
 
 _SURE = 1e-6  # uncertainty: nothing to see below it
 
 
-def components(gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, sample_weight: Any = None) -> Figure:
+def components(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, sample_weight: ArrayLike | None = None) -> Figure:
     """The data with the fitted components: `density` for one feature, `scatter` for two, `pairs` for more.
 
     Args:
@@ -47,7 +46,7 @@ def components(gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, 
     return figure
 
 
-def scatter(gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+def scatter(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, ax: Axes | None = None) -> Axes:
     """Two features, coloured by the most probable component, with ellipses at 1 and 2 standard deviations.
 
     In two dimensions they hold 39 % and 86 % of a component, not the 68 % and 95 % of one dimension. Of more than 5000
@@ -69,10 +68,10 @@ def scatter(gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, ax:
         >>> [float(ellipse.width) for ellipse in ax.patches]
         [2.0, 4.0]
     """
-    x, names = canvas.checked(gmm, x, feature_names, n_features=2)
-    x, note = canvas.subsample(x)
+    rows, names = canvas.checked(gmm, x, feature_names, n_features=2)
+    rows, note = canvas.subsample(rows)
     ax = ax or canvas.new_axes()
-    _draw_scatter(ax, gmm, x, canvas.owners(gmm, x))
+    _draw_scatter(ax, gmm, rows, canvas.owners(gmm, rows))
     for k in canvas.active(gmm):
         ax.annotate(str(k), np.asarray(gmm.means)[k], ha="center", va="center", weight="bold", path_effects=[canvas.HALO])
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
@@ -83,7 +82,12 @@ def scatter(gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, ax:
 
 
 def density(
-    gmm: GMM, x: Any, *, feature_names: Sequence[str] | None = None, sample_weight: Any = None, ax: Axes | None = None
+    gmm: GMM,
+    x: ArrayLike,
+    *,
+    feature_names: canvas.Names = None,
+    sample_weight: ArrayLike | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """One feature as a histogram, with the density of the mixture and of each component times its weight.
 
@@ -104,9 +108,9 @@ def density(
         >>> [line.get_label() for line in ax.lines]
         ['component 0 (50 %)', 'component 1 (50 %)', 'mixture']
     """
-    x, names = canvas.checked(gmm, x, feature_names, n_features=1)
+    rows, names = canvas.checked(gmm, x, feature_names, n_features=1)
     ax = ax or canvas.new_axes()
-    _draw_density(ax, gmm, x[:, 0], check_weights(sample_weight, len(x)))
+    _draw_density(ax, gmm, rows[:, 0], check_weights(sample_weight, len(rows)))
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
         ax.legend(**canvas.BESIDE)
     ax.set(xlabel=names[0], ylabel="density")
@@ -116,10 +120,10 @@ def density(
 
 def pairs(
     gmm: GMM,
-    x: Any,
+    x: ArrayLike,
     *,
-    feature_names: Sequence[str] | None = None,
-    sample_weight: Any = None,
+    feature_names: canvas.Names = None,
+    sample_weight: ArrayLike | None = None,
     max_features: int = 8,
 ) -> Figure:
     """Every pair of features as in `scatter`, below a diagonal of each feature's `density`.
@@ -137,32 +141,24 @@ def pairs(
     Raises:
         ValueError: bad data.
     """
-    x, names = canvas.checked(gmm, x, feature_names)
-    weight = check_weights(sample_weight, len(x))
-    shown = min(gmm.n_features, max_features)
-    rows, note = canvas.subsample(x)
+    whole, names = canvas.checked(gmm, x, feature_names)
+    weight = check_weights(sample_weight, len(whole))
+    rows, note = canvas.subsample(whole)
     owner = canvas.owners(gmm, rows)
-    figure = Figure(figsize=(1 + 1.9 * shown, 1 + 1.7 * shown), layout="constrained")
-    axes = figure.subplots(shown, shown, squeeze=False, sharex="col")
-    for i in range(shown):
-        for j in range(i):
-            ax = axes[i, j]
-            _draw_scatter(ax, gmm.marginal([j, i]), rows[:, [j, i]], owner)
-            ax.sharey(axes[i, 0])
-            ax.tick_params(labelleft=j == 0)
-            axes[j, i].remove()
-        _draw_density(axes[i, i], gmm.marginal([i]), x[:, i], weight)
-        axes[i, i].set_yticks([])
-        axes[i, 0].set_ylabel(names[i] if i else "density")
-        axes[-1, i].set_xlabel(names[i])
-    if len(canvas.active(gmm)) <= canvas.MAX_LEGEND and shown > 1:
+    figure = canvas.pair_grid(
+        names,
+        max_features,
+        lambda ax, pair: _draw_scatter(ax, gmm.marginal(pair), rows[:, pair], owner),
+        lambda ax, i: _draw_density(ax, gmm.marginal([i]), whole[:, i], weight),
+    )
+    if len(canvas.active(gmm)) <= canvas.MAX_LEGEND and min(gmm.n_features, max_features) > 1:
         figure.legend(handles=_handles(gmm, line=True), loc="upper right", frameon=False)
-    left_out = f"first {shown} of {gmm.n_features} features" if shown < gmm.n_features else ""
+    left_out = canvas.left_out(gmm.n_features, max_features)
     figure.suptitle(canvas.title("Components, with ellipses at 1 and 2 sd", left_out, note), x=0.01, ha="left")
     return figure
 
 
-def responsibilities(gmm: GMM, x: Any) -> Figure:
+def responsibilities(gmm: GMM, x: ArrayLike) -> Figure:
     """How surely the rows belong to their components: responsibilities above, uncertainty, 1 - max_k r_nk, below.
 
     Rows are sorted by their most probable component, then from the surest to the most doubtful. Of more than 5000
@@ -178,9 +174,8 @@ def responsibilities(gmm: GMM, x: Any) -> Figure:
     Raises:
         ValueError: bad data.
     """
-    x, _ = canvas.checked(gmm, x, None)
-    x, note = canvas.subsample(x)
-    r = np.asarray(gmm.responsibilities(x), float)
+    rows, note = canvas.subsample(canvas.checked(gmm, x, None)[0])
+    r = np.asarray(gmm.responsibilities(rows), float)
     owner, uncertainty = r.argmax(axis=1), 1 - r.max(axis=1)
     order = np.lexsort((uncertainty, owner))
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
@@ -215,7 +210,7 @@ def _handles(gmm: GMM, *, line: bool) -> list[Line2D]:
 
 def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
     means, covariances = np.asarray(gmm.means), np.asarray(gmm.dense_covariances())
-    style: dict[str, Any] = {"ls": "", "ms": canvas.point_size(len(x)), "mew": 0, "alpha": 0.45, "rasterized": True}
+    style: canvas.Style = {"ls": "", "ms": canvas.point_size(len(x)), "mew": 0, "alpha": 0.45, "rasterized": True}
     for k in canvas.active(gmm):
         ax.plot(*x[owner == k].T, marker=canvas.marker(k), color=canvas.colour(k), **style)
     for k in canvas.active(gmm):
@@ -225,7 +220,7 @@ def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
     ax.autoscale_view()
 
 
-def _draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Any) -> None:
+def _draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Numbers | None) -> None:
     canvas.histogram(ax, x, sample_weight)
     active = canvas.active(gmm)
     means, sds = np.asarray(gmm.means)[active, 0], np.sqrt(np.asarray(gmm.dense_covariances())[active, 0, 0])

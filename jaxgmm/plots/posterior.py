@@ -1,10 +1,10 @@
 """A posterior: intervals of its parameters, and mixtures drawn from it over the data."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_count, check_weights
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ _OUTLINE = 65  # points of an ellipse
 _INNER, _OUTER = 0.5, 0.9  # of an interval's probability, drawn thick and thin
 
 
-def intervals(
-    tree: "DataTree", gmm: GMM | None = None, *, feature_names: Sequence[str] | None = None, max_features: int = 4
-) -> Figure:
+def intervals(tree: "DataTree", gmm: GMM | None = None, *, feature_names: canvas.Names = None, max_features: int = 4) -> Figure:
     """Weights, means and standard deviations of each component: median, 50 % and 90 % intervals.
 
     Labels must mean the same in all draws for this to make sense: see `jaxgmm.relabel`.
@@ -76,18 +75,18 @@ def intervals(
     key += [Line2D([], [], ls="", marker="D", ms=5, mfc="white", mec="black", label="the fit")] if gmm is not None else []
     axes[1, 0].set_axis_off()
     axes[1, 0].legend(handles=key, loc="center", frameon=False)
-    left_out = f"first {shown} of {n_features} features" if shown < n_features else ""
+    left_out = canvas.left_out(n_features, max_features)
     figure.suptitle(canvas.title("Posterior intervals", left_out), x=0.01, ha="left", fontsize="medium")
     return figure
 
 
 def draws(
     tree: "DataTree",
-    x: Any,
+    x: ArrayLike,
     gmm: GMM | None = None,
     *,
-    feature_names: Sequence[str] | None = None,
-    sample_weight: Any = None,
+    feature_names: canvas.Names = None,
+    sample_weight: ArrayLike | None = None,
     n_draws: int = 60,
     max_features: int = 5,
 ) -> Figure:
@@ -123,13 +122,13 @@ def draws(
     many, names = _draws(tree, feature_names)
     few, many = _some(many, check_count(n_draws, "n_draws")), _some(many, _MOST_IN_BANDS)
     one = jax.tree.map(lambda leaf: leaf[0], many)
-    x, names = canvas.checked(one, x, names)
-    weight = check_weights(sample_weight, len(x))
-    rows, note = canvas.subsample(x)
-    n_features = x.shape[1]
+    whole, names = canvas.checked(one, x, names)
+    weight = check_weights(sample_weight, len(whole))
+    rows, note = canvas.subsample(whole)
+    n_features = whole.shape[1]
     if n_features == 1:
         ax = canvas.new_axes()
-        _draw_bands(ax, many, gmm, x, weight, 0)
+        _draw_bands(ax, many, gmm, whole, weight, 0)
         ax.set(xlabel=names[0], ylabel="density")
         ax.set_title("Draws from the posterior, medians and 90 % bands", loc="left", fontsize="medium")
         ax.legend(handles=_handles(one, gmm, bands=True), **canvas.BESIDE)
@@ -142,26 +141,19 @@ def draws(
         ax.set_title(canvas.title(text, note), loc="left", fontsize="medium")
         ax.legend(handles=_handles(one, gmm, bands=False), **canvas.BESIDE)
         return ax.figure  # type: ignore[return-value]
-    shown = min(n_features, max_features)
-    figure = Figure(figsize=(1 + 1.9 * shown, 1 + 1.7 * shown), layout="constrained")
-    axes = figure.subplots(shown, shown, squeeze=False, sharex="col")
-    for i in range(shown):
-        for j in range(i):
-            _draw_ellipses(axes[i, j], few, gmm, rows, (j, i))
-            axes[i, j].sharey(axes[i, 0])
-            axes[i, j].tick_params(labelleft=j == 0)
-            axes[j, i].remove()
-        _draw_bands(axes[i, i], many, gmm, x, weight, i)
-        axes[i, i].set_yticks([])
-        axes[i, 0].set_ylabel(names[i] if i else "density")
-        axes[-1, i].set_xlabel(names[i])
+    figure = canvas.pair_grid(
+        names,
+        max_features,
+        lambda ax, pair: _draw_ellipses(ax, few, gmm, rows, pair),
+        lambda ax, i: _draw_bands(ax, many, gmm, whole, weight, i),
+    )
     figure.legend(handles=_handles(one, gmm, bands=False), loc="upper right", frameon=False)
-    left_out = f"first {shown} of {n_features} features" if shown < n_features else ""
+    left_out = canvas.left_out(n_features, max_features)
     figure.suptitle(canvas.title(text, left_out, note), x=0.01, ha="left", fontsize="medium")
     return figure
 
 
-def _draws(tree: "DataTree", feature_names: Sequence[str] | None) -> tuple[GMM, list[str]]:
+def _draws(tree: "DataTree", feature_names: canvas.Names) -> tuple[GMM, list[str]]:
     """All draws in a row, (draws, ...), and the features' names."""
     from jaxgmm.bayes.trees.build import draws_of
     from jaxgmm.bayes.trees.schema import group_of
@@ -228,7 +220,7 @@ def _outlines(gmm: GMM, pair: tuple[int, int]) -> np.ndarray:
     return np.asarray(gmm.means)[..., None, pair] + 2 * np.swapaxes(factor @ circle, -1, -2)
 
 
-def _draw_bands(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, sample_weight: Any, d: int) -> None:
+def _draw_bands(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, sample_weight: Numbers | None, d: int) -> None:
     canvas.histogram(ax, x[:, d], sample_weight)
     means, sds = (array[..., d] for array in _location_and_scale(many))
     grid = canvas.grid_of(x[:, d], np.median(means, axis=0), np.median(sds, axis=0))

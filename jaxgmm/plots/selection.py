@@ -1,6 +1,6 @@
 """How models compare: a criterion against the number of components."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,12 +38,12 @@ def criterion(comparison: "Comparison", name: str = "bic", *, ax: Axes | None = 
     counts = np.array([row.n_components for row in comparison.rows])
     for i, family in enumerate(dict.fromkeys(families.tolist())):
         own = families == family
-        style: dict[str, Any] = {"color": canvas.colour(i), "marker": canvas.marker(i), "label": family}
+        style: canvas.Style = {"color": canvas.colour(i), "marker": canvas.marker(i), "label": family}
         ax.plot(counts[own], values[own], lw=1.4, ms=4.5, **style)
     for choice in comparison.choices:
         if choice.criterion == name:
             label = f"best: {comparison.rows[choice.best].name}"
-            ring: dict[str, Any] = {"mfc": "none", "mec": "black", "mew": 1.4, "ms": 13}
+            ring: canvas.Style = {"mfc": "none", "mec": "black", "mew": 1.4, "ms": 13}
             ax.plot(counts[choice.best], values[choice.best], "o", label=label, **ring)
     better = "larger" if kind.larger_is_better else "smaller"
     unit = f"{kind.unit}; " if kind.unit else ""

@@ -1,9 +1,9 @@
 """Where a mixture is unsure which component a row comes from."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
@@ -16,7 +16,12 @@ _SMALL, _LARGE = 8.0, 90.0  # areas of points, points^2
 
 
 def uncertainty(
-    gmm: GMM, x: Any, *, features: Sequence[int] = (0, 1), feature_names: Sequence[str] | None = None, ax: Axes | None = None
+    gmm: GMM,
+    x: ArrayLike,
+    *,
+    features: Sequence[int] = (0, 1),
+    feature_names: canvas.Names = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """The rows, the larger and darker the less sure their component is: uncertainty 1 - max_k r_nk.
 
@@ -39,22 +44,22 @@ def uncertainty(
         >>> ax.get_title(loc="left")
         'Uncertainty: 1 of 3 rows above 0.1'
     """
-    x, names = canvas.checked(gmm, x, feature_names)
-    r = np.asarray(gmm.responsibilities(x), float)
+    rows, names = canvas.checked(gmm, x, feature_names)
+    r = np.asarray(gmm.responsibilities(rows), float)
     owner, doubt = r.argmax(axis=1), 1 - r.max(axis=1)
-    above = f"Uncertainty: {int((doubt > 0.1).sum())} of {len(x)} rows above 0.1"
+    above = f"Uncertainty: {int((doubt > 0.1).sum())} of {len(rows)} rows above 0.1"
     ax = ax or canvas.new_axes()
-    shown, note = canvas.subsample(np.column_stack([x, owner, doubt]))
-    x, owner, doubt = shown[:, :-2], shown[:, -2].astype(int), shown[:, -1]
+    shown, note = canvas.subsample(np.column_stack([rows, owner, doubt]))
+    rows, owner, doubt = shown[:, :-2], shown[:, -2].astype(int), shown[:, -1]
     order = np.argsort(doubt, kind="stable")  # the least sure are drawn last, on top
     share = doubt[order] / max(1 - 1 / len(canvas.active(gmm)), 0.5)  # of the most doubt there can be
     if gmm.n_features == 1:
-        ax.vlines(x[order, 0], 0, doubt[order], colors=[canvas.colour(k) for k in owner[order]], lw=1.5)
+        ax.vlines(rows[order, 0], 0, doubt[order], colors=[canvas.colour(k) for k in owner[order]], lw=1.5)
         ax.set(xlabel=names[0], ylabel="uncertainty", ylim=(0, 1))
     else:
         i, j = _two(features, gmm.n_features)
         colours = [to_rgba(canvas.colour(k), 0.35 + 0.65 * much) for k, much in zip(owner[order], share, strict=True)]
-        ax.scatter(x[order, i], x[order, j], s=_SMALL + (_LARGE - _SMALL) * share, c=colours, lw=0, rasterized=True)
+        ax.scatter(rows[order, i], rows[order, j], s=_SMALL + (_LARGE - _SMALL) * share, c=colours, lw=0, rasterized=True)
         ax.set(xlabel=names[i], ylabel=names[j])
     ax.set_title(canvas.title(above, note), loc="left", fontsize="medium")
     return ax

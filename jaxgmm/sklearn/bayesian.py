@@ -1,12 +1,13 @@
 """`BayesianGaussianMixture`: scikit-learn's variational Bayes."""
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from sklearn import mixture
 
 from jaxgmm.sklearn.estimator import CompiledMixture
 from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
+from jaxgmm.tools.types import Numbers
 
 
 class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
@@ -36,12 +37,12 @@ class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
 
     _sklearn = mixture.BayesianGaussianMixture
 
-    def _check_parameters(self, X: Any, xp: Any = None) -> None:
+    def _check_parameters(self, X: Numbers, xp: ModuleType | None = None) -> None:
         super()._check_parameters(X, xp=xp)
         weight = self._sample_weight
         if weight is None:
             return
-        mean, total = np.average(X, axis=0, weights=weight).astype(X.dtype), weight.sum()
+        mean, total = np.average(np.asarray(X), axis=0, weights=weight).astype(X.dtype), weight.sum()
         if self.mean_prior is None:
             self.mean_prior_ = mean
         if self.covariance_prior is None:
@@ -51,7 +52,7 @@ class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
             choices = {"full": covariance, "tied": covariance, "diag": variances, "spherical": variances.mean()}
             self.covariance_prior_ = choices[self.covariance_type]
 
-    def _initialize(self, X: Any, resp: Any) -> None:
+    def _initialize(self, X: np.ndarray, resp: np.ndarray) -> None:
         if (rows := self._compiled(X)) is None:
             super()._initialize(X, resp)
         else:
@@ -63,7 +64,7 @@ class BayesianGaussianMixture(CompiledMixture, mixture.BayesianGaussianMixture):
         self._estimate_means(counts, means)
         self._estimate_precisions(counts, means, covariances)
 
-    def _compute_lower_bound(self, log_resp: Any, log_prob_norm: Any) -> Any:
+    def _compute_lower_bound(self, log_resp: np.ndarray | Expectation, log_prob_norm: float) -> float:
         if not isinstance(log_resp, Expectation):
             return super()._compute_lower_bound(log_resp, log_prob_norm)
         # Log responsibilities of zero have no entropy: the rest of the bound doesn't read them.

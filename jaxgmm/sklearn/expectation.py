@@ -1,15 +1,17 @@
 """An E-step as scikit-learn's M-step reads it: three moments, made of sums instead of (N, K) responsibilities."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from sklearn.mixture._base import BaseMixture
 from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 
 from jaxgmm.covariance import get_family
 from jaxgmm.model.engines import ILL_CONDITIONED
 from jaxgmm.model.statistics import recentre
 from jaxgmm.sklearn.rows import Rows
+from jaxgmm.tools.types import on_host
 
 _OWNS_NOTHING = 1e-3  # rows
 _SINGULAR = 1e13  # variance in units of itself given other features beyond which rounding decides if a matrix is singular
@@ -39,7 +41,7 @@ class Expectation:
         at: copy of the estimator with the parameters of the E-step.
     """
 
-    def __init__(self, rows: Rows, at: Any):
+    def __init__(self, rows: Rows, at: BaseMixture):
         self.rows, self.at = rows, at
         self.family, self.whiteners = get_family(at.covariance_type), at.precisions_cholesky_
         self.constants = _log_joint_at_means(at, rows.x.dtype)
@@ -57,12 +59,12 @@ class Expectation:
         self.origin = at.means_ if self.ill_conditioned else rows.mean
         self.statistics = rows.statistics(at.means_, self.whiteners, self.constants, at.covariance_type, engine)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Log responsibilities, computed anew."""
         return np.asarray(self._log_resp() + np.log(self._row_weights()), self.dtype if dtype is None else dtype)
 
     @property
-    def log_prob_norm(self) -> Any:
+    def log_prob_norm(self) -> float:
         """Weighted mean of log p(x_n)."""
         return self.dtype.type(self.statistics.log_likelihood / self.rows.total_weight)
 
@@ -77,8 +79,8 @@ class Expectation:
         if self.family.name != "full":
             # The others subtract counts * means^2, of which `extra` belongs to no row. It makes the variance of a component
             # that owns nothing; of any other, where it is a mere error of the size of means^2 eps, it is left out.
-            unowned: Any = np.where(sums.counts < _OWNS_NOTHING, extra, 0)
-            scatter = scatter + structure.outer(unowned, means, means)
+            unowned = np.where(sums.counts < _OWNS_NOTHING, extra, 0)
+            scatter = scatter + structure.outer(on_host(unowned), means, means)
         divisor = counts if self.family.per_component else counts.sum(keepdims=True)[0]
         if self.family.name == "spherical":
             divisor = divisor * means.shape[1]
@@ -88,7 +90,7 @@ class Expectation:
         covariances_dtype = self.rows.x.dtype if self.family.name == "full" else self.dtype
         return Moments(counts.astype(self.dtype), means.astype(self.dtype), covariances.astype(covariances_dtype))
 
-    def precise_enough(self, moments: Moments, fitted: Any) -> bool:
+    def precise_enough(self, moments: Moments, fitted: BaseMixture) -> bool:
         """Are the covariances that `fitted` made of the moments more than what rounding left of large sums?"""
         leaves = fitted.precisions_cholesky_, fitted.covariances_
         if self.family.structure.dense:
@@ -117,11 +119,11 @@ class Expectation:
     def _log_resp(self) -> np.ndarray:
         return self.at._estimate_log_prob_resp(self.rows.x)[1]
 
-    def _row_weights(self) -> Any:
+    def _row_weights(self) -> np.ndarray | int:
         return 1 if self.rows.weight is None else self.rows.weight[:, np.newaxis]
 
 
-def assigned_moments(rows: Rows, responsibilities: np.ndarray, estimator: Any) -> Moments:
+def assigned_moments(rows: Rows, responsibilities: np.ndarray, estimator: BaseMixture) -> Moments:
     """Moments for given (N, K) responsibilities, weights of rows included, by scikit-learn's sums."""
     x, reg_covar, covariance_type = rows.x, estimator.reg_covar, estimator.covariance_type
     if covariance_type == "full" or (covariance_type == "tied" and rows.weight is not None):
@@ -153,7 +155,7 @@ def _weighted_tied(
     return (scatter / counts.sum() + reg_covar * np.eye(len(scatter))).astype(rows.x.dtype)
 
 
-def _log_joint_at_means(estimator: Any, dtype: np.dtype) -> np.ndarray:
+def _log_joint_at_means(estimator: BaseMixture, dtype: np.dtype) -> np.ndarray:
     """(K,), the log joint of a row at each component's mean, by scikit-learn's own formula: that at zero of means at zero."""
     centred = copy.copy(estimator)
     centred.means_ = np.zeros_like(estimator.means_)

@@ -1,8 +1,10 @@
 """`GaussianMixture`: scikit-learn's EM, and MAP-EM with a prior."""
 
+from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
+from jax.typing import ArrayLike
 from sklearn import mixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky, _compute_precision_cholesky_from_precisions
 from sklearn.utils._array_api import get_namespace
@@ -14,12 +16,13 @@ from jaxgmm.fitting.starts import assigned_start
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import m_step
-from jaxgmm.sklearn.estimator import CompiledMixture, not_compiled
+from jaxgmm.sklearn.estimator import CompiledMixture, NoLabels, not_compiled
 from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
 from jaxgmm.sklearn.parallel import float64
 from jaxgmm.sklearn.rows import Rows
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 
 _DEFAULT_REG_COVAR = 1e-6
 
@@ -77,10 +80,10 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
-        weights_init: Any = None,
-        means_init: Any = None,
-        precisions_init: Any = None,
-        random_state: Any = None,
+        weights_init: ArrayLike | None = None,
+        means_init: ArrayLike | None = None,
+        precisions_init: ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
@@ -138,11 +141,11 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             theirs.__dict__.pop(name, None)
         return theirs
 
-    def _check_parameters(self, X: Any, xp: Any = None) -> None:
+    def _check_parameters(self, X: Numbers, xp: ModuleType | None = None) -> None:
         super()._check_parameters(X, xp=xp)
         self.prior_ = None if self.prior is None else self._resolve_prior(X)
 
-    def _resolve_prior(self, X: Any) -> Prior | None:
+    def _resolve_prior(self, X: Numbers) -> Prior | None:
         if (rows := self._rows) is None:
             raise not_compiled("prior", X)
         if self.reg_covar not in (0, _DEFAULT_REG_COVAR):
@@ -151,7 +154,8 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
                 "singular. Leave reg_covar out, or raise prior.scale."
             )
         with float64():
-            moments = column_moments(rows.data.x, rows.data.weight, self.covariance_type in ("full", "tied"), np.float64)
+            dense, dtype = self.covariance_type in ("full", "tied"), np.dtype(np.float64)
+            moments = column_moments(rows.data.x, rows.data.weight, dense, dtype)
             return resolve_prior(self.prior, moments, self.n_components, self.covariance_type, rows.data)
 
     def _scaled(self, sample_weight: np.ndarray) -> np.ndarray:
@@ -161,7 +165,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         ratios = sample_weight / sample_weight.max()  # whose sum can't overflow
         return ratios / ratios.mean()
 
-    def _initialize(self, X: Any, resp: Any, xp: Any = None) -> None:
+    def _initialize(self, X: np.ndarray, resp: np.ndarray | None, xp: ModuleType | None = None) -> None:
         rows = self._compiled(X)
         if rows is None or (resp is None and self.prior_ is None):
             super()._initialize(X, resp, xp=xp)
@@ -174,6 +178,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         if self.means_init is not None:
             self.means_ = self.means_init
         if self.precisions_init is None:
+            assert covariances is not None  # who gives all three needs no responsibilities
             self.covariances_ = covariances
             self.precisions_cholesky_ = _compute_precision_cholesky(covariances, self.covariance_type)
             return
@@ -195,7 +200,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             gmm = assigned_start(x, np.ones(len(x)), resp, rows.mean, self.n_components, self.covariance_type, prior)
             return Moments(*(np.array(leaf, rows.x.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
 
-    def _e_step(self, X: Any, xp: Any = None) -> tuple[Any, Any]:
+    def _e_step(self, X: Numbers, xp: ModuleType | None = None) -> tuple[float, np.ndarray | Expectation | NoLabels]:
         log_prob_norm, log_resp = super()._e_step(X, xp=xp)
         if self.prior_ is not None and isinstance(log_resp, Expectation):
             with float64():
@@ -203,7 +208,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             log_prob_norm += X.dtype.type(log_prior / log_resp.rows.total_weight)
         return log_prob_norm, log_resp
 
-    def _m_step(self, X: Any, log_resp: Any, xp: Any = None) -> None:
+    def _m_step(self, X: Numbers, log_resp: np.ndarray | Expectation, xp: ModuleType | None = None) -> None:
         if self.prior_ is None:
             super()._m_step(X, log_resp, xp=xp)
             return
@@ -212,7 +217,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
                 gmm = m_step(log_resp.statistics, _wide_gmm(self), self.prior_)
                 leaves = Moments(*(np.array(leaf, X.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
         else:
-            leaves = self._start(Rows(X, None), np.exp(log_resp))
+            leaves = self._start(Rows(np.asarray(X), None), np.exp(log_resp))
         self.weights_, self.means_, self.covariances_ = leaves
         self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
 

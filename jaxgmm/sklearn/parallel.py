@@ -3,8 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 from sklearn.utils.parallel import _get_threadpool_controller
@@ -15,7 +14,7 @@ from jaxgmm.tools import precision
 _turn = threading.Lock()
 _counting = threading.Lock()
 _fits = 0  # that overlap
-_first: Any = None  # limit, of the first of them, which knows what was before
+_first: AbstractContextManager | None = None  # limit, of the first of them, which knows what was before
 
 
 @contextmanager
@@ -41,6 +40,7 @@ def single_threaded_blas() -> Iterator[None]:
             limit.__exit__(None, None, None)
             _fits -= 1
             if _fits == 0:
+                assert _first is not None
                 with _first:  # restores at its end, and lets other threads set limits
                     pass
 

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxgmm.model.density import Components
 from jaxgmm.model.engines import choose_block_size, e_step_moments, e_step_whitened
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.sklearn.parallel import float64
+from jaxgmm.tools.types import on_host
 
 _MOST_PADDED = 32768  # rows; more take longer to sum than to compile for
 
@@ -57,11 +57,10 @@ class Rows:
         """
         parameters = np.concatenate([np.ravel(leaf) for leaf in (self.mean, means, whiteners, constants)], dtype=np.float64)
         with float64():
-            packed = np.asarray(_statistics(self.data, parameters, len(means), covariance_type, engine))
+            packed = on_host(np.asarray(_statistics(self.data, parameters, len(means), covariance_type, engine)))
         structure, shape = get_family(covariance_type).structure, means.shape
         counts, sums, scatter, log_likelihood = _unpack(packed, shape[:1], shape, structure.scatter_shape(*shape), ())
-        centre: Any = means.astype(np.float64)
-        total_weight: Any = np.float64(self.total_weight)
+        centre, total_weight = on_host(means.astype(np.float64)), on_host(np.asarray(self.total_weight))
         return Statistics(counts, sums, scatter, centre, log_likelihood, total_weight)
 
 
@@ -95,6 +94,6 @@ def _padded_size(n_samples: int) -> int:
     return -(-max(n_samples, 128) // step) * step
 
 
-def _unpack(vector: Any, *shapes: tuple[int, ...]) -> list[Any]:
+def _unpack(vector: Array, *shapes: tuple[int, ...]) -> list[Array]:
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     return [vector[end - math.prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]

@@ -1,7 +1,6 @@
 """A function over rows, a block of rows at a time: what is made of a block never exists for all rows at once."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxtyping import Array
 NUMBERS_IN_A_BLOCK = 1 << 21  # 16 MB of float64: of 8 and 16, the faster at D = 8 and 64 with a 2 MB L2 cache
 
 
-def reduce_rows(f: Callable[..., Any], x: Array, weight: Array, block_size: int, *others: Array) -> Any:
+def reduce_rows[Sums](f: Callable[..., Sums], x: Array, weight: Array, block_size: int, *others: Array) -> Sums:
     """Sum of `f(rows, weights, *others)` over blocks of rows, without a copy of the data.
 
     The last block starts early enough to be whole; the rows it shares with the one before get weight 0.
@@ -21,7 +20,7 @@ def reduce_rows(f: Callable[..., Any], x: Array, weight: Array, block_size: int,
     if block_size == n_samples:
         return f(x, weight, *others)
 
-    def block(i: Array, carry: Any) -> Any:
+    def block(i: Array, carry: Sums) -> Sums:
         start = jnp.minimum(i * block_size, n_samples - block_size)
         rows, w, *rest = (lax.dynamic_slice_in_dim(array, start, block_size) for array in (x, weight, *others))
         fresh = start + jnp.arange(block_size) >= i * block_size
@@ -46,7 +45,7 @@ def map_rows(f: Callable[[Array], Array], x: Array, block_size: int) -> Array:
     return lax.fori_loop(0, -(-n_samples // block_size), block, jnp.zeros((n_samples, *shape.shape[1:]), shape.dtype))
 
 
-def map_draws(f: Callable[[Any], Any], draws: Any, at_once: int) -> Any:
+def map_draws[Draws, Values](f: Callable[[Draws], Values], draws: Draws, at_once: int) -> Values:
     """`f` of each draw, several at once; the last block is filled up, since `lax.map` compiles one of another size anew."""
     n_draws = jax.tree.leaves(draws)[0].shape[0]
     n_blocks = -(-n_draws // at_once)

@@ -7,11 +7,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Json
 
 # What np.load and json raise for files that were cut short, hold something else, or were made to confuse them.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RecursionError, MemoryError)
@@ -49,14 +49,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any], **facts: Any) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **facts: Json) -> None:
     """Arrays, and facts that JSON can hold, by name in an npz file: whole or not at all."""
     texts = {name: np.array(json.dumps(fact)) for name, fact in facts.items()}
     with whole(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **texts, **arrays)
 
 
-def read_arrays(path: Path, *facts: str) -> tuple[dict[str, np.ndarray], list[Any]]:
+def read_arrays(path: Path, *facts: str) -> tuple[dict[str, np.ndarray], list[Json]]:
     """The arrays of an npz file by name, in the order in which they were written, and its facts of the names given.
 
     Raises:

@@ -9,23 +9,25 @@ computes comes by here, so it is here that forks of a process that ran JAX are t
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from jaxgmm.tools.forks import check_not_forked
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import in_jit, is_traced
 
 
-def result_dtype(x: Any) -> np.dtype:
+def result_dtype(x: Numbers) -> np.dtype:
     """The dtype of results for data `x`: its own, at least float32, and what JAX's configuration allows."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 
-def parameter_dtype(x: Any) -> np.dtype:
+def parameter_dtype(x: Numbers) -> np.dtype:
     """The dtype of fitted parameters and of sums: float64 on a CPU, whatever the rows are, else that of results.
 
     Rounded to float32, a covariance of near-collinear columns may have no density, and one of small units no digits.
@@ -33,18 +35,20 @@ def parameter_dtype(x: Any) -> np.dtype:
     return result_dtype(x) if is_traced(x) or in_jit() or platform(x) != "cpu" else np.dtype(np.float64)
 
 
-def as_parameter(leaf: np.ndarray, dtype: np.dtype) -> Any:
-    """`leaf` as a JAX array of `dtype` or, where JAX's configuration doesn't allow that dtype, a NumPy one."""
-    leaf = np.asarray(leaf, dtype)
-    return jnp.asarray(leaf) if jax.dtypes.canonicalize_dtype(dtype) == dtype else leaf
+def as_parameters[Tree](tree: Tree, dtype: np.dtype) -> Tree:
+    """The leaves as JAX arrays of `dtype` or, where JAX's configuration doesn't allow that dtype, NumPy ones."""
+    allowed = jax.dtypes.canonicalize_dtype(dtype) == dtype
+    return jax.tree.map(lambda leaf: (jnp.asarray if allowed else np.asarray)(np.asarray(leaf, dtype)), tree)
 
 
-def own_dtype(tree: Any) -> np.dtype:
+def own_dtype(tree: PyTree[Array]) -> np.dtype:
     """The widest dtype of a pytree's floating leaves, at least float32: of what is derived from it eagerly."""
     return np.dtype(functools.reduce(jnp.promote_types, (leaf.dtype for leaf in jax.tree.leaves(tree)), np.dtype(np.float32)))
 
 
-def derive(function: Callable, tree: Any, *others: Any, native: bool = False) -> Any:
+def derive[Result](
+    function: Callable[..., Result], tree: PyTree[Array], *others: PyTree[Array], native: bool = False
+) -> Result:
     """`function(tree, *others)` with nothing rounded on the way: eagerly, what `tree` has in float64 stays float64.
 
     Args:
@@ -64,10 +68,10 @@ def derive(function: Callable, tree: Any, *others: Any, native: bool = False) ->
     return keep(result)
 
 
-def keep(tree: Any) -> Any:
+def keep[Tree](tree: Tree) -> Tree:
     """A result as it can be handed on: NumPy arrays of what JAX's configuration doesn't allow."""
 
-    def leaf(value):
+    def leaf(value: Array) -> Numbers:
         allowed = jax.dtypes.canonicalize_dtype(value.dtype)
         if allowed == value.dtype or is_traced(value):
             return value
@@ -76,14 +80,14 @@ def keep(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def platform(x: Any) -> str:
+def platform(x: Numbers) -> str:
     """Where `x` lives or would be put: "cpu", "gpu" or "tpu"."""
     if isinstance(x, jax.Array) and not is_traced(x):
         return next(iter(x.devices())).platform
     return jax.default_backend()
 
 
-def compute_dtype(x: Any, *others: Any) -> np.dtype:
+def compute_dtype(x: Numbers, *others: PyTree[Array]) -> np.dtype:
     """The dtype to compute in for data `x`; `others` are the further arguments of the call, traced or not."""
     check_not_forked()
     if is_traced(x, *others) or in_jit() or platform(x) != "cpu":
@@ -97,17 +101,17 @@ def scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
 
-def cast(tree: Any, dtype: np.dtype) -> Any:
+def cast[Tree](tree: Tree, dtype: np.dtype) -> Tree:
     """The floating leaves of a pytree in another dtype."""
 
-    def leaf(value):
-        value = jnp.asarray(value)
-        return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+    def leaf(value: ArrayLike) -> Array:
+        array = jnp.asarray(value)
+        return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
     return jax.tree.map(leaf, fresh(tree))
 
 
-def fresh(tree: Any) -> Any:
+def fresh[Tree](tree: Tree) -> Tree:
     """The same numbers in array objects of their own.
 
     JAX 0.12 remembers the device's copy of a NumPy array that was a constant in a jit, in float32 where x64 is off, and would

@@ -5,21 +5,22 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
 
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.forks import check_not_forked
+from jaxgmm.tools.types import Numbers, on_host
 
 MOST_STEPS = 10_000_000  # of any loop that keeps its objective after each
 _SHOWN = 5  # offending rows named in a message
 
 
-def is_traced(*values: Any) -> bool:
+def is_traced(*values: PyTree) -> bool:
     """True inside jit, vmap or grad, where values can't be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
@@ -30,7 +31,13 @@ def in_jit() -> bool:
     return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
-def check_key(key: Any) -> None:
+def host_only(call: str, *values: PyTree, instead: str = "") -> None:
+    """Raises TypeError inside jit, vmap and grad, for a function that decides and loops on the host. RuntimeError in a fork."""
+    if is_traced(*values) or in_jit():
+        raise UserTypeError(f"{call} works on the host: call it outside jit, vmap and grad{instead}.")
+
+
+def check_key(key: Array) -> None:
     """Raises TypeError where `key` isn't one PRNG key, RuntimeError where nothing can be drawn with it: in a fork."""
     check_not_forked()
     dtype = getattr(key, "dtype", None)
@@ -39,12 +46,12 @@ def check_key(key: Any) -> None:
         raise UserTypeError(f"key must be one PRNG key, such as jax.random.key(0), got {key!r}.")
 
 
-def key_data(key: Any) -> Any:
+def key_data(key: Array) -> Array:
     """The words of a PRNG key, new style or old."""
     return key if key.dtype == np.uint32 else jax.random.key_data(key)
 
 
-def check_single(weights: Any, call: str) -> None:
+def check_single(weights: Array, call: str) -> None:
     """Raises ValueError where a mixture has leading axes: it is many, and `vmap` maps over them. RuntimeError in a fork."""
     check_not_forked()
     if np.ndim(weights) != 1:
@@ -75,13 +82,14 @@ def _finite_rows(x: np.ndarray) -> np.ndarray:
     return np.isfinite(x).all(axis=1)
 
 
-def floating(x: Any, name: str) -> Any:
+def floating(x: ArrayLike, name: str) -> Array:
     """`x` as a float array (numpy or JAX, as it came); integers and booleans become float64.
 
     Raises:
         TypeError: strings, objects, complex numbers, dates.
     """
-    if is_traced(x) or isinstance(x, jax.Array):
+    array: Numbers
+    if isinstance(x, jax.Array):  # traced ones too
         array = x
     else:
         try:
@@ -92,24 +100,24 @@ def floating(x: Any, name: str) -> Any:
     if np.ma.is_masked(x):
         raise UserError(f"{name} is a masked array with masked entries. Missing values aren't supported yet: drop these rows.")
     if kind in "biu" or (kind == "f" and array.dtype.itemsize > 8):
-        return array.astype(float)
-    if not array.dtype.isnative:
-        return array.astype(array.dtype.newbyteorder("="))
-    if kind == "f" or array.dtype.name == "bfloat16":
+        array = array.astype(float)
+    elif not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         # A view of one's own: JAX 0.12 remembers the device's copy of an array object that NumPyro has run on, in float32, and
         # would hand it out again inside `enable_x64`.
-        return array.view() if isinstance(array, np.ndarray) else array
+        return on_host(array.view()) if isinstance(array, np.ndarray) else array
     if hasattr(x, "toarray"):
         raise UserTypeError(f"{name} is a sparse matrix; a Gaussian mixture needs dense rows: {name}.toarray().")
     if (frame := _of_frame(x, name)) is not None:
-        return frame
+        return on_host(frame)
     raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."
     )
 
 
-def _of_frame(x: Any, name: str) -> np.ndarray | None:
+def _of_frame(x: ArrayLike, name: str) -> np.ndarray | None:
     """Pandas' columns that have no NumPy dtype in common but float: nullable ones, pyarrow's, numbers beside booleans."""
     pandas = sys.modules.get("pandas")
     if pandas is None or not isinstance(x, pandas.DataFrame | pandas.Series):
@@ -125,7 +133,7 @@ def _of_frame(x: Any, name: str) -> np.ndarray | None:
     return x.to_numpy(dtype=float, na_value=np.nan)
 
 
-def check_rows(x: Any, name: str = "x", *, n_features: int | None = None, min_rows: int = 1) -> Float[Array, "N D"]:
+def check_rows(x: ArrayLike, name: str = "x", *, n_features: int | None = None, min_rows: int = 1) -> Float[Array, "N D"]:
     """`x` as an (N, D) float array of finite numbers, as it came (numpy stays numpy, JAX stays JAX).
 
     Args:
@@ -169,7 +177,7 @@ def check_rows(x: Any, name: str = "x", *, n_features: int | None = None, min_ro
     return array
 
 
-def check_weights(sample_weight: Any, n_samples: int) -> Float[Array, " N"] | None:
+def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> Float[Array, " N"] | None:
     """`sample_weight` as an (N,) float array, or None.
 
     Raises:
@@ -191,18 +199,18 @@ def check_weights(sample_weight: Any, n_samples: int) -> Float[Array, " N"] | No
     return weight
 
 
-def is_finite_number(value: Any) -> bool:
-    """True for a finite real number, NumPy's included."""
-    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
+def is_finite_number(value: object) -> bool:
+    """True for a finite real number, NumPy's included; booleans are none."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def check_rtol(rtol: Any) -> None:
+def check_rtol(rtol: float) -> None:
     """Raises ValueError where `rtol` isn't a number of at least 0."""
     if not is_finite_number(rtol) or rtol < 0:
         raise UserError(f"rtol must be a number >= 0 (nats per unit of weight), got {rtol!r}.")
 
 
-def check_count(value: Any, name: str, least: int = 1) -> int:
+def check_count(value: int, name: str, least: int = 1) -> int:
     """`value` as an int of at least `least`.
 
     Raises:
@@ -216,7 +224,7 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
-def check_steps(max_steps: Any) -> int:
+def check_steps(max_steps: int) -> int:
     """`max_steps` as an int of at least 1 that memory has room for: loops keep their objective after each step.
 
     Raises:
@@ -232,7 +240,7 @@ def check_steps(max_steps: Any) -> int:
     return max_steps
 
 
-def check_path(path: Any, name: str = "path") -> Path:
+def check_path(path: object, name: str = "path") -> Path:
     """`path` as a Path.
 
     Raises:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from jaxgmm.app.config.strict import Positive, Seed, StrictTable
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import is_finite_number
 
 # As `jaxgmm.bayes` has them, without importing it.
@@ -68,7 +69,7 @@ class CountTable(StrictTable):
     thresholds: CountThresholdsTable = CountThresholdsTable()
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Facts:
         """The arguments of `count_clusters`, but for its family, prior and key."""
         return self.model_dump(exclude={"family", "prior", "seed", "thresholds"}, exclude_none=True)
 
@@ -85,7 +86,7 @@ class CountTable(StrictTable):
     def _a_prior_of_k(cls, value: Any) -> str | tuple[float, ...] | None:
         if value is None or (isinstance(value, str) and value in N_COMPONENTS):
             return value
-        if isinstance(value, list | tuple) and all(_is_number(p) and p >= 0 for p in value) and sum(value) > 0:
+        if isinstance(value, list | tuple) and all(is_finite_number(p) and p >= 0 for p in value) and sum(value) > 0:
             return tuple(map(float, value))
         names = ", ".join(map(repr, N_COMPONENTS))
         raise UserError(f"give {names}, or a list with the probabilities of 1, 2, ... components, not {value!r}")
@@ -95,7 +96,7 @@ class CountTable(StrictTable):
     def _a_concentration(cls, value: Any) -> str | float | None:
         if value is None or (isinstance(value, str) and value in ALPHA):
             return value
-        if _is_number(value) and value > 0:
+        if is_finite_number(value) and value > 0:
             return float(value)
         raise UserError(f"give a positive number, 'f' or 'gamma', not {value!r}")
 
@@ -110,7 +111,3 @@ class CountTable(StrictTable):
                 "one for each number of components"
             )
         return self
-
-
-def _is_number(value: Any) -> bool:
-    return is_finite_number(value) and not isinstance(value, bool)

@@ -1,12 +1,13 @@
 """The `[posterior]` table of a config."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from jaxgmm.app.config.strict import Positive, Seed, StrictTable
 from jaxgmm.bayes.methods import METHODS, chains, methods_with
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 
 Guide = Literal["multivariate_normal", "normal", "low_rank"]
 Group = Literal["log_likelihood", "log_prior", "prior", "posterior_predictive"]
@@ -72,7 +73,7 @@ class PosteriorTable(StrictTable):
     thresholds: ThresholdsTable = ThresholdsTable()
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Facts:
         """What is given of the keys that only some methods have."""
         return self.model_dump(include=set(METHODS_WITH), exclude_none=True)
 

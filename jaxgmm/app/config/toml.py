@@ -37,6 +37,7 @@ from pydantic import ValidationError
 
 from jaxgmm.app.config import TABLES, Config
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_path, unknown
 
 
@@ -80,7 +81,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path}: {'; '.join(_one_line(e) for e in errors)}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Facts:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the TOML file, {path / 'config.toml'} if it is a run's directory")
     try:
@@ -93,7 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: not UTF-8 text") from None
 
 
-def _override(tables: dict[str, Any], override: str) -> None:
+def _override(tables: Facts, override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, last = (part.strip() for part in key.split("."))
     if not equals or not parents or not last:

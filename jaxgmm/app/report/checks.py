@@ -1,10 +1,11 @@
 """Whether to trust a run, in plain words: what a report begins with."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxgmm.app.formatting import share
 from jaxgmm.app.report.files import RunFiles
 from jaxgmm.bayes.methods import chains
+from jaxgmm.tools.types import Facts
 
 _FEW = 0.2  # of the starts at the best optimum, below which there may well be a better one
 
@@ -54,14 +55,14 @@ def reproduced(odd: int, total: int) -> str:
     )
 
 
-def _status(fit: dict[str, Any]) -> Check:
+def _status(fit: Facts) -> Check:
     if fit["status"] == "converged":
         said = f"After {fit['n_steps']} steps of EM another one would change next to nothing; the optimum may be a local one."
         return Check("good", "The fit converged", said)
     return Check("bad", f"The fit ended as “{fit['status']}”", fit["meaning"])
 
 
-def _replication(fit: dict[str, Any]) -> Check:
+def _replication(fit: Facts) -> Check:
     n, starts, gap = fit["replication"], fit["n_starts"], fit.get("gap")
     below = "" if gap is None else f" The next best optimum lies {gap:.3g} nats below."
     if starts == 1:
@@ -72,7 +73,7 @@ def _replication(fit: dict[str, Any]) -> Check:
     return Check("good", "Starts agree" if 2 * n >= starts else "Several starts agree", said)
 
 
-def _posterior(posterior: dict[str, Any]) -> list[Check]:
+def _posterior(posterior: Facts) -> list[Check]:
     found = [Check("bad", "The posterior has a problem", sentence) for sentence in posterior["problems"]]
     table = [row for row in posterior["quantities"] if row["meaning"] in ("label-invariant", "relabelled")]
     if not posterior["problems"]:

@@ -6,7 +6,6 @@ import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from jaxgmm.app.formatting import with_names
 from jaxgmm.app.tables import read_table
 from jaxgmm.model.mixture import GMM, load
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 
 _OF_FIT = ("status", "meaning", "n_steps", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")
 _OF_POSTERIOR = ("ok", "problems", "quantities", "method", "non_permutation_rate")
@@ -39,13 +39,13 @@ class RunFiles:
 
     directory: Path
     text: str
-    config: dict[str, Any]
-    fit: dict[str, Any]
+    config: Facts
+    fit: Facts
     gmm: GMM
     rows: dict[str, np.ndarray]
-    posterior: dict[str, Any] | None
-    comparison: list[dict[str, Any]] | None
-    cluster_count: list[dict[str, Any]] | None
+    posterior: Facts | None
+    comparison: list[Facts] | None
+    cluster_count: list[Facts] | None
 
     @classmethod
     def read(cls, directory: Path) -> "RunFiles":
@@ -140,7 +140,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _json(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
+def _json(path: Path, wanted: tuple[str, ...]) -> Facts:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -151,7 +151,7 @@ def _json(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
     return content
 
 
-def _csv(path: Path, words: set[str]) -> list[dict[str, Any]]:
+def _csv(path: Path, words: set[str]) -> list[Facts]:
     """Rows by column: numbers, NaN for an empty field, but for columns of words."""
     if not path.is_file():
         raise UserError(f"{path} is missing: run the config again")

@@ -21,6 +21,7 @@ from jaxtyping import Array
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+from jaxgmm.tools.types import Json
 
 _LONGEST = 100  # steps in a compiled chunk
 _SECONDS = 2.0  # that a chunk should take, so that a checkpoint is never old
@@ -43,7 +44,7 @@ class Schedule(NamedTuple):
     report: Callable[[int, int], None] | None = None
     checkpoint: Path | None = None
     resume: bool = False
-    signature: Mapping[str, Any] = MappingProxyType({})
+    signature: Mapping[str, Json] = MappingProxyType({})
 
 
 def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
@@ -158,7 +159,7 @@ class _Store:
         self.n_written = len(chunks)
         return states, done, chunks
 
-    def _checked(self, facts: Any) -> tuple[dict[str, Any], int, int]:
+    def _checked(self, facts: Json) -> tuple[dict[str, Json], int, int]:
         """Signature, steps done, and number of chunks, of facts that someone may have edited."""
         wanted = {"signature": dict, "done": int, "n_chunks": int}
         if not isinstance(facts, dict) or any(type(facts.get(name)) is not kind for name, kind in wanted.items()):
@@ -191,11 +192,11 @@ def _like(new: np.ndarray, old: Any) -> Any:
     return jnp.asarray(new)
 
 
-def _write(path: Path, leaves: list[np.ndarray], facts: dict[str, Any]) -> None:
+def _write(path: Path, leaves: list[np.ndarray], facts: dict[str, Json]) -> None:
     write_arrays(path, {f"leaf_{i:04d}": leaf for i, leaf in enumerate(leaves)}, facts=facts)
 
 
-def _read(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
+def _read(path: Path) -> tuple[list[np.ndarray], Json]:
     try:
         arrays, (facts,) = read_arrays(path, "facts")
         return [arrays[name] for name in sorted(arrays)], facts

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.problem import Draws, Problem
-from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance import Factor
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.engines import assigned_statistics
@@ -48,8 +48,7 @@ class GibbsState(NamedTuple):
 def gibbs_start(key: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any) -> GibbsState:
     """The state before the first sweep: rows allocated by the responsibilities of `gmm`."""
     gmm = jax.tree.map(jnp.asarray, gmm)
-    factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
-    return _allocated(key, gmm, factor, start_of_extra(prior, gmm), x, prior)
+    return _allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior)
 
 
 def gibbs_step(key: Array, state: GibbsState, x: Float[Array, "N D"], prior: Any) -> GibbsState:

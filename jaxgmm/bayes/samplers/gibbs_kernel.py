@@ -1,17 +1,16 @@
 """The Gibbs sweep as a kernel for NumPyro's `MCMC`."""
 
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
-from numpyro.infer.mcmc import MCMCKernel
-from numpyro.util import is_prng_key
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
+from jaxgmm.bayes.samplers.kernel import ChainKernel
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -19,7 +18,7 @@ from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_rows, check_single
 
 
-class GibbsKernel(MCMCKernel):
+class GibbsKernel(ChainKernel):
     """The Gibbs sweep as a NumPyro kernel: `MCMC(GibbsKernel(start, prior), ...).run(key, x)`.
 
     Its samples are the sites of `numpyro_model`: `weights`, `means`, `covariances`, and `rate` with `RichardsonGreen`.
@@ -44,9 +43,6 @@ class GibbsKernel(MCMCKernel):
         (50, 2, 1)
     """
 
-    model = None  # ArviZ asks for it: there is no NumPyro model to trace
-    sample_field = "sites"
-
     def __init__(self, start: GMM, prior: Any) -> None:
         if not isinstance(prior, Prior | RichardsonGreen):
             raise UserTypeError(
@@ -58,38 +54,15 @@ class GibbsKernel(MCMCKernel):
             raise UserError(f"start has weights {np.asarray(start.weights).tolist()}: drop components of weight 0.")
         self._start, self._prior = start, prior
 
-    def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> GibbsChain:
-        """The chain, or several for several keys, before the first sweep.
-
-        Args:
-            rng_key: one PRNG key, or an array of them.
-            num_warmup: not used: there is nothing to adapt.
-            init_params: None.
-            model_args: the rows `x` (N, D), as `MCMC.run` was given them,
-            model_kwargs: or here, by name.
-
-        Raises:
-            ValueError: `init_params` that is given, rows that can't be used.
-        """
+    def _begin(self, keys: Array, init_params: ArrayLike | None, x: ArrayLike) -> GibbsChain:
         if init_params is not None:
             raise UserError("init_params isn't used: GibbsKernel(start, prior) starts from the mixture `start`.")
-        x, gmm, prior = self._cast(*model_args, **model_kwargs)
-        single = is_prng_key(rng_key)
-        chains = start_chains(rng_key[None] if single else rng_key, gmm, x, prior)
-        return jax.tree.map(lambda leaf: leaf[0], chains) if single else chains
+        rows, gmm, prior = self._cast(x)
+        return start_chains(keys, gmm, rows, prior)
 
-    def sample(self, state: GibbsChain, model_args: Any, model_kwargs: Any) -> GibbsChain:
-        """The chain, or several, a sweep later.
-
-        Args:
-            state: of `init` or `sample`.
-            model_args: the rows `x` (N, D),
-            model_kwargs: or here, by name.
-        """
-        x, _, prior = self._cast(*model_args, **model_kwargs)
-        if is_prng_key(state.rng_key):
-            return state.advance(x, prior)
-        return jax.vmap(lambda chain: chain.advance(x, prior))(state)
+    def _advance(self, x: ArrayLike) -> Callable[[GibbsChain], GibbsChain]:
+        rows, _, prior = self._cast(x)
+        return lambda chain: chain.advance(rows, prior)
 
     def get_diagnostics_str(self, state: GibbsChain) -> str:
         """What the progress bar says of `state`."""

@@ -4,7 +4,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.example_libraries.optimizers import unpack_optimizer_state
 from jaxtyping import Array
+from numpyro.distributions import Distribution
 from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import (
     AutoContinuous,
@@ -19,6 +20,7 @@ from numpyro.infer.autoguide import (
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
 )
+from numpyro.infer.svi import SVIState
 from numpyro.optim import Adam
 
 from jaxgmm.bayes.target.approximation import draws_from
@@ -35,6 +37,7 @@ from jaxgmm.bayes.target.whitened import (
 )
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Json
 from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
 GUIDES: dict[str, type[AutoContinuous]] = {
@@ -124,7 +127,7 @@ def svi(
     q = GUIDES[guide](lambda: None).get_posterior(params)
     q = q.to_event(1 - q.event_dim)
     promised, noise = _promised(state, q, n_steps)
-    attrs = {
+    attrs: dict[str, Json] = {
         "guide": guide,
         "n_steps": n_steps,
         "learning_rate": float(learning_rate),
@@ -142,7 +145,7 @@ def svi(
     return draws_from(q, target, layout, key_draws, (n_chains, n_draws), attrs)
 
 
-def _search(settings: Settings, n_steps: Any, learning_rate: Any) -> SVI:
+def _search(settings: Settings, n_steps: int | Array, learning_rate: float | Array) -> SVI:
     layout = settings.layout
     guide = GUIDES[settings.guide](
         # A model of the coordinates alone: a guide only needs to know their shape, and NumPyro tries out what it is given.
@@ -156,17 +159,26 @@ def _search(settings: Settings, n_steps: Any, learning_rate: Any) -> SVI:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _begin(key: Array, target: Target, tangent: Tangent | None, settings: Settings) -> Any:
+def _begin(key: Array, target: Target, tangent: Tangent | None, settings: Settings) -> SVIState:
     return _search(settings, 1, 0.0).init(key, target, tangent)
 
 
 @functools.partial(jax.jit, static_argnums=7)
-def _advance(state, target, tangent, first, last, n_steps, learning_rate, settings):
+def _advance(
+    state: SVIState,
+    target: Target,
+    tangent: Tangent | None,
+    first: Array,
+    last: Array,
+    n_steps: Array,
+    learning_rate: Array,
+    settings: Settings,
+) -> tuple[SVIState, dict[str, Array], Array]:
     """Steps from `first` to `last`: the state, the guide's parameters, and the mean ELBO on the way."""
     search = _search(settings, n_steps, learning_rate)
     search.init(state.rng_key, target, tangent)  # tells the guide what it is a guide to; the result isn't used
 
-    def step(_: Array, carry: Any) -> Any:
+    def step(_: Array, carry: tuple[SVIState, Array, Array]) -> tuple[SVIState, Array, Array]:
         state, count, elbo = carry
         state, loss = search.stable_update(state, target, tangent)
         fine = jnp.isfinite(loss)
@@ -177,7 +189,7 @@ def _advance(state, target, tangent, first, last, n_steps, learning_rate, settin
     return state, search.get_params(state), elbo / count
 
 
-def _promised(state: Any, q: Any, n_steps: int) -> tuple[float, float]:
+def _promised(state: SVIState, q: Distribution, n_steps: int) -> tuple[float, float]:
     """Nats that a Newton step of the guide's centre promises, by Adam's average of the last gradients; and their noise."""
     _, gradient, squares = unpack_optimizer_state(state.optim_state[1])["auto_loc"].subtree
     variance = np.asarray(q.variance)

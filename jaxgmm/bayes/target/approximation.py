@@ -2,12 +2,12 @@
 
 import functools
 import warnings
-from typing import Any
 
 import jax
 import numpy as np
 from arviz_stats.base import array_stats
 from jaxtyping import Array
+from numpyro.distributions import Distribution
 
 from jaxgmm.bayes.priors.base import log_prior_kernel
 from jaxgmm.bayes.target.coordinates import Layout
@@ -18,13 +18,17 @@ from jaxgmm.covariance import get_family
 from jaxgmm.fitting.status import FitError, FitWarning
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.blocks import map_draws
+from jaxgmm.tools.types import Json
 
 _MISLEADING = 0.7  # Pareto k-hat above which importance weights have no usable variance (Vehtari et al. 2024)
 _ALIKE = 0.1  # nats: draws that all weigh the same, to a tenth; the shape of what is left means nothing
+type Drawn = tuple[GMM, dict[str, Array], dict[str, Array]]  # mixtures, the prior's extra parameters, statistics
 _LEAST_FOR_K = 25  # draws with which a tail of five can be fitted
 
 
-def draws_from(q: Any, target: Target, layout: Layout, key: Array, shape: tuple[int, int], attrs: dict[str, Any]) -> Draws:
+def draws_from(
+    q: Distribution, target: Target, layout: Layout, key: Array, shape: tuple[int, int], attrs: dict[str, Json]
+) -> Draws:
     """Independent draws from an approximation, its evidence bound and its Pareto k-hat.
 
     Args:
@@ -48,19 +52,18 @@ def draws_from(q: Any, target: Target, layout: Layout, key: Array, shape: tuple[
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _draw(q, target, key, layout, n):
+def _draw(q: Distribution, target: Target, key: Array, layout: Layout, n: int) -> Drawn:
     """Mixtures, the prior's extra parameters and, with respect to NumPyro's unconstrained vector, log densities."""
     vs = q.sample(key, (n,))
-    family = get_family(layout.family)
+    structure = get_family(layout.family).structure
 
-    def look(v: Array) -> Any:
+    def look(v: Array) -> Drawn:
         point = point_at(v, target, layout)
         gmm, extra = point.gmm, point.extra
         log_prior = log_prior_kernel(target.prior, gmm, point.factor, extra) + target.constant
         lp = log_prior + over_rows(lambda x, w: log_rows_at(point, x, w).sum(), target, layout)
-        pivot = family.structure.pivots(family.factor(gmm.covariances, layout.n_features)).min()  # NaN if it has no factor
-        moved = GMM.unchecked(gmm.weights, gmm.means + target.shift, gmm.covariances, gmm.family)
-        return moved, extra, {"lp": lp, "log_p": lp + point.log_jacobian, "pivot": pivot}
+        pivot = structure.pivots(gmm.factored()).min()  # NaN if it has no factor
+        return gmm.moved(target.shift), extra, {"lp": lp, "log_p": lp + point.log_jacobian, "pivot": pivot}
 
     at_once = int(np.clip(NUMBERS_AT_ONCE // (target.x.size * layout.n_components), 1, n))
     gmm, extra, stats = map_draws(look, vs, at_once)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +73,11 @@ class WhitenedMinimize(Minimize):
         trace_length: room for the account of steps.
     """
 
-    def __init__(self, spread: Callable[[Array], Array], max_steps: Any, gtol: Any, trace_length: int) -> None:
+    def __init__(self, spread: Callable[[Array], Array], max_steps: Array, gtol: Array, trace_length: int) -> None:
         super().__init__()
         self._spread, self._max_steps, self._gtol, self._trace_length = spread, max_steps, gtol, trace_length
 
-    def eval_and_update(self, fn: Callable, state: Any, forward_mode_differentiation: bool = False) -> Any:
+    def eval_and_update(self, fn: Callable, state: tuple, forward_mode_differentiation: bool = False) -> tuple:
         """One run. The first part of the new state, NumPyro's counter, becomes the run's last `_Search`."""
         _, inner = state
         origin = inner.flat_params

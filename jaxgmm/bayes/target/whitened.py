@@ -76,7 +76,7 @@ def target_of(problem: Problem) -> Target:
 @functools.partial(jax.jit, static_argnums=5)
 def _target_of(x, weight, prior, start, constant, layout):
     shift = start.weights @ start.means  # offsets of the data cost no digits
-    start = GMM.unchecked(start.weights, start.means - shift, start.covariances, start.family)
+    start = start.moved(-shift)
     prior = shifted(prior, shift)
     total = x.shape[0] if weight is None else weight.sum()
     frame = frame_at(start, start_of_extra(prior, start), prior, total, layout)
@@ -128,14 +128,14 @@ def whitened_model(target: Target, tangent: Tangent | None, layout: Layout, batc
 def tangent_of(target: Target, layout: Layout) -> Tangent:
     """The tangent in the middle of the frame."""
 
-    def block(x: Array, w: Array) -> Any:
+    def block(x: Array, w: Array) -> tuple[Array, Array]:
         middle = jnp.zeros(layout.size, x.dtype)
         return jax.value_and_grad(lambda v: log_rows_at(point_at(v, target, layout), x, w).sum())(middle)
 
     return Tangent(*over_rows(block, target, layout))
 
 
-def over_rows(f: Callable[[Array, Array], Any], target: Target, layout: Layout) -> Any:
+def over_rows[Sums](f: Callable[[Array, Array], Sums], target: Target, layout: Layout) -> Sums:
     """Sums of `f(rows, weights)` over blocks of the target's rows, few enough at a time for memory."""
     weight = jnp.ones(target.x.shape[0], target.x.dtype) if target.weight is None else target.weight
     block_size = max(1, NUMBERS_AT_ONCE // (layout.n_components * layout.n_features))

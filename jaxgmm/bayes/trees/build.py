@@ -222,5 +222,5 @@ def draws_of(tree: xarray.DataTree) -> GMM:
         if set(variable.dims) != set(wanted):
             raise UserError(f"posterior/{name} has dimensions {variable.dims}, but family {family!r} has {wanted}.")
         values = variable.transpose(*wanted).values
-        leaves[name] = precision.as_parameter(values, values.dtype)
+        leaves[name] = precision.as_parameters(values, values.dtype)
     return GMM.unchecked(**leaves, family=family)

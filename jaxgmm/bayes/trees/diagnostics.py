@@ -1,7 +1,6 @@
 """`diagnose`: can this posterior be trusted, and which of its numbers mean anything?"""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import arviz as az
 import numpy as np
@@ -14,6 +13,7 @@ from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, parameter_
 from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_deviations
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
 _PROBABILITY = 0.9
@@ -172,7 +172,7 @@ def _summary(quantities: xarray.Dataset, approximate: bool) -> pd.DataFrame:
     return table[["mean", "sd", "lower", "upper", "r_hat", "ess_bulk", "ess_tail", "mcse_mean"]]
 
 
-def _of_method(tree: xarray.DataTree, facts: dict[str, Any], approximate: bool, pareto_k: float) -> list[str]:
+def _of_method(tree: xarray.DataTree, facts: Facts, approximate: bool, pareto_k: float) -> list[str]:
     """What the method itself knows to be wrong."""
     problems, stats = [], group_of(tree, "sample_stats")
     if approximate:
@@ -192,7 +192,7 @@ def _of_method(tree: xarray.DataTree, facts: dict[str, Any], approximate: bool, 
     return problems
 
 
-def _other_ways(tree: xarray.DataTree, facts: dict[str, Any]) -> str:
+def _other_ways(tree: xarray.DataTree, facts: Facts) -> str:
     """What else than a longer run would help: fewer components only where some own no rows, the other sampler elsewhere."""
     posterior = group_of(tree, "posterior")
     empty = float((posterior["n_clusters"] < posterior.sizes["component_id"]).mean())

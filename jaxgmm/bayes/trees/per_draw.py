@@ -16,7 +16,7 @@ from numpyro.infer import Predictive
 
 from jaxgmm.bayes.priors.base import log_prior
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
-from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance import Factor
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM, draw_rows
 from jaxgmm.tools.blocks import map_draws, map_rows, reduce_rows
@@ -46,7 +46,7 @@ def label_invariant(
 
     def of_draw(draw: tuple[GMM, Array]) -> tuple[Array, Array, Array]:
         g, draw_key = draw
-        factor = _factor(g)
+        factor = g.factored()
         uniform = jax.random.uniform(draw_key, (x.shape[0],), x.dtype)
 
         def of_rows(rows: Array, w: Array, u: Array) -> tuple[Array, Array, Array]:
@@ -79,7 +79,7 @@ def log_density_of_rows(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, "
     at_once, block_size = _blocks(gmm, x.shape[0])
 
     def of_draw(g: GMM) -> Array:
-        factor = _factor(g)
+        factor = g.factored()
         return weight * map_rows(lambda rows: logsumexp(log_joint(g.components(factor), rows), axis=-1), x, block_size)
 
     return map_draws(of_draw, gmm, at_once)
@@ -88,7 +88,7 @@ def log_density_of_rows(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, "
 @jax.jit
 def log_prior_of_draws(gmm: GMM, extra: dict[str, Array], prior: Any) -> Float[Array, " S"]:
     """Log density of each draw's parameters under the prior, nats."""
-    return jax.vmap(lambda g, e: log_prior(prior, g, _factor(g), e))(gmm, extra)
+    return jax.vmap(lambda g, e: log_prior(prior, g, g.factored(), e))(gmm, extra)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -113,7 +113,7 @@ def agreement(
     at_once, block_size = _blocks(gmm, x.shape[0])
 
     def of_draw(g: GMM) -> Array:
-        factor = _factor(g)
+        factor = g.factored()
 
         def of_rows(rows: Array, w: Array, p: Array) -> Array:
             return jax.nn.softmax(log_joint(g.components(factor), rows), axis=-1).T @ (w[:, None] * p)
@@ -127,7 +127,7 @@ def agreement(
 def mean_and_sd_of_memberships(gmm: GMM, x: Float[Array, "N D"]) -> Float[Array, "N K 2"]:
     """Mean and standard deviation of r_nk over the draws, in one pass (Welford 1962)."""
     n_draws, n_components = gmm.weights.shape
-    factors = jax.vmap(_factor)(gmm)
+    factors = jax.vmap(GMM.factored)(gmm)
     _, block_size = _blocks(gmm, x.shape[0])
 
     def of_rows(rows: Array) -> Array:
@@ -160,15 +160,11 @@ def _add_pairs(total: Array, gmm: GMM, x: Array) -> Array:
     at_once, block_size = _blocks(gmm, x.shape[0])
 
     def of_draw(g: GMM) -> Array:
-        factor = _factor(g)
+        factor = g.factored()
         return map_rows(lambda rows: jax.nn.softmax(log_joint(g.components(factor), rows), axis=-1), x, block_size).T
 
     r = map_draws(of_draw, gmm, at_once).reshape(-1, x.shape[0])
     return total + r.T @ r
-
-
-def _factor(gmm: GMM) -> Factor:
-    return get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
 
 
 def _blocks(gmm: GMM, n_samples: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.types import Facts
 
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
@@ -109,12 +110,12 @@ def require(tree: xarray.DataTree, user: str, **groups: Sequence[str]) -> None:
             raise UserError(f"{user} needs {', '.join(f'{group}/{name}' for name in absent)}, which this tree lacks.")
 
 
-def facts_of(tree: Any) -> dict[str, Any]:
+def facts_of(tree: Any) -> Facts:
     """The attributes of a tree (or group) as they were before they were written as strings."""
     return {str(name): _decode(value) for name, value in tree.attrs.items()}
 
 
-def encode_facts(facts: Mapping[Any, Any]) -> dict[str, Any]:
+def encode_facts(facts: Mapping[Any, Any]) -> Facts:
     """Facts as netCDF and Zarr can keep them: strings and numbers as they are, the rest as JSON."""
     return {str(name): _encode(value) for name, value in facts.items()}
 

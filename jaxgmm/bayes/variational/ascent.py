@@ -15,12 +15,14 @@ from jaxgmm.bayes.variational.expectations import Expected, expect
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
-from jaxgmm.fitting.batch import Moments, as_dtype
+from jaxgmm.data.moments import Moments
+from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.loop import Proposal, Rules, Search
 from jaxgmm.model.engines import batched_e_step, expand_whole
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
+from jaxgmm.tools.types import on_host
 
 
 class Own(NamedTuple):
@@ -94,8 +96,9 @@ def rules_of(
     """The rules of as many starts as there are priors, each with its own K, padded to `capacity`."""
     own = [_padded(prior, k, capacity, step, dtype) for prior, k in zip(priors, counts, strict=True)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
-    active: Any = np.arange(capacity) < np.asarray(counts)[:, None]
-    return Rules(Own(stacked, active), *as_dtype((moments[1], moments[0], rtol), dtype))
+    active = np.arange(capacity) < np.asarray(counts)[:, None]
+    numbers = (on_host(np.asarray(value, dtype)) for value in (moments[1], moments[0], rtol))
+    return Rules(Own(stacked, on_host(active)), *numbers)
 
 
 def _padded(prior: Prior, n_components: int, capacity: int, step: Ascent, dtype: Any) -> Prior:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxgmm.bayes.variational.ascent import Ascent, rules_of, statistics_under
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.data import ArraySource
-from jaxgmm.fitting.batch import TOGETHER, Moments, pad
+from jaxgmm.data.moments import Moments
+from jaxgmm.fitting.batch import TOGETHER, pad
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.status import Status, status_of

@@ -13,8 +13,8 @@ from jaxgmm.bayes.variational.result import VariationalFit
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import column_moments
-from jaxgmm.fitting.batch import TOGETHER, Moments, capacity, pad, restarts_of
+from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.fitting.batch import TOGETHER, capacity, pad, restarts_of
 from jaxgmm.fitting.fit import resolve_init
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
@@ -25,7 +25,7 @@ from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserTypeError
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, in_jit, is_traced, unknown
+from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 
 def fit_vb(
@@ -87,8 +87,7 @@ def fit_vb(
         >>> [round(fit.elbo) for fit in fits]
         [-1309, -1169, -1173]
     """
-    if is_traced(x, sample_weight, key) or in_jit():
-        raise UserTypeError("fit_vb runs its own compiled loop on the host: call it outside jit, vmap and grad.")
+    host_only("fit_vb", x, sample_weight, key)
     check_key(key)
     if weights not in WEIGHT_PRIORS:
         raise unknown("weights", weights, WEIGHT_PRIORS)
@@ -128,7 +127,7 @@ def fit_vb(
     if status is not Status.converged:
         warnings.warn(f"fit_vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=2)
     return VariationalFit(
-        **{name: precision.as_parameter(leaf, out) for name, leaf in fields.items()},
+        **precision.as_parameters(fields, out),
         elbo=float(restarts.objective[restarts.best]),
         status=status,
         n_steps=int(restarts.n_steps[restarts.best]),
@@ -151,7 +150,7 @@ def _seeded_start(
     return statistics_under(gmms, data, family, rules.shared)
 
 
-def _without_padding(leaves: dict[str, np.ndarray], n_components: int, family: str) -> dict[str, np.ndarray]:
+def _without_padding(leaves: dict[str, Array], n_components: int, family: str) -> dict[str, Array]:
     """The leaves of q that belong to components, cut to `n_components`."""
     shared = () if get_family(family).per_component else ("degrees_of_freedom", "scale")
     return {name: leaf if name in shared else leaf[:n_components] for name, leaf in leaves.items()}

@@ -115,10 +115,8 @@ class VariationalFit:
         covariances = scale / spare.reshape(spare.shape + (1,) * (scale.ndim - spare.ndim))
         with precision.scope(np.dtype(np.float64)):
             weights = np.asarray(WEIGHT_PRIORS[self.weights].mean(jnp.asarray(self.concentration)))
-        weights, means, covariances = (
-            precision.as_parameter(np.asarray(leaf), dtype) for leaf in (weights / weights.sum(), self.mean, covariances)
-        )
-        return GMM.unchecked(weights, means, covariances, self.family)
+        gmm = GMM.unchecked(weights / weights.sum(), self.mean, covariances, self.family)
+        return precision.as_parameters(gmm, dtype)
 
     def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
         """Log predictive density of each row: a mixture of Student t densities, the parameters integrated out under q.

@@ -11,15 +11,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence
 from jaxgmm.counting.moves.split_merge import deal_out
-from jaxgmm.counting.partition import Data, Partition, blocks_of_labels, log_blocks_of, log_memberships
+from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of_labels, log_blocks_of, log_memberships
 from jaxgmm.tools.variates import draw_labels
 
 
-def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
+def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio.
 
     `small` is the partition without the block, `big` the one with it; one of them is the current one.
     """
+    partition, alpha, extra, data = scene
     key_pick, key_death, key_birth, key_variance = jax.random.split(key, 4)
     labels, most = partition.labels, partition.blocks.counts.size
     n_samples, dtype = labels.size, data.rows.dtype
@@ -41,7 +42,7 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     home = jax.tree.map(lambda leaf: leaf[small_labels[seed]][None], small)
     everyone = jnp.ones(n_samples, bool)
     side = jnp.where(birth, rows == seed, labels == own)
-    side, log_birth = deal_out(key_birth, seed, rows != seed, everyone, birth, side, home, extra, data, rival)
+    side, log_birth = deal_out(key_birth, scene, seed, rows != seed, everyone, birth, side, home, rival)
 
     big_labels = jnp.where(side, own, small_labels)
     big = blocks_of_labels(big_labels, most, data)
@@ -54,12 +55,10 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     changed = (moved[:, None] & ((old_labels[:, None] == slots) | (new_labels[:, None] == slots))).any(0)
     drawn = draw_variance(data.prior, key_variance, proposed_blocks, extra)
     variance = jnp.where(changed, drawn, partition.variance)
-    prior = data.partition_prior
-    log_blocks = log_blocks_of(proposed_blocks.counts, alpha, prior)
-    before = partition.blocks
-    heads = [prior.log_head(alpha, (blocks.counts > 0).sum(), n_samples) for blocks in (proposed_blocks, before)]
-    gain = logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + partition.log_blocks)
-    gain += _log_evidence(proposed_blocks, variance, extra, data) - _log_evidence(before, partition.variance, extra, data)
+    log_blocks = log_blocks_of(proposed_blocks.counts, alpha, data.partition_prior)
+    gain = scene.log_prior_odds((proposed_blocks.counts > 0).sum(), log_blocks)
+    evidence = _log_evidence(partition.blocks, partition.variance, extra, data)
+    gain += _log_evidence(proposed_blocks, variance, extra, data) - evidence
     log_ratio = gain + jnp.where(birth, log_death - log_birth, log_birth - log_death)
     possible &= ((big.counts > 0) == ((small.counts > 0) | (slots == own))).all()  # no block is emptied on the way
     proposed = Partition(new_labels, proposed_blocks, variance, log_blocks)

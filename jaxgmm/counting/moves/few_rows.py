@@ -12,17 +12,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.counting.moves.split_merge import exchange
-from jaxgmm.counting.partition import Data, Partition, blocks_of, log_memberships
+from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of, log_memberships
 from jaxgmm.tools.special import log_gamma
 
 _MOST_ROWS = 3  # that leave together
 
 
-def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
+def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio.
 
     `small` is the partition in which the rows have a home, `big` the one with their own block; one of them is the current one.
     """
+    partition, _, extra, data = scene
     key_coin, key_size, key_slot, key_home, key_rows, key_variance = jax.random.split(key, 6)
     labels, counts, dtype = partition.labels, partition.blocks.counts, data.rows.dtype
     slots = jnp.arange(counts.size)
@@ -49,7 +50,7 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     # The block that joins is one of all of its size, its rows in any order.
     log_back = jax.nn.log_softmax(log_join)[home] - jnp.log((big_counts == size).sum().astype(dtype)) - log_gamma(size + 1.0)
     log_q = log_leave - log_back
-    proposed, log_odds = exchange(key_variance, partition, leave, (home, slot), member, ~group, alpha, extra, data)
+    proposed, log_odds = exchange(key_variance, scene, leave, (home, slot), member, ~group)
     possible = (small_counts[home] > size) & jnp.where(leave, (counts == 0).any(), (counts == size).any())
     return proposed, jnp.where(possible, log_odds - jnp.where(leave, log_q, -log_q), -jnp.inf)
 

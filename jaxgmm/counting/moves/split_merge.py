@@ -11,11 +11,10 @@ the probability with which a split would have done so: it makes the Metropolis-H
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence, predictive
-from jaxgmm.counting.partition import Data, Partition, blocks_of, log_densities
+from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of, log_densities
 from jaxgmm.covariance import get_family
 
 _EM_STEPS = 5  # before the first batch; as many as this are left out, to try rough starts too
@@ -25,9 +24,9 @@ _EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
 _REACH = 0.5  # standard deviations of the data, by feature, within which the other pairs lie
 
 
-def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Array], data: Data) -> tuple[Partition, Array]:
+def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio."""
-    keys = jax.random.split(key, 4)
+    partition, data, keys = scene.partition, scene.data, jax.random.split(key, 4)
     n_samples = partition.labels.size
     one = jax.random.randint(keys[0], (), 0, n_samples)
     two = _draw_other(keys[3], one, data)
@@ -44,36 +43,30 @@ def propose(key: Array, partition: Partition, alpha: Array, extra: dict[str, Arr
     rows = jnp.arange(n_samples)
     free = member & (rows != one) & (rows != two)
     side = jnp.where(split, rows == one, partition.labels == a)
-    first, log_q = deal_out(keys[1], one, free, member, split, side, whole, extra, data)
-    proposed, log_ratio = exchange(keys[2], partition, split, (a, b), member, first, alpha, extra, data)
+    first, log_q = deal_out(keys[1], scene, one, free, member, split, side, whole)
+    proposed, log_ratio = exchange(keys[2], scene, split, (a, b), member, first)
     return proposed, jnp.where(possible, log_ratio - jnp.where(split, log_q, -log_q), -jnp.inf)
 
 
 def exchange(
     key: Array,
-    partition: Partition,
+    scene: Scene,
     split: Array,
     pair: tuple[Array, Array],
     member: Bool[Array, " N"],
     first: Bool[Array, " N"],
-    alpha: Array,
-    extra: dict[str, Array],
-    data: Data,
 ) -> tuple[Partition, Array]:
     """The partition with one block split in two, or two merged in one, and the log of its posterior odds to the current one.
 
     Args:
         key: a PRNG key.
-        partition: the current one.
+        scene: the current partition, and what it depends on.
         split: (), True to split, False to merge.
         pair: a and b, slots of the two sides; the whole is in a.
         member: (N,), rows of both sides.
         first: (N,), True for rows of a.
-        alpha: ().
-        extra: the prior's further parameters.
-        data: shared.
     """
-    a, b = pair
+    (a, b), (partition, alpha, extra, data) = pair, scene
     n_clusters = (partition.blocks.counts > 0).sum()
     three = blocks_of(jnp.stack([member & first, member & ~first, member]).astype(data.rows.dtype), data)
     variance = draw_variance(data.prior, key, three, extra)
@@ -84,9 +77,7 @@ def exchange(
     each = data.partition_prior.log_block(alpha, jnp.maximum(three.counts, 1)[:, None])
     sign = jnp.where(split, 1, -1)
     log_blocks = partition.log_blocks + sign * (each[0] + each[1] - each[2])
-    heads = [data.partition_prior.log_head(alpha, t, member.size) for t in (n_clusters + sign, n_clusters)]
-    gain = logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + partition.log_blocks)
-    log_odds = gain + sign * (evidence[0] + evidence[1] - evidence[2])
+    log_odds = scene.log_prior_odds(n_clusters + sign, log_blocks) + sign * (evidence[0] + evidence[1] - evidence[2])
     index = jnp.stack([a, b])
     new = jax.tree.map(lambda leaf: jnp.where(split, leaf[:2], jnp.stack([leaf[2], jnp.zeros_like(leaf[2])])), three)
     new_variance = jnp.stack([jnp.where(split, variance[0], variance[2]), variance[1]])
@@ -112,30 +103,29 @@ def _draw_other(key: Array, one: Array, data: Data) -> Int[Array, ""]:
 
 def deal_out(
     key: Array,
+    scene: Scene,
     seed: Array,
     free: Bool[Array, " N"],
     member: Bool[Array, " N"],
     draw: Array,
     side: Bool[Array, " N"],
     whole: Blocks,
-    extra: dict[str, Array],
-    data: Data,
     rival: Float[Array, " N"] | None = None,
 ) -> tuple[Bool[Array, " N"], Float[Array, ""]]:
     """Which rows go to the first side, that of row `seed`, and the log probability of just that.
 
     Args:
         key: a PRNG key.
+        scene: the current partition, and what it depends on.
         seed: (), a row of the first side.
         free: (N,), rows that are dealt out; the others of `member` stay on their `side`.
         member: (N,), rows that take part.
         draw: (), True to draw, False to take `side` as the outcome.
         side: (N,), True on the first side: of the rows that aren't free or, where nothing is drawn, of all.
         whole: one block, whose predictive covariance is the metric that the search for a first guess has.
-        extra: the prior's further parameters.
-        data: shared.
         rival: (N,), log density, with weight, of each row on the other side; None where that is a block that grows too.
     """
+    extra, data = scene.extra, scene.data
     family, d, dtype = get_family(data.prior.family), data.n_features, data.rows.dtype
     weight = member.astype(dtype)
     _, covariances = predictive(data.prior, whole, extra)
