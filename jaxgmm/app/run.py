@@ -10,53 +10,52 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import jax
 import numpy as np
 
 from jaxgmm.app import output
-from jaxgmm.app.config import Config, FitTable
+from jaxgmm.app.config import Config
 from jaxgmm.app.config.toml import to_toml
 from jaxgmm.app.lock import only_run
 from jaxgmm.app.rows import Rows, read_rows
-from jaxgmm.app.stages.fit import fit_summary, run_fit, write_fit
-from jaxgmm.fitting.result import Fit, Progress
-from jaxgmm.fitting.status import FitError, Status
+from jaxgmm.app.stages.fit import FitStage, fit_summary, write_fit
+from jaxgmm.app.stages.stage import Making, Result, Stage, Watch
+from jaxgmm.fitting.result import Fit
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools.types import Facts
 from jaxgmm.version import __version__
 
 if TYPE_CHECKING:
     from jaxgmm.app.stages.compare import Compared
-    from jaxgmm.app.stages.count import Counted, CountStage
-    from jaxgmm.app.stages.posterior import Drawn, PosteriorStage
+    from jaxgmm.app.stages.count import Counted
+    from jaxgmm.app.stages.posterior import Drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: its directory, its fit, the content of its fit.json, and what its other stages made, if it had them."""
+    """A finished run: its directory, its fit, the content of its fit.json, and what its stages made, by name."""
 
     directory: Path
     fit: Fit
-    summary: dict[str, Any]
-    posterior: "Drawn | None"
-    compared: "Compared | None" = None
-    counted: "Counted | None" = None
+    summary: Facts
+    made: dict[str, Result]
 
+    @property
+    def compared(self) -> "Compared | None":
+        """What [compare] made."""
+        return cast("Compared | None", self.made.get("compare"))
 
-@dataclass(frozen=True)
-class Watch:
-    """Whom a run tells how far it is.
+    @property
+    def posterior(self) -> "Drawn | None":
+        """What [posterior] made."""
+        return cast("Drawn | None", self.made.get("posterior"))
 
-    Attributes:
-        stage: told the name of the stage that begins: "fit", "compare", "posterior", "count", "write".
-        fit: told of the progress of a long fit; None: nobody.
-        draws: told (steps done, steps in all) of a stage's chains. What is done is kept.
-    """
-
-    stage: Callable[[str], None] = lambda name: None
-    fit: Callable[[Progress], None] | None = None
-    draws: Callable[[int, int], None] = lambda done, total: None
+    @property
+    def counted(self) -> "Counted | None":
+        """What [count] made."""
+        return cast("Counted | None", self.made.get("count"))
 
 
 NOBODY = Watch()
@@ -96,54 +95,37 @@ def _run(config: Config, directory: Path, resume: bool, watch: Watch) -> Run:
     rows = read_rows(config.data)
     clock.ends("read")
     with jax.enable_x64(True):
-        stages = _drawing_stages(config, rows)
-        if stages:
+        stages = _stages(config, rows)
+        if len(stages) > 1:
             clock.ends("prepare")
         can_resume = any(stage.can_resume for stage in stages)
         keeping = output.unfinished_run(directory, effective, resume=resume) if can_resume else nullcontext()
-        made: dict[str, Any] = {}
         with output.failure_recorded(directory) as begins:
 
             def begin(name: str) -> None:
                 begins(name)
                 watch.stage(name)
 
-            def draw(stage: "PosteriorStage | CountStage", fitted: Any) -> None:
-                begin(stage.name)
-                checkpoint = output.draws_folder(directory, stage.name) if can_resume else None
-                made[stage.name] = stage.draw(fitted, watch.draws, checkpoint=checkpoint, resume=resume)
-                clock.ends(stage.name)
-
-            with keeping as folder:
-                if config.counts_first:
-                    draw(stages.pop(), None)
-                first = "fit" if config.compare is None else "compare"
-                begin(first)
-                compared = _compare(config, rows)
-                fitted = _fit(config, rows, made.get("count"), watch.fit) if compared is None else compared.fit
-                if fitted.status is Status.collapsed:
-                    meaning = fitted.status.meaning.replace("prior='default'", "prior.kind = 'default'")
-                    raise FitError(f"the fit ended as {fitted.status.name}. {meaning}")
-                clock.ends(first)
-                if folder is not None:
-                    gmm, prior = output.same_start(folder, (fitted.gmm, fitted.prior))
-                    fitted = dataclasses.replace(fitted, gmm=gmm, prior=prior)
+            with keeping as unfinished:
+                making = Making({}, watch, unfinished, resume)
                 for stage in stages:
-                    draw(stage, fitted)
+                    begin(stage.name)
+                    making.made[stage.name] = stage.make(making)
+                    clock.ends(stage.name)
             begin("write")
+            fitted = making.fit
+            assert fitted is not None  # the config has been checked
             with output.new_directory(directory) as partial, warnings.catch_warnings():
                 # Boxes in the figures; tables have the names.
                 warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
                 (partial / "config.toml").write_text(effective, encoding="utf-8")
                 write_fit(fitted, rows, partial, config.output.assignments)
-                if compared is not None:
-                    compared.write(partial)
-                for result in made.values():
+                for result in making.made.values():
                     result.write(partial, rows)
                 clock.ends("write")
-                summary = fit_summary(fitted, rows, clock.seconds) | ({} if compared is None else compared.summary)
-                summary |= {"count": made["count"].summary} if "count" in made else {}
-                summary |= {"n_components_from": "count"} if config.counts_first else {}
+                summary = fit_summary(fitted, rows, clock.seconds)
+                for result in making.made.values():
+                    summary |= result.facts
                 summary |= {"files": output.digests(partial)}
                 (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
                 if config.report is not None:
@@ -151,7 +133,7 @@ def _run(config: Config, directory: Path, resume: bool, watch: Watch) -> Run:
 
                     title = config.report.title or directory.name
                     write_report(partial, title=title, n_outliers=config.report.n_outliers)
-    return Run(directory, fitted, summary, made.get("posterior"), compared, made.get("count"))
+    return Run(directory, fitted, summary, making.made)
 
 
 class _Clock:
@@ -170,29 +152,20 @@ def _prior(config: Config) -> Callable[[Prior], Prior] | None:
     """`[prior]`, from the default one of a model; None for maximum likelihood."""
     if config.prior.kind == "none":
         return None
-    overrides: dict[str, Any] = {name: np.float64(value) for name, value in config.prior.overrides.items()}
+    overrides: Facts = {name: np.float64(value) for name, value in config.prior.overrides.items()}
     return lambda default: dataclasses.replace(default, **overrides)
 
 
-def _compare(config: Config, rows: Rows) -> "Compared | None":
+def _stages(config: Config, rows: Rows) -> list[Stage]:
+    """The stages of a config in the order of their turns."""
+    change = _prior(config)
+    stages: list[Stage] = []
     if config.compare is None:
-        return None
-    from jaxgmm.app.stages.compare import run_comparison  # only here: pandas takes a while to import
+        stages.append(FitStage(config.fit, rows, change))
+    else:
+        from jaxgmm.app.stages.compare import CompareStage  # only here: pandas takes a while to import
 
-    return run_comparison(config.compare, rows, _prior(config))
-
-
-def _fit(config: Config, rows: Rows, counted: "Counted | None", callback: Callable[[Progress], None] | None) -> Fit:
-    settings = config.fit
-    if settings is None:
-        assert counted is not None  # the config has been checked
-        settings = FitTable(n_components=counted.count.mode, family=counted.family)
-    return run_fit(settings, rows, _prior(config), callback)
-
-
-def _drawing_stages(config: Config, rows: Rows) -> "list[PosteriorStage | CountStage]":
-    """`[posterior]` and then `[count]`, checked before the fit, so that what can't work is said at once."""
-    stages: "list[PosteriorStage | CountStage]" = []
+        stages.append(CompareStage(config.compare, rows, change))
     if config.posterior is not None:
         from jaxgmm.app.stages.posterior import PosteriorStage  # only here: NumPyro and ArviZ take seconds to import
 
@@ -200,7 +173,7 @@ def _drawing_stages(config: Config, rows: Rows) -> "list[PosteriorStage | CountS
     if config.count is not None:
         from jaxgmm.app.stages.count import CountStage
 
-        stages.append(CountStage.prepare(config, rows, _prior(config)))
+        stages.insert(0 if config.counts_first else len(stages), CountStage.prepare(config, rows, change))
     return stages
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from jaxgmm.app.config.strict import Names, Positive, Seed, StrictTable
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 
 
 class PriorTable(StrictTable):
@@ -61,6 +62,11 @@ class FitTable(StrictTable):
     stopping: Literal["relative", "aitken"] = "relative"
     acceleration: Literal["none", "squarem"] = "none"
 
+    @property
+    def options(self) -> Facts:
+        """The arguments of `fit`, but for its key."""
+        return self.model_dump(exclude={"seed"}) | {"acceleration": None if self.acceleration == "none" else self.acceleration}
+
     @field_validator("family")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -95,6 +101,11 @@ class CompareTable(StrictTable):
     n_init: Annotated[int, Field(ge=1)] = 10
     rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
     max_steps: Annotated[int, Field(ge=1)] = 500
+
+    @property
+    def options(self) -> Facts:
+        """The arguments of `compare`, but for its key."""
+        return self.model_dump(exclude={"seed", "criterion"}) | {"n_components": self.counts}
 
     @property
     def counts(self) -> list[int]:

@@ -4,17 +4,21 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 
 from jaxgmm import plots
 from jaxgmm.app.config import CompareTable
+from jaxgmm.app.stages.fit import settled
+from jaxgmm.app.stages.stage import Making
 from jaxgmm.comparing.compare import compare
 from jaxgmm.comparing.comparison import Comparison
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.model.prior import Prior
+from jaxgmm.plots import canvas
+from jaxgmm.tools.types import Json
 
 if TYPE_CHECKING:
     from jaxgmm.app.rows import Rows
@@ -22,55 +26,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """What the stage made: the comparison, and the criterion whose choice is the run's fit."""
+    """What the stage made: the comparison, the criterion that chooses the run's fit, and its choice."""
 
     comparison: Comparison
     criterion: str
+    fit: Fit
 
     @property
-    def fit(self) -> Fit:
-        """The criterion's choice.
+    def facts(self) -> dict[str, Json]:
+        """For fit.json."""
+        return {"selected_by": self.criterion, "agreement": self.comparison.agreement}
+
+    def write(self, directory: Path, rows: "Rows") -> None:
+        """comparison.csv, and a figure of the criterion."""
+        self.comparison.table.to_csv(directory / "comparison.csv")
+        canvas.save(directory, {"comparison": plots.criterion(self.comparison, self.criterion)})
+
+
+@dataclass(frozen=True, eq=False)
+class CompareStage:
+    """A checked `[compare]` table, the data, and what `[prior]` makes of a default prior."""
+
+    name: ClassVar = "compare"
+    can_resume: ClassVar = False
+    settings: CompareTable
+    rows: "Rows"
+    change: Callable[[Prior], Prior] | None
+
+    def make(self, making: Making) -> Compared:
+        """Fit the models.
 
         Raises:
             FitError: no model could be fitted.
         """
-        return self.comparison.select(self.criterion)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """For fit.json."""
-        return {"selected_by": self.criterion, "agreement": self.comparison.agreement}
-
-    def write(self, directory: Path) -> None:
-        """comparison.csv, and a figure of the criterion."""
-        self.comparison.table.to_csv(directory / "comparison.csv")
-        figure: Any = plots.criterion(self.comparison, self.criterion).figure
-        figure.savefig(directory / "comparison.png", dpi=130)
-
-
-def run_comparison(settings: CompareTable, rows: "Rows", prior: Callable[[Prior], Prior] | None) -> Compared:
-    """Fit the models of a `[compare]` table.
-
-    Args:
-        settings: the table.
-        rows: the data.
-        prior: of each model, from its default one; None for maximum likelihood.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)  # the statuses are in everything that a run shows and writes
-        comparison = compare(
-            rows.x,
-            families=settings.families,
-            n_components=settings.counts,
-            key=jax.random.key(settings.seed),
-            n_init=settings.n_init,
-            prior=prior,
-            init=settings.init,
-            rtol=settings.rtol,
-            max_steps=settings.max_steps,
-            sample_weight=rows.sample_weight,
-            held_out_folds=settings.held_out_folds,
-            loo=settings.loo,
-            elbo=settings.elbo,
-        )
-    return Compared(comparison, settings.criterion)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)  # the statuses are in everything that a run shows and writes
+            comparison = compare(
+                self.rows.x,
+                key=jax.random.key(self.settings.seed),
+                prior=self.change,
+                sample_weight=self.rows.sample_weight,
+                **self.settings.options,
+            )
+        criterion = self.settings.criterion
+        return Compared(comparison, criterion, settled(comparison.select(criterion), making))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import h5netcdf  # noqa: F401 (counts.nc needs both: said before the draws, not after)
 import h5py  # noqa: F401
@@ -14,6 +14,7 @@ import xarray
 from jaxgmm import plots
 from jaxgmm.app.config import Config
 from jaxgmm.app.config.count import CountTable
+from jaxgmm.app.stages.stage import Making
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
 from jaxgmm.bayes.trees.storage import save_posterior
@@ -21,6 +22,8 @@ from jaxgmm.counting.count_clusters import count_clusters
 from jaxgmm.counting.verdict import ClusterCount, cluster_count
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.prior import Prior
+from jaxgmm.plots import canvas
+from jaxgmm.tools.types import Json
 
 if TYPE_CHECKING:
     from jaxgmm.app.rows import Rows
@@ -39,10 +42,10 @@ class Counted:
         return str(facts_of(self.tree)["family"])
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Json]:
         """For fit.json."""
         count = self.count
-        return {
+        facts = {
             "n_clusters": count.mode if count.ok else None,
             "verdict": count.verdict,
             "problems": list(count.problems),
@@ -50,14 +53,13 @@ class Counted:
             "ess_bulk": count.ess_bulk,
             "ess_tail": count.ess_tail,
         }
+        return {"count": facts}
 
     def write(self, directory: Path, rows: "Rows") -> None:
         """counts.nc, cluster_count.csv and the figures."""
         save_posterior(self.tree, directory / "counts.nc")
         self.count.table.to_csv(directory / "cluster_count.csv")
-        for name, ax in {"cluster_count": plots.n_clusters(self.count), "similarity": plots.similarity(self.tree)}.items():
-            figure: Any = ax.figure
-            figure.savefig(directory / f"{name}.png", dpi=130)
+        canvas.save(directory, {"cluster_count": plots.n_clusters(self.count), "similarity": plots.similarity(self.tree)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +95,9 @@ class CountStage:
             RichardsonGreen.default(rows.x)
         return cls(config.count, rows, change)
 
-    def draw(
-        self, fitted: Fit | None, progress: Callable[[int, int], None], *, checkpoint: Path | None = None, resume: bool = False
-    ) -> Counted:
-        """Draws as the table asks for, and their verdict.
-
-        Args:
-            fitted: whose family the components have, unless the table says another.
-            progress: called with (steps done, steps in all).
-            checkpoint: where the chains keep what is done.
-            resume: continue them from there.
-        """
-        x, family = self.rows.x, self.family(fitted)
+    def make(self, making: Making) -> Counted:
+        """Draws as the table asks for, of the family of the fit unless the table says another, and their verdict."""
+        x, family = self.rows.x, self.family(making.fit)
         if self.settings.prior == "richardson-green":
             prior: Prior | RichardsonGreen = RichardsonGreen.default(x, family)
         else:
@@ -115,9 +108,9 @@ class CountStage:
             key=jax.random.key(self.settings.seed),
             prior=prior,
             feature_names=self.rows.feature_names,
-            progress=progress,
-            checkpoint=checkpoint,
-            resume=resume,
+            progress=making.watch.draws,
+            checkpoint=making.checkpoint(self.name),
+            resume=making.resume,
             **self.settings.options,
         )
         return Counted(tree, cluster_count(tree, **self.settings.thresholds.model_dump()))

@@ -1,62 +1,101 @@
 """The `[fit]` stage of a run: one mixture, its files and figures."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from jaxgmm import plots
+from jaxgmm.app import output
 from jaxgmm.app.assignments import assignments
 from jaxgmm.app.config import FitTable
+from jaxgmm.app.stages.stage import Making
 from jaxgmm.app.tables import write_table
 from jaxgmm.fitting.fit import fit
-from jaxgmm.fitting.result import Fit, Progress
-from jaxgmm.fitting.status import FitWarning
+from jaxgmm.fitting.result import Fit
+from jaxgmm.fitting.status import FitError, FitWarning, Status
 from jaxgmm.model.prior import Prior
+from jaxgmm.plots import canvas
+from jaxgmm.tools.types import Facts, Json
 
 if TYPE_CHECKING:
     from jaxgmm.app.rows import Rows
 
 
-def run_fit(
-    settings: FitTable, rows: "Rows", prior: Callable[[Prior], Prior] | None, callback: Callable[[Progress], None] | None
-) -> Fit:
-    """Fit the mixture of a `[fit]` table.
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What the stage made: the fit, of as many components as [count] found if `counted`."""
 
-    Args:
-        settings: the table.
-        rows: the data.
-        prior: from the model's default one; None for maximum likelihood.
-        callback: told of the progress of a long fit.
+    fit: Fit
+    counted: bool
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        """For fit.json, beside `fit_summary`."""
+        return {"n_components_from": "count"} if self.counted else {}
+
+    def write(self, directory: Path, rows: "Rows") -> None:
+        """Nothing: `write_fit` does it for every run."""
+
+
+@dataclass(frozen=True, eq=False)
+class FitStage:
+    """A checked `[fit]` table, or None where [count] finds K; the data; and what `[prior]` makes of a default prior."""
+
+    name: ClassVar = "fit"
+    can_resume: ClassVar = False
+    settings: FitTable | None
+    rows: "Rows"
+    change: Callable[[Prior], Prior] | None
+
+    def make(self, making: Making) -> Fitted:
+        """Fit the mixture.
+
+        Raises:
+            ValueError: data or settings that can't be used.
+            FitError: no start gave a usable mixture.
+        """
+        settings, rows, prior = self.settings, self.rows, None
+        if settings is None:
+            counted: Any = making.made["count"]
+            settings = FitTable(n_components=counted.count.mode, family=counted.family)
+        if self.change is not None:
+            prior = Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight)
+            prior = self.change(prior)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
+            fitted = fit(
+                rows.x,
+                key=jax.random.key(settings.seed),
+                prior=prior,
+                sample_weight=rows.sample_weight,
+                callback=making.watch.fit,
+                **settings.options,
+            )
+        return Fitted(settled(fitted, making), self.settings is None)
+
+
+def settled(fitted: Fit, making: Making) -> Fit:
+    """The fit of a run, from which its chains start: that of the run that is resumed.
 
     Raises:
-        ValueError: data or settings that can't be used.
-        FitError: no start gave a usable mixture.
+        FitError: it has collapsed.
     """
-    chosen = None
-    if prior is not None:
-        chosen = prior(Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
-        return fit(
-            rows.x,
-            settings.n_components,
-            key=jax.random.key(settings.seed),
-            family=settings.family,
-            prior=chosen,
-            init=settings.init,
-            n_init=settings.n_init,
-            rtol=settings.rtol,
-            max_steps=settings.max_steps,
-            sample_weight=rows.sample_weight,
-            stopping=settings.stopping,
-            acceleration=None if settings.acceleration == "none" else settings.acceleration,
-            callback=callback,
-        )
+    if fitted.status is Status.collapsed:
+        meaning = fitted.status.meaning.replace("prior='default'", "prior.kind = 'default'")
+        raise FitError(f"the fit ended as {fitted.status.name}. {meaning}")
+    if making.unfinished is None:
+        return fitted
+    gmm, prior = output.same_start(making.unfinished, (fitted.gmm, fitted.prior))
+    return dataclasses.replace(fitted, gmm=gmm, prior=prior)
 
 
 def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: str) -> None:
@@ -65,17 +104,15 @@ def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: st
     gmm.save(directory / "gmm.npz")
     weight = {} if rows.sample_weight is None else {"sample_weight": rows.sample_weight}
     write_table(directory / f"assignments.{assignments_format}", assignments(gmm, x) | weight)
-    trace: Any = plots.trace(fitted).figure
-    figures = {
+    figures: dict[str, Figure | Axes] = {
         "components": plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),
-        "trace": trace,
+        "trace": plots.trace(fitted),
         "responsibilities": plots.responsibilities(gmm, x),
     }
-    for name, figure in figures.items():
-        figure.savefig(directory / f"{name}.png", dpi=130)
+    canvas.save(directory, figures)
 
 
-def fit_summary(fitted: Fit, rows: "Rows", seconds: dict[str, float]) -> dict[str, Any]:
+def fit_summary(fitted: Fit, rows: "Rows", seconds: dict[str, float]) -> Facts:
     """For fit.json, with the seconds of every stage."""
     gmm, restarts = fitted.gmm, fitted.restarts
     criteria = {name: float(getattr(gmm, name)(rows.x, rows.sample_weight)) for name in ("bic", "aic", "icl")}

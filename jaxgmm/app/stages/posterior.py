@@ -3,10 +3,9 @@
 import json
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import h5netcdf  # noqa: F401 (posterior.nc needs both: said before the draws, not after)
 import h5py  # noqa: F401
@@ -16,15 +15,17 @@ import xarray
 from jaxgmm import plots
 from jaxgmm.app.config import Config
 from jaxgmm.app.config.posterior import MARKOV_CHAINS, PosteriorTable, ThresholdsTable
+from jaxgmm.app.stages.stage import Making
 from jaxgmm.bayes.posterior import posterior
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.trees.diagnostics import Diagnostics, diagnose
 from jaxgmm.bayes.trees.relabel import relabel
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of, names_of_data
 from jaxgmm.bayes.trees.storage import save_posterior
-from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.model.mixture import GMM
+from jaxgmm.plots import canvas
+from jaxgmm.tools.types import Facts, Json
 
 if TYPE_CHECKING:
     from jaxgmm.app.rows import Rows
@@ -49,8 +50,13 @@ class Drawn:
     gmm: GMM
     diagnostics: Diagnostics
     thresholds: ThresholdsTable
-    summary: dict[str, Any]
+    summary: Facts
     feature_of: dict[str, str]
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        """Nothing for fit.json: posterior.json has all."""
+        return {}
 
     def write(self, directory: Path, rows: "Rows") -> None:
         """posterior.nc, posterior.json and the figures."""
@@ -59,13 +65,12 @@ class Drawn:
         (directory / "posterior.json").write_text(text, encoding="utf-8")
         names, weight = rows.axis_labels, rows.sample_weight
         figures = {
-            "intervals": plots.intervals(self.tree, self.gmm, feature_names=names),
-            "draws": plots.draws(self.tree, rows.x, self.gmm, feature_names=names, sample_weight=weight),
+            "posterior_intervals": plots.intervals(self.tree, self.gmm, feature_names=names),
+            "posterior_draws": plots.draws(self.tree, rows.x, self.gmm, feature_names=names, sample_weight=weight),
         }
         if self.summary["method"] in MARKOV_CHAINS:
-            figures["chains"] = plots.chains(self.tree)
-        for name, figure in figures.items():
-            figure.savefig(directory / f"posterior_{name}.png", dpi=130)
+            figures["posterior_chains"] = plots.chains(self.tree)
+        canvas.save(directory, figures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,19 +102,13 @@ class PosteriorStage:
         """Markov chains keep what is done; approximations are quick, or start again."""
         return self.settings.method in MARKOV_CHAINS
 
-    def draw(
-        self, fitted: Fit, progress: Callable[[int, int], None], *, checkpoint: Path | None = None, resume: bool = False
-    ) -> Drawn:
-        """Draws as the table asks for, and their diagnostics.
-
-        Args:
-            fitted: to start from, and to relabel by.
-            progress: called with (steps done, steps in all).
-            checkpoint: where Markov chains keep what is done.
-            resume: continue them from there.
-        """
-        settings, rows = self.settings, self.rows
-        keeping: dict[str, Any] = {"checkpoint": checkpoint, "resume": resume} if self.can_resume else {}
+    def make(self, making: Making) -> Drawn:
+        """Draws as the table asks for, which start from the fit and are relabelled by it, and their diagnostics."""
+        settings, rows, fitted = self.settings, self.rows, making.fit
+        assert fitted is not None  # the stages are in order
+        keeping: Facts = {}
+        if self.can_resume:
+            keeping = {"checkpoint": making.checkpoint(self.name), "resume": making.resume}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # k-hat is in everything that a run shows and writes
             tree = posterior(
@@ -123,7 +122,7 @@ class PosteriorStage:
                 sample_weight=rows.sample_weight,
                 groups=settings.groups,
                 feature_names=rows.feature_names,
-                progress=progress,
+                progress=making.watch.draws,
                 **keeping,
                 **settings.options,
             )
@@ -133,7 +132,7 @@ class PosteriorStage:
         return Drawn(tree, fitted.gmm, diagnostics, settings.thresholds, _summary(tree, diagnostics), names)
 
 
-def _summary(tree: xarray.DataTree, diagnostics: Diagnostics) -> dict[str, Any]:
+def _summary(tree: xarray.DataTree, diagnostics: Diagnostics) -> Facts:
     facts = {name: _plain(value) for name, value in facts_of(tree).items() if name not in _CREATION}
     table = diagnostics.table.reset_index(names="quantity").to_dict(orient="records")
     return {
@@ -145,6 +144,6 @@ def _summary(tree: xarray.DataTree, diagnostics: Diagnostics) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     """JSON has no NaN and no infinity: None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
