@@ -23,10 +23,50 @@ def random_member(family, n_components=3, n_features=3, seed=0):
     rng = np.random.default_rng(seed)
     factors = rng.normal(size=(n_components, n_features, n_features))
     dense = factors @ factors.transpose(0, 2, 1) / n_features + 0.3 * np.eye(n_features)
-    with jax.enable_x64(True):
-        covariances = np.asarray(covariance.FAMILIES[family].from_dense(dense))
     weights = rng.dirichlet(np.full(n_components, 5.0))
-    return jg.GMM(weights, 2 * rng.normal(size=(n_components, n_features)), covariances, family)
+    return jg.GMM(weights, 2 * rng.normal(size=(n_components, n_features)), np.asarray(nearest(family, dense)), family)
+
+
+def kept(family, scatter):
+    """What a family keeps of the scatters (K, D, D) of its components: all of them, their diagonals or traces, or their sum."""
+    kind = covariance.FAMILIES[family]
+    if not kind.per_component:
+        return scatter.sum(0)
+    if kind.structure.dense:
+        return scatter
+    diagonal = scatter.diagonal(axis1=1, axis2=2)
+    return diagonal.sum(-1) if kind.structure.isotropic else diagonal
+
+
+def nearest(family, dense):
+    """Covariances of a family for components of one row each with these scatters (K, D, D): its own M-step's."""
+    kind, (k, d, _) = covariance.FAMILIES[family], dense.shape
+    with jax.enable_x64(True):
+        ones, current = np.ones(k), kind.from_dense(np.tile(np.eye(d), (k, 1, 1)))
+        return kind.refit(kept(family, dense), ones, current, d, ones > 0, None)
+
+
+def free_parameters(family, n_components, n_features):
+    """Of the covariances: the rank of how they move with what they are fitted to."""
+    rng, shape = np.random.default_rng(0), (n_components, n_features, n_features)
+    raw = rng.normal(size=shape) / 10 + np.eye(n_features)
+    moved = []
+    for direction in np.eye(raw.size):
+        there = raw + 1e-4 * direction.reshape(shape)
+        back = raw - 1e-4 * direction.reshape(shape)
+        ends = (np.ravel(nearest(family, end @ end.swapaxes(1, 2))) for end in (there, back))
+        moved.append(np.subtract(*ends))
+    return np.linalg.matrix_rank(np.array(moved), tol=1e-8)
+
+
+def random_prior(family, n_features=3, concentration=(1.5, 2.0, 4.0), seed=0):
+    """A prior with every number away from its default."""
+    rng = np.random.default_rng(seed)
+    factor = rng.normal(size=(n_features, n_features))
+    scale = np.asarray(nearest(family, (factor @ factor.T / n_features + 0.3 * np.eye(n_features))[None]))
+    scale = scale[0] if covariance.FAMILIES[family].per_component else scale
+    mean, degrees = rng.normal(size=n_features), n_features + 4.0
+    return jg.Prior(np.asarray(concentration), mean, 0.8, degrees, scale, family)
 
 
 @functools.cache
@@ -54,7 +94,8 @@ def draws_around(gmm, shape=(4, 50), sd=0.05, seed=0):
     rng = np.random.default_rng(seed)
     weights, means, covariances = (np.asarray(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
     noisy = weights * np.exp(sd * rng.normal(size=(*shape, *weights.shape)))
-    factors = np.exp(sd * rng.normal(size=(*shape, covariances.shape[0] if gmm.family != "tied" else 1)))
+    per_component = covariance.FAMILIES[gmm.family].per_component
+    factors = np.exp(sd * rng.normal(size=(*shape, covariances.shape[0] if per_component else 1)))
     factors = factors.reshape(factors.shape + (1,) * (covariances.ndim - 1))
     return jg.GMM.unchecked(
         noisy / noisy.sum(-1, keepdims=True),
@@ -83,7 +124,7 @@ def shuffled(gmm, seed=0):
         index = orders.reshape(orders.shape + (1,) * (values.ndim - 3))
         return np.take_along_axis(values, index, axis=2) if per_component else values
 
-    covariances = leaf(gmm.covariances, gmm.family != "tied")
+    covariances = leaf(gmm.covariances, covariance.FAMILIES[gmm.family].per_component)
     return jg.GMM.unchecked(leaf(gmm.weights), leaf(gmm.means), covariances, gmm.family), orders
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import FAMILIES, MCLUST_DATA, REFERENCE, load_x
+from helpers import FAMILIES, MCLUST_DATA, REFERENCE, free_parameters, load_x
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -100,7 +100,7 @@ def test_criteria_by_hand(family):
         ]
     )
     density, total = logsumexp(joint, axis=0), WEIGHT.sum()
-    p = {"full": 11, "tied": 8, "diag": 9, "spherical": 7}[family]
+    p = 1 + 4 + free_parameters(family, 2, 2)
     log_likelihood = WEIGHT @ density
     entropy = -2 * WEIGHT @ (joint.max(0) - density)
     assert row.n_parameters == p

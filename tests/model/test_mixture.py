@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import random_member
+from helpers import free_parameters, random_member
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -40,7 +40,7 @@ def test_densities(blobs, family):
 
 def test_criteria(blobs, row_counts, family):
     gmm = random_member(family)
-    p = {"full": 2 + 9 + 18, "tied": 2 + 9 + 6, "diag": 2 + 9 + 9, "spherical": 2 + 9 + 3}[family]
+    p = 2 + 9 + free_parameters(family, 3, 3)
     joint = scipy_joint(gmm, blobs)
     for weight in (None, row_counts):
         w = np.ones(len(blobs)) if weight is None else weight

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import random_member
+from helpers import kept, nearest, random_member
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -12,14 +12,6 @@ import jaxgmm as jg
 from jaxgmm.covariance import FAMILIES
 
 ENGINES = ("moments", "whitened")
-
-
-def by_family(scatter, family):
-    """What a family keeps of the scatters (K, D, D) of its components."""
-    if family == "tied":
-        return scatter.sum(0)
-    diagonal = np.diagonal(scatter, axis1=1, axis2=2)
-    return {"full": scatter, "diag": diagonal, "spherical": diagonal.sum(1)}[family]
 
 
 def brute_force(gmm, x, weight):
@@ -43,7 +35,7 @@ def assert_same(a, b, rtol):
 @pytest.mark.parametrize("sd", [1e-100, 1.0])
 def test_rows_too_far_for_any_number(family, sd):
     """Where densities are 0 in float64 they are of no component more than its weight says; other rows don't suffer."""
-    cov = jg.covariance.FAMILIES[family].from_dense(np.tile(sd**2 * np.eye(2), (2, 1, 1)))
+    cov = nearest(family, np.tile(sd**2 * np.eye(2), (2, 1, 1)))
     gmm = jg.GMM([0.25, 0.75], [[0.0, 0.0], [3 * sd, 0.0]], np.asarray(cov), family)
     x = np.array([[0.0, sd], [3 * sd, sd], [1e300, 1e300]])
     near, both = jg.e_step(gmm, x[:2]), jg.e_step(gmm, x)
@@ -66,7 +58,7 @@ def test_definition(blobs, row_counts, family, engine):
     scatter = np.einsum("nk,nki,nkj->kij", r, shifted, shifted)
     np.testing.assert_allclose(statistics.counts, r.sum(0), rtol=1e-11)
     np.testing.assert_allclose(statistics.sums, np.einsum("nk,nkd->kd", r, shifted), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(statistics.scatter, by_family(scatter, family), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(statistics.scatter, kept(family, scatter), rtol=1e-10, atol=1e-10)
     assert float(statistics.log_likelihood) == pytest.approx(log_likelihood, rel=1e-12)
     assert float(statistics.total_weight) == row_counts.sum()
     assert float(statistics.counts.sum()) == pytest.approx(row_counts.sum(), rel=1e-13)
@@ -126,7 +118,7 @@ def test_padding_changes_nothing(blobs, family, engine, with_prior):
     gmm, n_extra = random_member(family), 2
     prior = jg.Prior.default(blobs, 3, family) if with_prior else None
     covariances = np.asarray(gmm.covariances)
-    if family != "tied":
+    if FAMILIES[family].per_component:
         covariances = np.concatenate([covariances, covariances[:n_extra]])
     padded = jg.GMM(
         np.concatenate([gmm.weights, np.zeros(n_extra)]),
@@ -167,25 +159,13 @@ def test_auto_engine_keeps_digits(family):
     labels = np.repeat([0, 1], 120)
     means = np.array([[-1e6, 0.0, 0.0], [1e6, 1.0, 0.0]])
     x = means[labels] + rng.normal(size=(240, 3))
-    covariances = {
-        "full": np.stack([np.eye(3)] * 2),
-        "tied": np.eye(3),
-        "diag": np.ones((2, 3)),
-        "spherical": np.ones(2),
-    }
-    gmm = jg.GMM([0.5, 0.5], means, covariances[family], family)
+    gmm = jg.GMM([0.5, 0.5], means, nearest(family, np.stack([np.eye(3)] * 2)), family)
     statistics = jg.e_step(gmm, x)
     _, log_likelihood = brute_force(gmm, x, np.ones(240))
     assert float(statistics.log_likelihood) == pytest.approx(log_likelihood, rel=1e-10)
     within = np.stack([np.cov(x[labels == k].T, bias=True) for k in (0, 1)])
-    expected = {
-        "full": within,
-        "tied": np.broadcast_to(within.mean(0), (2, 3, 3)),
-        "diag": np.stack([np.diag(np.diag(c)) for c in within]),
-        "spherical": np.stack([np.trace(c) / 3 * np.eye(3) for c in within]),
-    }[family]
     # The data themselves are rounded at 1e6 * 2e-16 = 2e-10.
-    np.testing.assert_allclose(jg.m_step(statistics, gmm).dense_covariances(), expected, atol=1e-8)
+    np.testing.assert_allclose(jg.m_step(statistics, gmm).covariances, nearest(family, within), atol=1e-8)
 
 
 def test_traces(blobs, row_counts, family):
@@ -247,10 +227,9 @@ def test_float32_keeps_its_distance(family):
     rng = np.random.default_rng(0)
     x = (1000 + 0.1 * rng.normal(size=(2000, 3))).astype(np.float32)
     centred = x.astype(float) - x.astype(float).mean(0)
-    covariances = {"full": np.eye(3)[None], "tied": np.eye(3), "diag": np.ones((1, 3)), "spherical": np.ones(1)}[family]
-    gmm = jg.GMM([1.0], x[:1].astype(float), 0.01 * covariances, family)
+    gmm = jg.GMM([1.0], x[:1].astype(float), np.asarray(nearest(family, 0.01 * np.eye(3)[None])), family)
     for _ in range(2):
         gmm = jg.m_step(jg.e_step(gmm, x), gmm)
     variances = np.diagonal(np.asarray(gmm.dense_covariances())[0])
     truth = (centred**2).mean(0)
-    np.testing.assert_allclose(variances, truth.mean() if family == "spherical" else truth, rtol=1e-4)
+    np.testing.assert_allclose(variances, truth.mean() if FAMILIES[family].structure.isotropic else truth, rtol=1e-4)
