@@ -18,7 +18,7 @@ from jaxgmm.comparing.comparison import Comparison, Row
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
-from jaxgmm.fitting.batch import Model, Settings, account, climb_models, model_key, pad
+from jaxgmm.fitting.batch import Model, Settings, account, climb_models, in_weight, model_key, pad, rows_per_weight
 from jaxgmm.fitting.fit import resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
@@ -156,6 +156,8 @@ class _Sweep:
     def fit(self, weight: Array, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
         """A fit for each K; the status instead where there is none."""
         family = self.settings.family
+        per_weight = rows_per_weight(self.prior, weight)
+        weight = weight if per_weight == 1 else weight * per_weight
         data = ArraySource(self.x, jax.device_put(weight))
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, self.dtype)
         source = ArraySource(self.x, weight)
@@ -172,7 +174,7 @@ class _Sweep:
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):
             try:
-                fits[i] = account(search, model, self.settings, source, self.out, data_id)
+                fits[i] = in_weight(account(search, model, self.settings, source, self.out, data_id), per_weight)
             except FitError:
                 fits[i] = Status(int(np.asarray(search.status)[0]))
         return fits, moments

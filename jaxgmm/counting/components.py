@@ -10,7 +10,7 @@ import xarray
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.priors.base import draw_parameters, predictive, statistics_of
+from jaxgmm.bayes.priors.base import draw_parameters, names_in_partitions, predictive, statistics_of
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
@@ -78,7 +78,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
     gamma = alpha / each("n_components") if facts_of(tree)["weights"] == "dynamic" else alpha
     if facts_of(tree)["weights"] == "dirichlet-process":
         gamma = np.zeros_like(alpha)
-    extra = {"rate": each("rate")} if isinstance(prior, RichardsonGreen) else {}
+    extra = {name: each(name) for name in names_in_partitions(prior)}
     key_draws, key_tree = jax.random.split(key)
     dtype = np.dtype(np.float64)
     with precision.scope(dtype):
@@ -97,7 +97,7 @@ def prior_of(tree: xarray.DataTree) -> Prior | RichardsonGreen:
     """The prior of components that a tree of `count_clusters` was made with."""
     facts, constants = facts_of(tree), group_of(tree, "constant_data")
     kind = RichardsonGreen if facts["prior"] == "RichardsonGreen" else Prior
-    fields = [name for name in kind.__dataclass_fields__ if name not in ("family", "concentration")]
+    fields = [name for name in kind.__dataclass_fields__ if f"prior_{name}" in constants and name != "concentration"]
     values = {name: on_host(constants[f"prior_{name}"].values) for name in fields} | {"concentration": on_host(np.ones(()))}
     return kind(**values, family=facts["family"])
 

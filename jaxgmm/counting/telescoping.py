@@ -14,7 +14,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.priors.base import draw_parameters, predictive, statistics_of
+from jaxgmm.bayes.priors.base import draw_parameters, predictive, start_in_partitions, statistics_of
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.moves import birth_death, few_rows, split_merge
 from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of_labels, log_blocks_of, log_densities
@@ -88,9 +88,8 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
     """A chain that starts from a partition, labels 0..K-1 with none left out: at what its blocks predict."""
     most = data.partition_prior.most
     blocks = blocks_of_labels(labels, most, data)
-    n_clusters, extra = (blocks.counts > 0).sum(), {}
-    if isinstance(data.prior, RichardsonGreen):
-        extra = {"rate": data.prior.shape * jnp.var(data.rows[:, 0]) / n_clusters**2}
+    n_clusters = (blocks.counts > 0).sum()
+    extra = start_in_partitions(data.prior, data.rows[:, : data.n_features], n_clusters)
     means, covariances = predictive(data.prior, blocks, extra)
     gmm = GMM.unchecked(blocks.counts / labels.size, means, covariances, data.prior.family)
     nothing = jnp.zeros((), data.rows.dtype)

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray
 from jaxtyping import Float
 
+from jaxgmm.bayes.priors.base import names_in_partitions
 from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
 from jaxgmm.bayes.trees.schema import encode_facts, facts_of, group_of, require
 from jaxgmm.counting.partition_prior import PartitionPrior
@@ -16,7 +17,7 @@ from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Facts
 
 _DRAW = ("chain", "draw")
-_OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy", "rate")
+_OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy")
 _COVERED = 0.9
 
 
@@ -143,7 +144,7 @@ def count_tree(
     facts: Facts,
 ) -> xarray.DataTree:
     """The tree of a run, from what its chains kept."""
-    posterior: dict[str, tuple[Any, Any]] = {name: (_DRAW, kept[name]) for name in _OF_DRAW if name in kept}
+    posterior: dict[str, tuple[Any, Any]] = {name: (_DRAW, kept[name]) for name in (*_OF_DRAW, *names_in_partitions(prior))}
     posterior["sorted_weights"] = ((*_DRAW, "rank"), kept["sorted_weights"])
     for name in ("n_clusters", "n_components"):
         posterior[name] = (_DRAW, np.asarray(kept[name], int))

@@ -63,6 +63,12 @@ class Family(abc.ABC):
         """Psi0 of the default prior, from the sample covariance (D, D), or its diagonal (D,) if `scale_shape` has one axis."""
 
     @abc.abstractmethod
+    def scale_power(self, degrees_of_freedom: Any, n_features: int, n_active: Any) -> Any:
+        """How often s is a factor of the prior density of `n_active` components' covariances if s multiplies Psi0: nu0 / 2 for
+        each degree of freedom of a block, as in `log_normaliser`.
+        """
+
+    @abc.abstractmethod
     def refit(
         self,
         scatter: Array,

@@ -34,6 +34,9 @@ class Diag(Family):
     def prior_scale(self, covariance, n_components):
         return covariance / n_components ** (2 / covariance.shape[0])
 
+    def scale_power(self, degrees_of_freedom, n_features, n_active):
+        return n_active * degrees_of_freedom * n_features / 2
+
     def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is None:
             return scatter / per_component(positive(counts), scatter)

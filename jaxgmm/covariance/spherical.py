@@ -32,6 +32,9 @@ class Spherical(Family):
     def prior_scale(self, covariance, n_components):
         return np.mean(covariance) / n_components ** (2 / covariance.shape[0])
 
+    def scale_power(self, degrees_of_freedom, n_features, n_active):
+        return n_active * degrees_of_freedom / 2
+
     def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is None:
             return scatter / (n_features * positive(counts))

@@ -1,6 +1,7 @@
 """Moments of the columns: what defaults and starts need to know of the rows."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +89,20 @@ def proper_covariance(total_weight: float, mean: np.ndarray, scatter: np.ndarray
     if np.linalg.eigvalsh(correlation)[0] < _COLLINEAR:
         correlation += _RIDGE * np.eye(sd.size)
     return correlation * np.outer(sd, sd)
+
+
+_ROWS_FOR_STEPS = 10_000
+
+
+def column_steps(x: Any, weight: Any) -> np.ndarray:
+    """The least difference between two values of each column, (D,): how finely they were written down; 0 for a column of one
+    value, whose resolution can't be seen. On the host, of the first rows of positive weight: in so many, values that were
+    rounded to a step that matters have shown it.
+    """
+    present = np.flatnonzero(np.asarray(weight) > 0)[:_ROWS_FOR_STEPS]
+    head = x if in_jit() else x[: present[-1] + 1]  # a slice of a constant would be traced
+    rows = np.sort(np.asarray(head)[present].astype(float), axis=0)
+    gaps = np.diff(rows, axis=0)
+    rounding = 4 * np.finfo(float).eps * np.abs(rows).max(0)
+    least = np.where(gaps > rounding, gaps, np.inf).min(0, initial=np.inf)
+    return np.where(np.isfinite(least), least, 0)

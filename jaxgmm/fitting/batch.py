@@ -8,7 +8,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxgmm.tools import precision
 from jaxgmm.tools.types import on_host
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
+_ROUNDED = 1e-3  # what sums of frequencies that were rounded may be off
 _VANISHED = 1e-3  # expected rows of a component, below which its weight is on its way to 0
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
@@ -200,6 +201,27 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
         fingerprint=data,
         expected_rows=expected_rows,
     )
+
+
+def rows_per_weight(prior: Any, weight: Any) -> float:
+    """How many rows a unit of weight is to a prior that is made of the rows, "default" or a change of it: 1, but where
+    weights add up to 1 they are frequencies, of as many rows as have some.
+    """
+    total, n_rows = float(np.asarray(weight, float).sum()), np.count_nonzero(weight)
+    return n_rows / total if total < 1 + _ROUNDED and (prior == "default" or callable(prior)) else 1.0
+
+
+def in_weight(fit: Fit, rows: float) -> Fit:
+    """A fit of so many rows to a unit of weight, its objective and log-likelihoods in nats of the weights as they are given."""
+    if rows == 1:
+        return fit
+
+    def scaled(record: Any) -> dict[str, Any]:
+        return {name: getattr(record, name) / rows for name in ("objective", "log_likelihood")}
+
+    traces = tuple(trace / rows for trace in fit.restarts.trace)
+    restarts = dataclasses.replace(fit.restarts, **scaled(fit.restarts), trace=traces, tolerance=fit.restarts.tolerance / rows)
+    return dataclasses.replace(fit, **scaled(fit), trace=fit.trace / rows, restarts=restarts)
 
 
 def in_rows(counts: np.ndarray, source: ArraySource) -> np.ndarray:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
-from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models
+from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models, in_weight, rows_per_weight
 from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
@@ -64,7 +64,8 @@ def fit(
         rtol: stop when a step changes the objective by less than `rtol` times the total weight (nats per row: the one measure
             of relative change that units of the data can't alter). 0 never stops before `max_steps`.
         max_steps: the most EM steps of a start.
-        sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+        sample_weight: (N,), non-negative; 2 is a row twice, 0 no row. Weights that add up to 1 are frequencies: the default
+            prior is one of as many rows as have some, and what is reported is in nats of the weights as given.
         fixed: parameters to keep at the values of a GMM given as `init`: of "weights", "means", "covariances". Exact.
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
@@ -103,12 +104,14 @@ def fit(
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
 
     settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step)
+    data_id, rows = fingerprint(source), rows_per_weight(prior, source.weight)
+    source = source if rows == 1 else ArraySource(source.x, source.weight * rows)
     with precision.scope(dtype):
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
-    fitted = account(search, model, settings, source, out, fingerprint(source))
+    fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
     if not fitted.converged:
         warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=2)
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words

@@ -15,7 +15,7 @@ from jaxgmm.data import as_source
 from jaxgmm.data.moments import column_moments, proper_covariance
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior
+from jaxgmm.model.prior import Prior, at_least_scale
 from jaxgmm.model.statistics import recentre
 from jaxgmm.model.steps import maximise
 from jaxgmm.tools import precision
@@ -179,10 +179,10 @@ def grouped_start(
     means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
     within = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
-    current = mixture_at(capacity, centre, family).covariances
+    current, own = mixture_at(capacity, centre, family).covariances, at_least_scale(prior)
 
     def pooled(scatter: Array) -> Array:
-        return kind.refit(kind.structure.share(scatter, floored), floored, current, n_features, active, prior)
+        return kind.refit(kind.structure.share(scatter, floored), floored, current, n_features, active, own)
 
     covariances = pooled(within)
     if prior is None:  # groups of one row each have no spread: they start from that of all rows
@@ -211,7 +211,7 @@ def assigned_start(
     template = mixture_at(n_components, centre, family)
     structure = get_family(family).structure
     statistics = assigned_statistics(structure, n_components, centre, x, weight.astype(centre.dtype), assigned)
-    return maximise(statistics, template, prior, jnp.ones(n_components, bool))
+    return maximise(statistics, template, at_least_scale(prior), jnp.ones(n_components, bool))
 
 
 def check_assigned(init: ArrayLike | Sequence[int], n_samples: int) -> tuple[np.ndarray, int]:

@@ -12,10 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance import get_family
-from jaxgmm.data.moments import proper_covariance
+from jaxgmm.data.moments import column_moments, column_steps, proper_covariance
+from jaxgmm.model import random_scale
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, floating, is_traced
 
@@ -31,6 +32,8 @@ class Prior:
 
     The Dirichlet keeps weights off zero (alpha > 1); the inverse-Wishart is what keeps covariances from going singular.
     "diag" has InverseGamma(nu0 / 2, Psi0_d / 2) for each variance, "spherical" InverseGamma(nu0 / 2, psi0 / 2).
+    With `least_scale`, how small covariances are is left to the data: a random number s, one for all components, multiplies
+    Psi0 and kappa0, log s uniform between log least_scale and 0, and is summed out of the density (`model.random_scale`).
 
     Args:
         concentration: alpha, () or (K,), at least 1 for a mode to exist.
@@ -39,6 +42,7 @@ class Prior:
         degrees_of_freedom: nu0 > D - 1 for "full" and "tied", > 0 otherwise, ().
         scale: Psi0, (D, D) for "full" and "tied", (D,) for "diag", () for "spherical"; squared units.
         family: covariance family.
+        least_scale: least value of s, in (0, 1]; None: s = 1, Psi0 and kappa0 are as given.
 
     Raises:
         TypeError: not real numbers.
@@ -57,18 +61,30 @@ class Prior:
     degrees_of_freedom: Float[Array, ""]
     scale: Float[Array, "..."]
     family: str = "full"
+    least_scale: Float[Array, ""] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", get_family(self.family).name)
-        for name in _FIELDS:
+        for name in self.fields:
             object.__setattr__(self, name, floating(getattr(self, name), name))
         _check_shapes(self)
-        if not is_traced([getattr(self, name) for name in _FIELDS]):
+        if not is_traced([getattr(self, name) for name in self.fields]):
             _check_values(self)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the numbers that it has."""
+        return _FIELDS if self.least_scale is None else (*_FIELDS, "least_scale")
 
     @classmethod
     def default(
-        cls, x: Float[ArrayLike, "N D"], n_components: int, family: str = "full", *, sample_weight: Any = None
+        cls,
+        x: Float[ArrayLike, "N D"],
+        n_components: int,
+        family: str = "full",
+        *,
+        sample_weight: Any = None,
+        random_scale: bool = False,
     ) -> "Prior":
         """The scale-aware default: units never matter (after Fraley & Raftery 2007, section 3.2).
 
@@ -77,17 +93,24 @@ class Prior:
         isotropic scale for both). A column that doesn't vary counts as having an sd of 0.1 % of its size; collinear
         columns get a ridge of 1e-6 of their variances.
 
+        That scale is the sample's: a component much narrower than it is smeared, and so is what stands beside an outlier. With
+        `random_scale` components may be as narrow as the data say: s in [least_scale, 1] is random (see the class), with
+        Psi0 = nu0 diag(column variances) / K^(2/D) and kappa0 = 0.1 nu0 / K^(2/D), so that means have about the sample's
+        spread whatever s is. The least s belongs to sds of the columns' steps, the resolution at which values were written
+        down; its floor is 1e-8, sds of a ten-thousandth of the columns'.
+
         Args:
             x: (N, D).
             n_components: K.
             family: covariance family.
             sample_weight: (N,), default 1.
+            random_scale: leave the covariances' common scale to the data.
 
         Raises:
-            ValueError, TypeError: as `jaxgmm.fit`.
+            ValueError, TypeError: as `jaxgmm.fit`; rows that JAX traces.
         """
-        from jaxgmm.data.moments import column_moments
-
+        if is_traced(x, sample_weight):
+            raise UserTypeError("Prior.default looks at rows on the host: call it before jit, vmap or grad, and pass it in.")
         x = check_rows(x, "x")
         n_components = check_count(n_components, "n_components")
         weight = check_weights(sample_weight, x.shape[0])
@@ -95,7 +118,10 @@ class Prior:
         dtype = precision.compute_dtype(x)
         with precision.scope(dtype):
             ones = np.ones(x.shape[0], dtype) if weight is None else weight
-            return cls.from_moments(*column_moments(x, ones, wants_matrix, dtype), n_components, family)
+            moments = column_moments(x, ones, wants_matrix and not random_scale, dtype)
+        if random_scale:
+            return cls._with_random_scale(*moments, n_components, family, column_steps(x, ones))
+        return cls.from_moments(*moments, n_components, family)
 
     @classmethod
     def from_moments(
@@ -121,6 +147,24 @@ class Prior:
             "mean_precision": np.float64(0.01),
             "degrees_of_freedom": np.float64(mean.shape[0] + 2),
             "scale": np.asarray(kind.prior_scale(covariance, n_components)),
+        }
+        return cls(**values, family=kind.name)
+
+    @classmethod
+    def _with_random_scale(
+        cls, total_weight: float, mean: np.ndarray, scatter: np.ndarray, n_components: int, family: str, steps: np.ndarray
+    ) -> "Prior":
+        kind, n_features = get_family(family), mean.shape[0]
+        variances = proper_covariance(total_weight, mean, scatter)
+        dense = np.diag(variances) if kind.structure.dense else variances
+        share, degrees = n_components ** (2 / n_features), n_features + 2
+        values: dict[str, Any] = {
+            "concentration": np.float64(1),
+            "mean": np.asarray(mean, float),
+            "mean_precision": np.float64(_MEAN_PRECISION * degrees / share),
+            "degrees_of_freedom": np.float64(degrees),
+            "scale": np.asarray(kind.prior_scale(dense, n_components) * degrees),
+            "least_scale": np.float64(np.clip((steps**2 / variances).min() * share, _LEAST_SCALE, 1)),
         }
         return cls(**values, family=kind.name)
 
@@ -155,6 +199,8 @@ class Prior:
 
 
 _FIELDS = ("concentration", "mean", "mean_precision", "degrees_of_freedom", "scale")
+_MEAN_PRECISION = 0.1  # of the means, in inverse variances of the columns: kappa0 / Psi0 where the scale is random
+_LEAST_SCALE = 1e-8
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -167,6 +213,44 @@ def _log_prob(prior, gmm, dtype, out):
 
 def log_kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> Float[Array, ""]:
     """`Prior.log_prob` of the active components up to `log_normaliser`, for a mixture that is factored already."""
+    if prior.least_scale is None:
+        return _kernel(prior, gmm, factor, active)
+    without, terms = _apart(prior, gmm, factor, active)
+    return without + random_scale.log_factor(prior, terms)
+
+
+def scale_terms(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> random_scale.Terms:
+    """What the active components say of a random scale."""
+    return _apart(prior, gmm, factor, active)[1]
+
+
+def _apart(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> tuple[Array, random_scale.Terms]:
+    """What of the kernel doesn't depend on s, and the terms of s: but for s^power, of the normaliser, it is linear in s."""
+    without, once = (_kernel(random_scale.given(prior, s), gmm, factor, active) for s in (0, 1))
+    return without, random_scale.Terms(scale_power(prior, active.sum()), without - once)
+
+
+def scale_power(prior: Prior, n_active: Any) -> Any:
+    """How often a random scale is a factor of the density of so many components."""
+    n_features = prior.mean.shape[-1]
+    covariances = get_family(prior.family).scale_power(prior.degrees_of_freedom, n_features, n_active)
+    return covariances + n_active * n_features / 2
+
+
+def given_mixture(prior: Prior, gmm: GMM, active: Bool[Array, " K"]) -> Prior:
+    """The prior given E[s | mixture], for an M-step: raising what it expects raises the density with s summed out."""
+    if prior.least_scale is None:
+        return prior
+    factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+    return random_scale.given(prior, random_scale.expected(prior, scale_terms(prior, gmm, factor, active)))
+
+
+def at_least_scale(prior: Prior | None) -> Prior | None:
+    """The prior given the least s: where there is no mixture yet to say what s is."""
+    return prior if prior is None or prior.least_scale is None else random_scale.given(prior, prior.least_scale)
+
+
+def _kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> Float[Array, ""]:
     family, n_features = get_family(gmm.family), gmm.n_features
     weights = jnp.where(active, xlogy(prior.concentration - 1, gmm.weights), 0).sum()
     norm = family.structure.coefficients(gmm.means - prior.mean, factor)[2]
@@ -192,7 +276,7 @@ def _check_shapes(prior: Prior) -> None:
         raise UserError(f"mean has shape {mean.shape}; one number for each feature is needed, (D,).")
     if prior.concentration.ndim > 1:
         raise UserError(f"concentration has shape {prior.concentration.shape}; () or (K,) is needed.")
-    for name in ("mean_precision", "degrees_of_freedom"):
+    for name in ("mean_precision", "degrees_of_freedom", *prior.fields[len(_FIELDS) :]):
         if getattr(prior, name).ndim:
             raise UserError(f"{name} must be one number, got shape {getattr(prior, name).shape}.")
     wanted = get_family(prior.family).scale_shape(mean.size)
@@ -201,7 +285,7 @@ def _check_shapes(prior: Prior) -> None:
 
 
 def _check_values(prior: Prior) -> None:
-    values = {name: np.asarray(getattr(prior, name)) for name in _FIELDS}
+    values = {name: np.asarray(getattr(prior, name)) for name in prior.fields}
     for name, value in values.items():
         if not np.isfinite(value).all():
             raise UserError(f"{name} must be finite, got {value.tolist()}.")
@@ -210,6 +294,8 @@ def _check_values(prior: Prior) -> None:
         raise UserError(f"concentration must be positive, got {values['concentration'].tolist()}: 1 is uniform.")
     if values["mean_precision"] <= 0:
         raise UserError(f"mean_precision must be positive, got {values['mean_precision']}: 0.01 is a weak choice.")
+    if not 0 < values.get("least_scale", 1) <= 1:
+        raise UserError(f"least_scale must lie above 0 and at most at 1, got {values['least_scale']}: 1e-8, or None.")
     least = n_features - 1 if scale.ndim == 2 else 0
     if values["degrees_of_freedom"] <= least:
         raise UserError(

@@ -16,7 +16,7 @@ from jaxgmm.covariance.base import per_component
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
 from jaxgmm.model.mixture import GMM, PARAMETERS
-from jaxgmm.model.prior import Prior
+from jaxgmm.model.prior import Prior, given_mixture
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools import precision
 from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, unknown
@@ -84,7 +84,7 @@ def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixe
     With a prior, the joint mode of (means, covariances) of a normal-inverse-Wishart posterior,
     mu_k = (kappa0 m0 + sum r x) / (kappa0 + N_k), Sigma_k = (Psi0 + S_k + kappa0 (mu_k - m0)(mu_k - m0)') / (nu0 + N_k + D + 2)
     for full covariances (Fraley & Raftery 2007, with the mode where they take theirs), and
-    pi_k = (N_k + alpha_k - 1) / (N + sum_j (alpha_j - 1)).
+    pi_k = (N_k + alpha_k - 1) / (N + sum_j (alpha_j - 1)). A random scale s is E[s | gmm].
 
     Args:
         statistics: from `e_step`.
@@ -125,6 +125,7 @@ def maximise(
     family = get_family(gmm.family)
     structure, n_features = family.structure, gmm.n_features
     counts, sums, centre = statistics.counts, statistics.sums, statistics.centre
+    prior = None if prior is None else given_mixture(prior, gmm, active)
     strength = jnp.zeros((), counts.dtype) if prior is None else prior.mean_precision
     total = counts + strength
 

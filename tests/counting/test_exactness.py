@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
+import scipy.interpolate
 import scipy.special
 import scipy.stats
 from scipy.special import gammaln, logsumexp
@@ -139,6 +140,37 @@ def check_enumeration(kind, family, d, most, kernel, schedule, seed):
     states = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(jax.random.key(seed), 64), labels, data)
     clusters = run_chains(kernel, states, data, schedule)["n_clusters"]
     check_bins(clusters, exact[: most + 1])
+
+
+@pytest.mark.parametrize(("kind", "family"), [("dynamic", "full"), ("static", "spherical"), ("dirichlet-process", "diag")])
+def test_exact_enumeration_with_a_random_scale(kind, family):
+    """The number of clusters and the scale, one for all of them: summed over its grid for each of the 255 possible blocks."""
+    fixed, x = component_prior(family), small_rows() * [1, 0.3]
+    prior, most = dataclasses.replace(fixed, least_scale=1e-3), 20 if kind == "dirichlet-process" else MOST
+    log_s = np.linspace(np.log(1e-3), 0, 512)
+    given = [
+        dataclasses.replace(fixed, scale=fixed.scale * s, mean_precision=fixed.mean_precision * s) for s in np.exp(log_s)[::8]
+    ]
+
+    def log_block(rows):  # smooth in log s: every eighth value, and a cubic through them
+        return scipy.interpolate.CubicSpline(log_s[::8], [log_block_evidence(rows, own) for own in given])(log_s)
+
+    blocks = {mask: log_block(x[[i for i in range(N) if mask >> i & 1]]) for mask in range(1, 2**N)}
+    exact = np.full((N + 1, 512), -np.inf)
+    for labels in partitions(N):
+        t = labels.max() + 1
+        of_rows = sum(blocks[int((1 << np.flatnonzero(labels == k)).sum())] for k in range(t))
+        exact[t] = np.logaddexp(exact[t], log_partition(labels, kind, 0.8, most) + of_rows)
+    exact = np.exp(exact[: most + 1] - logsumexp(exact[: most + 1]))
+    data = make_data(x, prior, partition_prior(kind, most=most))
+    labels = jnp.stack([jnp.arange(N) * (k % N + 1) // N % most for k in range(64)])
+    states = jax.vmap(start, in_axes=(0, 0, None))(jax.random.split(jax.random.key(2), 64), labels, data)
+    kept = run_chains(Telescoping(2), states, data, Schedule(100, 1500))
+    check_bins(kept["n_clusters"], exact.sum(1))
+    for drawn, values in ((np.log(kept["relative_scale"]), log_s), (kept["relative_scale"], np.exp(log_s))):
+        ess = float(az.ess(drawn))
+        assert ess > 2000
+        assert abs(drawn.mean() - exact.sum(0) @ values) < 3 * drawn.std() / np.sqrt(ess)
 
 
 def check_bins(clusters, exact):

@@ -16,14 +16,16 @@ class PriorTable(StrictTable):
     Attributes:
         kind: "default", the scale-aware conjugate prior of `jaxgmm.Prior.default`, or "none", maximum likelihood.
         concentration: of the Dirichlet prior of the weights, at least 1 for a fit, instead of the default's.
-        mean_precision: how many rows the prior mean counts for, instead of the default's.
+        mean_precision: how many rows the prior mean counts for, where the random scale is 1, instead of the default's.
         degrees_of_freedom: of the inverse-Wishart prior of the covariances, instead of the default's; its scale stays.
+        least_scale: the least of the random scale that covariances have in common; 1 holds it fixed.
     """
 
     kind: Literal["default", "none"] = "default"
     concentration: Positive | None = None
     mean_precision: Positive | None = None
     degrees_of_freedom: Positive | None = None
+    least_scale: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @property
     def overrides(self) -> dict[str, float]:

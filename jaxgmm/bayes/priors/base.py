@@ -63,6 +63,27 @@ def names_of_extra(prior: Any) -> tuple[str, ...]:
 
 
 @functools.singledispatch
+def draw_summed_out(prior: Any, key: Array, gmm: GMM, factor: Factor) -> dict[str, Array]:
+    """A draw, given a mixture, of what a prior's density has summed out, by name: nothing, for most."""
+    return {}
+
+
+# A chain over partitions integrates the parameters out, and keeps what it can't integrate out with them.
+
+
+@functools.singledispatch
+def names_in_partitions(prior: Any) -> tuple[str, ...]:
+    """Names of the further parameters that a chain over partitions keeps: of these, `extra` has values below."""
+    return names_of_extra(prior)
+
+
+@functools.singledispatch
+def start_in_partitions(prior: Any, rows: Float[Array, "N D"], n_clusters: Any) -> dict[str, Array]:
+    """Values of these to start from, given the rows, about their mean, and how many clusters they are in."""
+    return {}
+
+
+@functools.singledispatch
 def draw_parameters(
     prior: Any, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]
 ) -> tuple[GMM, Factor, dict[str, Array]]:
@@ -73,7 +94,7 @@ def draw_parameters(
         key: a PRNG key.
         statistics: of the rows, about any centres. A component without rows draws from the prior.
         gmm: the current mixture: gives the family, and what a prior that is only conditionally conjugate conditions on.
-        extra: the prior's further parameters.
+        extra: the prior's further parameters; those `names_in_partitions`, where the rows' blocks are a chain's own.
 
     Returns:
         The mixture, its covariances taken apart, and the further parameters.

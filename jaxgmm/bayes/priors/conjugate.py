@@ -1,5 +1,6 @@
 """The conjugate `Prior`: its densities, and what it becomes given the statistics of allocated rows."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -13,18 +14,24 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.priors.base import (
     Blocks,
     draw_parameters,
+    draw_summed_out,
     host_gammaln,
     log_evidence,
     log_prior_constant,
     log_prior_kernel,
+    names_in_partitions,
     predictive,
     sample_mixture,
+    start_in_partitions,
     statistics_of,
 )
+from jaxgmm.bayes.priors.scaled import ScaledCovariances, ScaledMeans
 from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance.base import per_component
 from jaxgmm.covariance.structure import Structure
+from jaxgmm.model import random_scale
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior, log_kernel, log_normaliser
+from jaxgmm.model.prior import Prior, log_kernel, log_normaliser, scale_terms
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools.special import log_gamma
 from jaxgmm.tools.variates import dirichlet_weights, log_gammas, positive_exp
@@ -32,9 +39,52 @@ from jaxgmm.tools.variates import dirichlet_weights, log_gammas, positive_exp
 FAMILIES = ("full", "diag", "spherical")  # whose components have parameters of their own: blocks are independent
 
 
+SCALE = "relative_scale"  # s, the random scale, in trees
+
+
 @draw_parameters.register
 def _draw_conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
-    return *draw_conjugate(key, posterior_given(prior, statistics, gmm.family), gmm.family), {}
+    if prior.least_scale is None:
+        return *draw_conjugate(key, posterior_given(prior, statistics, gmm.family), gmm.family), {}
+    key_scale, key = jax.random.split(key)
+    if SCALE not in extra:  # the chain is one of mixtures: s given the mixture, then the next mixture given s
+        factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
+        own = at(prior, draw_summed_out(prior, key_scale, gmm, factor))
+        return *draw_conjugate(key, posterior_given(own, statistics, gmm.family), gmm.family), {}
+    new, factor = draw_conjugate(key, posterior_given(at(prior, extra), statistics, gmm.family), gmm.family)
+    # Components without rows say nothing of s: they are summed out here; given the new s their covariances are in proportion.
+    filled = statistics.counts > 0
+    uniform = jax.random.uniform(key_scale, (), new.means.dtype)
+    scale = random_scale.draw(prior, scale_terms(prior, new, factor, filled), uniform)
+    ratio = jnp.where(filled, 1, scale / extra[SCALE])
+    new = dataclasses.replace(new, covariances=new.covariances * per_component(ratio, new.covariances))
+    return new, get_family(new.family).factor(new.covariances, new.n_features), {SCALE: scale}
+
+
+def at(prior: Prior, extra: dict[str, Array]) -> Prior:
+    """The prior given its random scale, if it has one."""
+    return random_scale.given(prior, extra[SCALE]) if SCALE in extra else prior
+
+
+@draw_summed_out.register
+def _draw_scale(prior: Prior, key: Array, gmm: GMM, factor: Factor) -> dict[str, Array]:
+    if prior.least_scale is None:
+        return {}
+    terms = scale_terms(prior, gmm, factor, jnp.ones(gmm.n_components, bool))
+    return {SCALE: random_scale.draw(prior, terms, jax.random.uniform(key, (), gmm.means.dtype))}
+
+
+@names_in_partitions.register
+def _scale_name(prior: Prior) -> tuple[str, ...]:
+    return () if prior.least_scale is None else (SCALE,)
+
+
+@start_in_partitions.register
+def _shared_volume(prior: Prior, rows: Float[Array, "N D"], n_clusters: Any) -> dict[str, Array]:
+    """As for so many components that share the sample's volume."""
+    if prior.least_scale is None:
+        return {}
+    return {SCALE: jnp.maximum(jnp.asarray(n_clusters, rows.dtype) ** (-2 / rows.shape[1]), prior.least_scale)}
 
 
 class Conjugate(NamedTuple):
@@ -100,6 +150,10 @@ def _sample_conjugate(prior: Prior, n_components: int) -> GMM:
     family, n_features = get_family(prior.family), prior.mean.shape[-1]
     concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
     weights = numpyro.sample("weights", dist.Dirichlet(concentration))
+    if prior.least_scale is not None:
+        covariances = numpyro.sample("covariances", ScaledCovariances(prior, n_components))
+        means = numpyro.sample("means", ScaledMeans(prior, covariances, n_components))
+        return GMM.unchecked(weights, means, covariances, prior.family)
     covariances = numpyro.sample("covariances", family.prior_distribution(prior, n_components))
     scale = family.factor(covariances, n_features).scale / jnp.sqrt(prior.mean_precision)
     mean = jnp.asarray(prior.mean)
@@ -124,6 +178,7 @@ def _conjugate_constant(prior: Prior, n_components: int, xp: Any = np, gammaln: 
 @log_evidence.register
 def _closed(prior: Prior, blocks: Blocks, variance: Array, extra: dict[str, Array]) -> Float[Array, " K"]:
     structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
+    prior = at(prior, extra)
     posterior = posterior_given(prior, statistics_of(blocks), prior.family)
     nu0, nu = prior.degrees_of_freedom, posterior.degrees_of_freedom
     constant = -blocks.counts * n_features / 2 * math.log(math.pi)
@@ -136,7 +191,7 @@ def _closed(prior: Prior, blocks: Blocks, variance: Array, extra: dict[str, Arra
 
 @predictive.register
 def _conjugate_predictive(prior: Prior, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
-    posterior = posterior_given(prior, statistics_of(blocks), prior.family)
+    posterior = posterior_given(at(prior, extra), statistics_of(blocks), prior.family)
     structure, n_features = get_family(prior.family).structure, blocks.sums.shape[-1]
     degrees = posterior.degrees_of_freedom - (structure.block_size(n_features) - 1)
     widened = (1 + 1 / posterior.mean_precision) / degrees

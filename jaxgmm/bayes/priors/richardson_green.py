@@ -24,6 +24,7 @@ from jaxgmm.bayes.priors.base import (
     names_of_extra,
     predictive,
     sample_mixture,
+    start_in_partitions,
     start_of_extra,
 )
 from jaxgmm.covariance import Factor, get_family
@@ -225,6 +226,11 @@ def _mean_rate(prior: RichardsonGreen, gmm: GMM) -> dict[str, Array]:
     variances = jnp.asarray(gmm.covariances).reshape(-1)
     shape = prior.rate_shape + gmm.n_components * prior.shape
     return {"rate": shape / (prior.rate_rate + (1 / variances).sum())}
+
+
+@start_in_partitions.register
+def _rate_of_blocks(prior: RichardsonGreen, rows: Float[Array, "N D"], n_clusters: Any) -> dict[str, Array]:
+    return {"rate": prior.shape * jnp.var(rows[:, 0]) / n_clusters**2}
 
 
 @names_of_extra.register

@@ -21,6 +21,7 @@ from jaxgmm.bayes.trees.per_draw import (
     log_density_of_rows,
     log_prior_of_draws,
     replicate,
+    summed_out_of_draws,
 )
 from jaxgmm.bayes.trees.schema import (
     GROUPS,
@@ -127,6 +128,8 @@ def _groups(
 
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
     values |= {name: per_draw(value) for name, value in label_invariant(gmm, x, w, key_labels).items()}
+    hidden = summed_out_of_draws(gmm, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
+    values |= {name: per_draw(value) for name, value in hidden.items()}
     posterior_dims = dims | {"sorted_weights": ("rank",)}
     made = {
         "posterior": dataset_of({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
@@ -161,7 +164,7 @@ def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mappi
 def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
     """A prior's fields, and the rows' weights, as variables of constant_data: (dimensions, values)."""
     dims = {"concentration": ("component_id",), "mean": ("feature",), "scale": ("feature", "feature_bis")}
-    fields = {name: np.asarray(value) for name, value in vars(prior).items() if name != "family"}
+    fields = {name: np.asarray(value) for name, value in vars(prior).items() if name != "family" and value is not None}
     constants = {f"prior_{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
     return constants | ({} if weight is None else {"sample_weight": (("obs_id",), weight)})
 

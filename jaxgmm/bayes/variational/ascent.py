@@ -11,16 +11,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.bayes.priors.conjugate import Conjugate, posterior_given
-from jaxgmm.bayes.variational.expectations import Expected, expect
+from jaxgmm.bayes.variational.expectations import Expected, expect, scale_terms
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.loop import Proposal, Rules, Search
+from jaxgmm.model import random_scale
 from jaxgmm.model.engines import batched_e_step, expand_whole
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior
+from jaxgmm.model.prior import Prior, scale_power
+from jaxgmm.model.random_scale import Terms
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.types import on_host
 
@@ -32,8 +34,20 @@ class Own(NamedTuple):
     active: Bool[Array, "R K"]
 
 
+class Point(NamedTuple):
+    """What q is made of.
+
+    Attributes:
+        statistics: those of the E-step before: q(weights, means, covariances) is the posterior given them and E[s].
+        rate: of q(s), s^power exp(-rate s), if the prior's scale is random; () or (R,).
+    """
+
+    statistics: Statistics
+    rate: Float[Array, "..."]
+
+
 class Ascent(NamedTuple):
-    """A `Step` whose points are the statistics that q is the posterior given: those of the E-step before.
+    """A `Step` whose points are what q is made of.
 
     Attributes:
         family: of covariances.
@@ -48,26 +62,27 @@ class Ascent(NamedTuple):
         """By the gain of an update."""
         return "relative"
 
-    def begin(self, starts: Statistics) -> tuple[Statistics, None]:
+    def begin(self, starts: Point) -> tuple[Statistics, None]:
         """The statistics of the starts' allocations."""
-        return starts, None
+        return starts.statistics, None
 
     def expand(self, search: Search, x: Array, rules: Rules) -> Array | None:
         """The expanded rows, where they fit in one block."""
         return expand_whole(get_family(self.family).structure, search.statistics.sums.shape, x, rules.shared)
 
     def propose(self, search: Search, rules: Rules) -> Proposal:
-        """Q given what its predecessor expected of the allocations."""
-        return Proposal(search.statistics)
+        """Q given what its predecessor expected of the allocations, and q(s) given its predecessor."""
+        rates = jax.vmap(lambda point, prior, active: rate_given(prior, point, self, active))(search.point, *rules.own)
+        return Proposal(Point(search.statistics, rates))
 
-    def ready(self, point: Statistics, rules: Rules) -> tuple[Expected, Bool[Array, " R"]]:
+    def ready(self, point: Point, rules: Rules) -> tuple[Expected, Bool[Array, " R"]]:
         """Expectations under q."""
 
-        def of_start(statistics: Statistics, prior: Prior, active: Array) -> Expected:
-            q = posterior_of(prior, statistics, self, active)
+        def of_start(point: Point, prior: Prior, active: Array) -> Expected:
+            q = posterior_of(prior, point, self, active)
             return expect(q, prior, WEIGHT_PRIORS[self.weights], self.family, active)
 
-        return jax.vmap(of_start)(point, *rules.own), jnp.zeros(point.counts.shape[0], bool)
+        return jax.vmap(of_start)(point, *rules.own), jnp.zeros(point.rate.shape, bool)
 
     def sums(
         self, ready: Expected, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Any
@@ -83,11 +98,29 @@ class Ascent(NamedTuple):
         """Nothing."""
 
 
-def posterior_of(prior: Prior, statistics: Statistics, step: Ascent, active: Bool[Array, " K"]) -> Conjugate:
-    """q(weights, means, covariances) given the statistics of q(allocations); components that aren't active are padding."""
-    q = posterior_given(prior, statistics, step.family)
-    concentration = WEIGHT_PRIORS[step.weights].posterior(prior.concentration, statistics.counts, active)
+def posterior_of(prior: Prior, point: Point, step: Ascent, active: Bool[Array, " K"]) -> Conjugate:
+    """q(weights, means, covariances) given the rest of q; components that aren't active are padding."""
+    if prior.least_scale is not None:
+        prior = random_scale.given(prior, random_scale.expected(prior, Terms(scale_power(prior, active.sum()), point.rate)))
+    q = posterior_given(prior, point.statistics, step.family)
+    concentration = WEIGHT_PRIORS[step.weights].posterior(prior.concentration, point.statistics.counts, active)
     return q._replace(concentration=concentration)
+
+
+def rate_given(prior: Prior, point: Point, step: Ascent, active: Bool[Array, " K"]) -> Float[Array, ""]:
+    """The rate of the q(s) that is best for q(weights, means, covariances) at a point."""
+    if prior.least_scale is None:
+        return point.rate
+    return scale_terms(posterior_of(prior, point, step, active), prior, step.family, active).rate
+
+
+def start_from(statistics: Statistics, own: Own) -> Point:
+    """Where R starts begin: q(s) at the least s, where covariances are what the rows say."""
+    rate = jnp.zeros(statistics.counts.shape[0], statistics.sums.dtype)
+    if own.prior.least_scale is not None:
+        power = jax.vmap(lambda prior, active: scale_power(prior, active.sum()))(*own)
+        rate = power / own.prior.least_scale
+    return Point(statistics, rate)
 
 
 def rules_of(

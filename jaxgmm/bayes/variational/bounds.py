@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgmm.bayes.variational.ascent import Ascent, rules_of, statistics_under
+from jaxgmm.bayes.variational.ascent import Ascent, rules_of, start_from, statistics_under
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import Moments
@@ -52,7 +52,7 @@ def bounds_from(
         part = slice(first, first + at_once)
         rules = rules_of(priors[part], counts[part], most, moments, rtol, step, dtype)
         gmms = jax.tree.map(lambda *leaves: np.stack(leaves), *[pad(fit.gmm, most, dtype) for fit in fits[part]])
-        start = statistics_under(gmms, data, step.family, rules.shared)
+        start = start_from(statistics_under(gmms, data, step.family, rules.shared), rules.own)
         search = climb(start, data, rules, max_steps, step)
         filled_counts = np.asarray(search.statistics.counts)
         ended = zip(priors[part], counts[part], filled_counts, search.objective, search.status, strict=True)

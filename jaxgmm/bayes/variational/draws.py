@@ -15,7 +15,7 @@ from jaxgmm.bayes.priors.conjugate import draw_conjugate
 from jaxgmm.bayes.target.approximation import judged
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE
-from jaxgmm.bayes.variational.ascent import Ascent, Own, posterior_of, statistics_under
+from jaxgmm.bayes.variational.ascent import Ascent, Own, posterior_of, start_from, statistics_under
 from jaxgmm.bayes.variational.expectations import log_density
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
@@ -67,7 +67,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
     one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))
     active = jnp.ones((1, gmm.n_components), bool)
     rules = Rules(Own(one_start[1], active), weight @ x / total, total, jnp.asarray(rtol, x.dtype))
-    start = statistics_under(one_start[0], data, gmm.family, rules.shared)
+    start = start_from(statistics_under(one_start[0], data, gmm.family, rules.shared), rules.own)
     search = climb(start, data, rules, max_steps, step)
     ended = restarts_of([search], rtol * float(total), of_bounds=True)
     status = ended.status[0]
@@ -93,7 +93,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
 def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, step: Ascent) -> Any:
     """Mixtures, and their log densities with respect to the parameters themselves."""
     family = get_family(step.family)
-    n_components, n_features = made_of.sums.shape
+    n_components, n_features = made_of.statistics.sums.shape
     active = jnp.ones(n_components, bool)
     q = posterior_of(prior, made_of, step, active)
     block_size = max(1, NUMBERS_AT_ONCE // (n_components * n_features))

@@ -16,9 +16,22 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.weight_priors import WeightPrior
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.base import per_component
+from jaxgmm.model import random_scale
 from jaxgmm.model.density import WITHOUT_ROWS, Components
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior
+from jaxgmm.model.prior import Prior, scale_power
+
+
+def scale_terms(q: Conjugate, prior: Prior, family: str, active: Bool[Array, " K"]) -> random_scale.Terms:
+    """What q's components say of a random scale: rate is its expectation."""
+    kind = get_family(family)
+    structure, n_features = kind.structure, q.mean.shape[1]
+    _, factor = plug_in(q, jnp.ones(len(q.mean), q.mean.dtype), family)
+    traces = structure.block_traces(factor, prior.scale).sum(-1)
+    norms = n_features / q.mean_precision + structure.coefficients(q.mean - prior.mean, factor)[2]
+    of_covariances = jnp.where(active, traces, 0).sum() if kind.per_component else traces.sum()
+    rate = of_covariances + prior.mean_precision * jnp.where(active, norms, 0).sum()
+    return random_scale.Terms(scale_power(prior, active.sum()), rate / 2)
 
 
 class Expected(NamedTuple):
@@ -47,7 +60,7 @@ def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str, active
     With h_j = (nu - j) / 2, an inverse-Wishart block of size p diverges from its prior by nu0/2 log(|Psi| / |Psi0|)
     + sum_j [(nu - nu0)/2 digamma(h_j) - log Gamma(h_j) + log Gamma(h0_j)] - nu/2 (p - tr(Psi0 Psi^-1)), a mean by
     D/2 (kappa0 / kappa - 1 - log(kappa0 / kappa)) + kappa0/2 nu (m - m0)' Psi^-1 (m - m0). Components that aren't active are
-    padding: no row is theirs, so that q has their prior, and nothing to diverge.
+    padding: no row is theirs. A random scale has the q(s) that is best for the rest: it takes the place of s = 1.
     """
     structure, n_features = get_family(family).structure, q.mean.shape[1]
     active = jnp.ones(q.mean.shape[0], bool) if active is None else active
@@ -70,7 +83,14 @@ def expect(q: Conjugate, prior: Prior, weights: WeightPrior, family: str, active
     ratio = prior.mean_precision / q.mean_precision
     distance = structure.coefficients(q.mean - prior.mean, factor)[2]
     means = n_features * (ratio - 1 - jnp.log(ratio)) + prior.mean_precision * distance
+    inactive = ~active  # q has the prior given E[s], which needn't be the prior given s = 1
+    if get_family(family).per_component:
+        covariances = jnp.where(inactive[:, None], 0, covariances)
+    means = jnp.where(inactive, 0, means)
     divergence = covariances.sum() + means.sum() / 2 + weights.divergence(q.concentration, prior.concentration)
+    if prior.least_scale is not None:
+        terms = scale_terms(q, prior, family, active)
+        divergence -= terms.rate + random_scale.log_factor(prior, terms)
     # Expected log weights may be too small for the logarithms of floats.
     constant = weights.expected_log(q.concentration) - half_log_det - n_features / 2 * jnp.log(2 * jnp.pi)
     constant = jnp.where(active, constant, -jnp.inf)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.variational.ascent import Ascent, posterior_of, rules_of, statistics_under
+from jaxgmm.bayes.variational.ascent import Ascent, posterior_of, rules_of, start_from, statistics_under
 from jaxgmm.bayes.variational.result import VariationalFit
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
@@ -115,7 +115,7 @@ def fit_vb(
                 start = _seeded_start(uniforms[first : first + at_once], n_components, data, moments, rules, init, family)
             else:
                 start = _given_start(given, data, rules, most, family)
-            searches.append(climb(start, data, rules, max_steps, step))
+            searches.append(climb(start_from(start, rules.own), data, rules, max_steps, step))
         restarts = restarts_of(searches, rtol * moments[0], of_bounds=True)
         batch, index = divmod(restarts.best, at_once)
         best = searches[batch]

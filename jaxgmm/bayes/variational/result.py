@@ -13,11 +13,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.bayes.priors.conjugate import Conjugate
-from jaxgmm.bayes.variational.expectations import expect, log_predictive
+from jaxgmm.bayes.variational.expectations import expect, log_predictive, scale_terms
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.fitting.result import Restarts
 from jaxgmm.fitting.status import Status
+from jaxgmm.model import random_scale
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -170,7 +171,10 @@ def _log_prob(q, prior, x, weights, family, dtype, out):
 
 
 def _with_prior_component(q: Conjugate, prior: Prior, family: str) -> Conjugate:
-    """One component more, of which q knows only the prior."""
+    """One component more, of which q knows only the prior, given E[s] if its scale is random."""
+    if prior.least_scale is not None:
+        terms = scale_terms(q, prior, family, jnp.ones(len(q.mean), bool))
+        prior = random_scale.given(prior, random_scale.expected(prior, terms))
     nu, scale = q.degrees_of_freedom, q.scale
     if get_family(family).per_component:
         nu, scale = jnp.append(nu, prior.degrees_of_freedom), jnp.concatenate([scale, prior.scale[None]])
