@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from jaxgmm.app.config import DataTable
 from jaxgmm.app.tables import Table, read_table
@@ -19,6 +20,11 @@ class Rows:
     feature_names: tuple[str, ...]
     axis_labels: tuple[str, ...]
     sample_weight: np.ndarray | None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows with their columns' names: what is fitted to it keeps them."""
+        return pd.DataFrame(self.x, columns=pd.Index(self.feature_names), copy=False)
 
 
 def read_rows(data: DataTable) -> Rows:

@@ -24,7 +24,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import in_rows
-from jaxgmm.fitting.fit import check_mode_exists, fit, resolve_init, resolve_prior
+from jaxgmm.fitting.fit import check_mode_exists, fit, names_in, resolve_init, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.mixture import GMM
@@ -59,7 +59,7 @@ def fit_map(
     `RichardsonGreen`. BFGS works in whitened coordinates, so units don't matter.
 
     Args:
-        x: (N, D), finite, N >= 2.
+        x: (N, D), finite, N >= 2; an array or a frame.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, for the starts.
         family: "full", "tied", "diag" or "spherical", as in `fit`.
@@ -91,7 +91,7 @@ def fit_map(
     """
     host_only("fit_map", x, sample_weight, key)
     check_key(key)
-    source = as_source(x, sample_weight, min_rows=2)
+    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
     if prior is None:
         raise UserError("prior is None, maximum likelihood, which is what `fit` is for: 'default', a Prior or RichardsonGreen.")
     given, n_components, family = resolve_init(init, n_components, family, source)
@@ -248,7 +248,7 @@ def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, sour
             trace=tuple(replaced(old.trace, whole)),
         )
     return Fit(
-        gmm=precision.as_parameters(gmm, out),
+        gmm=precision.as_parameters(gmm, out).named(source.feature_names),
         status=status,
         objective=float(whole[-1]),
         log_likelihood=log_likelihood,

@@ -21,6 +21,7 @@ from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
 from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.fitting.fit import names_in
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -65,7 +66,7 @@ def posterior(
     may switch in all of them but "laplace", "svi" and "vb": see `relabel`.
 
     Args:
-        x: (N, D), the rows of the fit.
+        x: (N, D), the rows of the fit; a frame's columns are matched by name.
         fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM.
         method: "nuts", "gibbs", "svi", "laplace" or "vb".
         key: a PRNG key.
@@ -76,7 +77,7 @@ def posterior(
         sample_weight: (N,), as in the fit.
         groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
             "posterior_predictive".
-        feature_names: names of the columns; default x0, x1, ...
+        feature_names: names of the columns; default those of the fit or the frame, else x0, x1, ...
         progress: show a progress bar, or call this with (steps done, steps in all).
         checkpoint: directory where "nuts" and "gibbs" keep an unfinished run.
         resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
@@ -112,8 +113,9 @@ def posterior(
             raise unknown("group", group, GROUPS)
     row, draw = METHODS[method], METHODS[method].resolve()
     _check_options(method, options)
-    source = as_source(x, sample_weight, min_rows=2)
-    names = check_feature_names(feature_names, source.n_features)
+    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(fit))
+    names = source.feature_names if feature_names is None else feature_names
+    check_feature_names(names, source.n_features)
     gmm, target, fitted_to = _resolve(fit, prior, source, sample_weight)
     data = fingerprint(source)
     if fitted_to is not None and fitted_to != data:

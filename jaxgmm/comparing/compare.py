@@ -60,7 +60,7 @@ def compare(
     the prior: they are those of the likelihood at the fit, and with `prior=None` those of mclust with the sign changed.
 
     Args:
-        x: (N, D), finite, N >= 2.
+        x: (N, D), finite, N >= 2; an array, or a frame, whose column names the fits keep.
         families: of the covariances, by scikit-learn's names or mclust's.
         n_components: the K to fit, increasing: `range(1, 10)`.
         key: a PRNG key.
@@ -118,7 +118,7 @@ def compare(
     for family in names:
         with precision.scope(dtype):
             settings = Settings(family, init, n_init, float(rtol), max_steps)
-            sweep = _Sweep(jax.device_put(source.x), counts, prior, settings, dtype, out)
+            sweep = _Sweep(jax.device_put(source.x), source.feature_names, counts, prior, settings, dtype, out)
             rows += sweep.rows(source.weight, keys[family], folds, data_id, elbo)
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
@@ -132,9 +132,17 @@ class _Sweep:
     """The models of one family, for rows that are fitted with several weights: all of them, or all but a fold."""
 
     def __init__(
-        self, x: Array, counts: Sequence[int], prior: str | Change | None, settings: Settings, dtype: np.dtype, out: np.dtype
+        self,
+        x: Array,
+        names: tuple[str, ...] | None,
+        counts: Sequence[int],
+        prior: str | Change | None,
+        settings: Settings,
+        dtype: np.dtype,
+        out: np.dtype,
     ) -> None:
-        self.x, self.counts, self.prior, self.settings, self.dtype, self.out = x, counts, prior, settings, dtype, out
+        self.x, self.names, self.counts, self.prior, self.settings = x, names, counts, prior, settings
+        self.dtype, self.out = dtype, out
 
     def rows(self, weight: Array, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
         """The models and what the criteria are made of."""
@@ -160,7 +168,7 @@ class _Sweep:
         weight = weight if per_weight == 1 else weight * per_weight
         data = ArraySource(self.x, jax.device_put(weight))
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, self.dtype)
-        source = ArraySource(self.x, weight)
+        source = ArraySource(self.x, weight, self.names)
         n_rows = int((np.asarray(weight) > 0).sum())
         possible = [i for i, k in enumerate(self.counts) if self.prior is not None or k <= n_rows]
         models = {}

@@ -75,6 +75,11 @@ class Comparison:
         return [row.name for row in self.rows]
 
     @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The columns of the frame that was fitted."""
+        return next((fit.feature_names for fit in self.fits.values()), None)
+
+    @property
     def fits(self) -> dict[tuple[str, int], Fit]:
         """The fits by (family, K), where there is one; a collapsed fit is there too."""
         return {(row.family, row.n_components): row.fit for row in self.rows if row.fit is not None}

@@ -124,7 +124,7 @@ def merge_components(gmm: GMM, x: Float[ArrayLike, "N D"], *, sample_weight: Flo
     """
     host_only("merge_components", x, sample_weight, gmm)
     check_single(gmm.weights, "jg.merge_components(g, x)")
-    rows = check_rows(x, "x", n_features=gmm.n_features)
+    rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
     weight = check_weights(sample_weight, len(rows))
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):

@@ -87,7 +87,7 @@ def count_clusters(
         n_warmup: steps thrown away.
         thin: sweeps a step.
         n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
-        feature_names: names of the columns; default x0, x1, ...
+        feature_names: names of the columns; default those of a frame, else x0, x1, ...
         progress: show a progress bar, or call this with (steps done, steps in all).
         checkpoint: directory that keeps an unfinished run.
         resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
@@ -121,7 +121,8 @@ def count_clusters(
     if resume and checkpoint is None:
         raise UserError("resume=True needs checkpoint, the directory of the unfinished run.")
     source = as_source(x, None, min_rows=2)
-    names = check_feature_names(feature_names, source.n_features)
+    names = source.feature_names if feature_names is None else feature_names
+    check_feature_names(names, source.n_features)
     own = component_prior(prior, family, source.x)
     partition_prior = partition_prior_of(own, model, n_components, weights, alpha, max_components)
     name = n_components if isinstance(n_components, str) else "given"

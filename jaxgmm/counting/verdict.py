@@ -1,5 +1,6 @@
 """What `count_clusters` hands back: its tree, and the verdict on the number of clusters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from jaxgmm.bayes.priors.base import names_in_partitions
 from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
-from jaxgmm.bayes.trees.schema import encode_facts, facts_of, group_of, require
+from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Facts
@@ -138,12 +139,13 @@ def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 20
 def count_tree(
     kept: Facts,
     rows: Float[np.ndarray, "N D"],
-    names: tuple[str, ...],
+    feature_names: Sequence[str] | None,
     prior: Any,
     partition_prior: PartitionPrior,
     facts: Facts,
 ) -> xarray.DataTree:
     """The tree of a run, from what its chains kept."""
+    names = check_feature_names(feature_names, rows.shape[1])
     posterior: dict[str, tuple[Any, Any]] = {name: (_DRAW, kept[name]) for name in (*_OF_DRAW, *names_in_partitions(prior))}
     posterior["sorted_weights"] = ((*_DRAW, "rank"), kept["sorted_weights"])
     for name in ("n_clusters", "n_components"):
@@ -162,7 +164,14 @@ def count_tree(
             "constant_data": dataset_of(constants, counts | features),
         }
     )
-    facts = {"method": "telescoping", "family": prior.family, "prior": type(prior).__name__, **facts, **creation_facts()}
+    facts = {
+        "method": "telescoping",
+        "family": prior.family,
+        "prior": type(prior).__name__,
+        **facts,
+        **original_names(feature_names),
+        **creation_facts(),
+    }
     tree.attrs = encode_facts(facts)
     found = cluster_count(tree)
     made = tree["cluster_count"].to_dataset()

@@ -1,15 +1,16 @@
 """Where rows come from. EM asks a source for one thing only: the sum of a function over its rows."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.validation import check_rows, check_weights
 
 _ROWS_HASHED = 65536
@@ -42,7 +43,7 @@ class Source(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
+@pytree(labels=("feature_names",))
 @dataclass(frozen=True)
 class ArraySource:
     """Rows in memory: one piece. A pytree, so compiled loops take it as an argument.
@@ -50,10 +51,12 @@ class ArraySource:
     Attributes:
         x: (N, D).
         weight: (N,).
+        feature_names: D names, or None.
     """
 
     x: Float[Array, "N D"]
     weight: Float[Array, " N"]
+    feature_names: tuple[str, ...] | None = None
     traceable: ClassVar[bool] = True
 
     @property
@@ -71,13 +74,16 @@ class ArraySource:
         return f(self.x, self.weight)
 
 
-def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArraySource:
-    """An array and its weights, checked, as a source.
+def as_source(
+    x: Any, sample_weight: Any = None, *, min_rows: int = 1, feature_names: Sequence[str] | None = None
+) -> ArraySource:
+    """An array or frame and its weights, checked, as a source.
 
     Args:
         x: (N, D), finite.
         sample_weight: (N,), non-negative, default 1.
         min_rows: the fewest rows, and the fewest of positive weight, that make sense.
+        feature_names: the columns, where they are known: those of a frame are put in this order. Default: a frame's own.
 
     Raises:
         TypeError, ValueError: as `validation.check_rows` and `validation.check_weights`.
@@ -87,13 +93,14 @@ def as_source(x: Any, sample_weight: Any = None, *, min_rows: int = 1) -> ArrayS
         >>> as_source([[1.0], [2.0]]).reduce(lambda rows, weight: weight.sum())
         np.float64(2.0)
     """
-    rows = check_rows(x, "x", min_rows=min_rows)
+    names = frames.feature_names(x) if feature_names is None else tuple(feature_names)
+    rows = check_rows(x, "x", feature_names=names, min_rows=min_rows)
     weight: Any = check_weights(sample_weight, rows.shape[0])
     if weight is not None and (np.asarray(weight) > 0).sum() < min_rows:
         raise UserError(f"sample_weight is positive for fewer than {min_rows} rows; a covariance needs more.")
     if weight is None:
         weight = np.ones(rows.shape[0], rows.dtype)
-    return ArraySource(rows, weight)
+    return ArraySource(rows, weight, names)
 
 
 def fingerprint(source: ArraySource) -> str:

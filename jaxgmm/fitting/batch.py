@@ -189,8 +189,9 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
     if vanished.any() and "weights" not in settings.step.fixed:
         weights = np.where(vanished, WITHOUT_ROWS, weights / weights[~vanished].sum())
     leaves = weights, chosen.means[best, :n_components], covariances
+    gmm = GMM.unchecked(*leaves, family=chosen.family, feature_names=source.feature_names)
     return Fit(
-        gmm=precision.as_parameters(GMM.unchecked(*leaves, family=chosen.family), out),
+        gmm=precision.as_parameters(gmm, out),
         status=restarts.status[best],
         objective=float(restarts.objective[best]),
         log_likelihood=float(restarts.log_likelihood[best]),

@@ -54,7 +54,8 @@ def fit(
     likelihood has no maximum, and a start that falls into such a hole ends as `Status.collapsed`, at its last finite point.
 
     Args:
-        x: (N, D), finite, N >= 2; any float dtype, numpy or JAX.
+        x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, or a frame of pandas, polars, pyarrow or xarray,
+            whose column names the mixture keeps. With a GMM that has names as `init`, columns are put in its order.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.
         family: "full", "tied", "diag", "spherical", or mclust's names. With a GMM as `init`, its family is the default.
@@ -93,7 +94,7 @@ def fit(
     """
     host_only("fit", x, sample_weight, key, instead="; e_step and m_step work inside")
     check_key(key)
-    source = as_source(x, sample_weight, min_rows=2)
+    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
     given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init")
     if given is not None:
@@ -117,6 +118,11 @@ def fit(
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
         warnings.warn(f"{without_rows(fitted)} (fit.empty). Use fewer components.", FitWarning, stacklevel=2)
     return fitted
+
+
+def names_in(init: object) -> tuple[str, ...] | None:
+    """The features' names that a start knows: a GMM or a Fit."""
+    return init.feature_names if isinstance(init, GMM | Fit) else None
 
 
 def resolve_init(init: Init, n_components: int | None, family: str, source: ArraySource) -> tuple[Given, int, str]:

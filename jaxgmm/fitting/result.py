@@ -91,6 +91,11 @@ class Fit:
     expected_rows: np.ndarray
 
     @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Of the mixture: the columns of the frame that was fitted."""
+        return self.gmm.feature_names
+
+    @property
     def empty(self) -> np.ndarray:
         """(K,), the components without rows: those that are expected to have fewer than half of one.
 

@@ -79,7 +79,8 @@ def initialise(
         each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
         counts = np.array([n_components])
         gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, counts, init, family, each)
-    return precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
+    start = precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
+    return start.named(source.feature_names)
 
 
 def column_scales(total_weight: float, mean: np.ndarray, scatter: np.ndarray, family: str) -> np.ndarray:

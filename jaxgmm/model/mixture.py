@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.model.density import Components, by_rows, components_of, log_weights, with_shares
-from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserError
+from jaxgmm.tools import frames, precision
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
 from jaxgmm.tools.pytree import pytree, unchecked
 from jaxgmm.tools.validation import (
@@ -30,13 +30,14 @@ from jaxgmm.tools.validation import (
     check_weights,
     floating,
     is_traced,
+    unknown,
 )
 
 PARAMETERS = ("weights", "means", "covariances")
 _FORMAT, _KIND = 1, "jaxgmm.GMM"  # of files
 
 
-@pytree(static=("family",))
+@pytree(static=("family",), labels=("feature_names",))
 @dataclass(frozen=True, eq=False)
 class GMM:
     """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
@@ -50,6 +51,8 @@ class GMM:
         means: (K, D), in the units of the data.
         covariances: (K, D, D) for "full", (D, D) for "tied", (K, D) for "diag", (K,) for "spherical"; squared units.
         family: covariance family, by scikit-learn's name or mclust's; kept under the former.
+        feature_names: D strings, or None. By them the columns of frames (pandas, polars, pyarrow, xarray) are matched; arrays
+            go by position. Inside jit, vmap and grad there are none, nor in what jit and vmap return.
 
     Raises:
         TypeError: an argument that isn't real numbers.
@@ -67,19 +70,42 @@ class GMM:
     means: Float[Array, "*draws K D"]
     covariances: Float[Array, "..."]
     family: str = "full"
+    feature_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", get_family(self.family).name)
         for name in ("weights", "means", "covariances"):
             object.__setattr__(self, name, floating(getattr(self, name), name))
         _check_shapes(self)
+        object.__setattr__(self, "feature_names", _check_names(self.feature_names, self.n_features))
         if not is_traced(self):
             _check_values(self)
 
     @classmethod
-    def unchecked(cls, weights: Any, means: Any, covariances: Any, family: str) -> "GMM":
+    def unchecked(
+        cls, weights: Any, means: Any, covariances: Any, family: str, feature_names: tuple[str, ...] | None = None
+    ) -> "GMM":
         """A GMM from leaves that are known to be right, or that aren't arrays at all (as JAX's own tree functions need)."""
-        return unchecked(cls, weights=weights, means=means, covariances=covariances, family=family)
+        leaves = {"weights": weights, "means": means, "covariances": covariances}
+        return unchecked(cls, **leaves, family=family, feature_names=feature_names)
+
+    def named(self, feature_names: Sequence[str] | None) -> "GMM":
+        """The same mixture with these names of its features, or with none.
+
+        Args:
+            feature_names: D different strings; None: columns go by position.
+
+        Raises:
+            TypeError, ValueError: another number of names, names that aren't strings, one given twice.
+
+        Example:
+            >>> import pandas as pd, jaxgmm as jg
+            >>> gmm = jg.GMM([1.0], [[0.0, 10.0]], [1.0], "spherical").named(["a", "b"])
+            >>> bool(gmm.log_prob(pd.DataFrame({"b": [10.0], "a": [0.0]})) == gmm.log_prob([[0.0, 10.0]]))
+            True
+        """
+        names = _check_names(feature_names, self.n_features)
+        return GMM.unchecked(self.weights, self.means, self.covariances, self.family, names)
 
     # What it is
 
@@ -138,10 +164,10 @@ class GMM:
         """Log density of each row, in nats.
 
         Args:
-            x: (N, D), finite; or one row (D,), which gives a scalar.
+            x: (N, D), finite, array or frame; or one row (D,), which gives a scalar.
 
         Raises:
-            ValueError: another number of columns, NaN or infinite entries.
+            ValueError: other columns, NaN or infinite entries.
 
         Example:
             >>> import jaxgmm as jg
@@ -203,11 +229,11 @@ class GMM:
 
     # Mixtures made from it
 
-    def marginal(self, features: Sequence[int]) -> "GMM":
+    def marginal(self, features: Sequence[int] | Sequence[str]) -> "GMM":
         """The mixture of some features alone.
 
         Args:
-            features: indices of the features to keep, in the order they are wanted.
+            features: indices or names of the features to keep, in the order they are wanted.
 
         Raises:
             ValueError: no feature, an index out of range, or one given twice.
@@ -218,18 +244,18 @@ class GMM:
             >>> gmm.marginal([1]).means.tolist()
             [[2.0]]
         """
-        keep = _check_features(features, self.n_features, "features")
+        keep = _check_features(features, self)
         check_single(self.weights, "g.marginal(features)")
-        return precision.derive(lambda gmm: _marginal(gmm, keep), self)
+        return precision.derive(lambda gmm: _marginal(gmm, keep), self).named(_names_of(self, keep))
 
-    def condition(self, features: Sequence[int], values: Float[ArrayLike, " G"]) -> "GMM":
+    def condition(self, features: Sequence[int] | Sequence[str], values: Float[ArrayLike, " G"]) -> "GMM":
         """The mixture of the other features given some: p(x_rest | x_features = values).
 
         pi_k changes to pi_k N(values | mu_k, Sigma_k), normalised; each component to its conditional Gaussian (Bishop 2006,
         eq. 2.81-2.82). Its `mean()` is the regression of the rest on the given features.
 
         Args:
-            features: indices of the given features, fewer than D.
+            features: indices or names of the given features, fewer than D.
             values: (G,), their values, in their units; `jax.vmap` for many.
 
         Raises:
@@ -242,7 +268,7 @@ class GMM:
             1.6
         """
         check_single(self.weights, "g.condition(features, values)")
-        given = _check_features(features, self.n_features, "features")
+        given = _check_features(features, self)
         if given.size == self.n_features:
             raise UserError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
         given_values = floating(values, "values")
@@ -252,7 +278,8 @@ class GMM:
             raise UserError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
         rest = np.setdiff1d(np.arange(self.n_features), given)
         known, left = tuple(given.tolist()), tuple(rest.tolist())
-        return precision.derive(lambda gmm, point: _condition(gmm, known, left, point), self, given_values)
+        conditional = precision.derive(lambda gmm, point: _condition(gmm, known, left, point), self, given_values)
+        return conditional.named(_names_of(self, rest))
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
         """Draw rows and the components they come from.
@@ -286,12 +313,13 @@ class GMM:
         for name, array in arrays.items():
             if array.dtype.kind != "f":  # bfloat16, which npz can't name
                 arrays[name] = array.astype(np.float32)
-        write_arrays(path, arrays, header={"format": _FORMAT, "kind": _KIND, "family": self.family})
+        names = None if self.feature_names is None else list(self.feature_names)
+        write_arrays(path, arrays, header={"format": _FORMAT, "kind": _KIND, "family": self.family, "feature_names": names})
         return path
 
     def _ask(self, question: Callable, x: Any) -> Any:
         check_single(self.weights, "g.log_prob(x)")
-        x = floating(x, "x")
+        x = floating(frames.ordered(x, self.feature_names), "x")
         if x.shape == (self.n_features,):
             return self._ask(question, x[None])[0]
         x = check_rows(x, "x", n_features=self.n_features)
@@ -301,7 +329,7 @@ class GMM:
 
     def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
         check_single(self.weights, "g.bic(x)")
-        x = check_rows(x, "x", n_features=self.n_features)
+        x = check_rows(x, "x", n_features=self.n_features, feature_names=self.feature_names)
         weight = check_weights(sample_weight, x.shape[0])
         dtype = precision.compute_dtype(x, self, weight)
         with precision.scope(dtype):
@@ -336,12 +364,12 @@ def load(path: str | Path) -> GMM:
         ) from None
     if not isinstance(header, dict) or header.get("kind") != _KIND:
         raise UserError(f"{path} does not hold a jaxgmm mixture.")
-    form, family = header.get("format", 0), header.get("family")
-    if not isinstance(form, int) or not isinstance(family, str):
+    form, family, names = header.get("format", 0), header.get("family"), header.get("feature_names")
+    if not isinstance(form, int) or not isinstance(family, str) or not isinstance(names, list | None):
         raise UserError(f"{path} does not hold a jaxgmm mixture: its header says {json.dumps(header)[:200]}.")
     if form > _FORMAT:
         raise UserError(f"{path} has format {form}; this version reads up to {_FORMAT}: update jaxgmm.")
-    return GMM(**leaves, family=family)
+    return GMM(**leaves, family=family, feature_names=None if names is None else tuple(names))
 
 
 def _family(gmm: GMM) -> Family:
@@ -445,15 +473,38 @@ def draw_rows(gmm: GMM, key: Array, n_samples: int) -> tuple[Float[Array, "N D"]
     return means[labels] + rows, labels
 
 
-def _check_features(features: Sequence[int], n_features: int, name: str) -> np.ndarray:
-    index = np.atleast_1d(np.asarray(features))
-    if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
-        raise UserError(f"{name} must be a list of column indices, got {features!r}.")
-    if (index < 0).any() or (index >= n_features).any():
-        raise UserError(f"{name} {index.tolist()} must lie in 0..{n_features - 1}, the mixture's features.")
-    if np.unique(index).size != index.size:
-        raise UserError(f"{name} {index.tolist()} names a feature twice.")
-    return index
+def _check_features(features: Sequence[int] | Sequence[str], gmm: GMM) -> np.ndarray:
+    """The places of features that are given by place or by name."""
+    given, n_features = np.atleast_1d(np.asarray(features)), gmm.n_features
+    if given.dtype.kind == "U" and gmm.feature_names is not None:
+        for name in given.flat:
+            if name not in gmm.feature_names:
+                raise unknown("name in features", str(name), gmm.feature_names)
+        given = np.array([gmm.feature_names.index(name) for name in given.flat]).reshape(given.shape)
+    if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iu":
+        unnamed = "; this mixture's features have no names" if given.dtype.kind == "U" else ""
+        raise UserError(f"features must be a list of column indices or names, got {features!r}{unnamed}.")
+    if (given < 0).any() or (given >= n_features).any():
+        raise UserError(f"features {given.tolist()} must lie in 0..{n_features - 1}, the mixture's features.")
+    if np.unique(given).size != given.size:
+        raise UserError(f"features {list(features)} names a feature twice.")
+    return given
+
+
+def _names_of(gmm: GMM, features: np.ndarray) -> tuple[str, ...] | None:
+    return None if gmm.feature_names is None else tuple(gmm.feature_names[i] for i in features)
+
+
+def _check_names(names: Sequence[str] | None, n_features: int) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise UserTypeError(f"feature_names must be {n_features} strings, got {names!r}.")
+    if len(names) != n_features:
+        raise UserError(f"feature_names has {len(names)} names, the mixture {n_features} features: {list(names)}.")
+    if len(set(names)) < len(names):
+        raise UserError(f"feature_names has a name twice: {list(names)}.")
+    return tuple(map(str, names))
 
 
 def _check_shapes(gmm: GMM) -> None:

@@ -54,7 +54,7 @@ def e_step(
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     check_single(gmm.weights, "e_step(g, x)")
-    x = check_rows(x, "x", n_features=gmm.n_features)
+    x = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
     weight = check_weights(sample_weight, x.shape[0])
     if block_size is not None:
         block_size = check_count(block_size, "block_size")
@@ -110,7 +110,7 @@ def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixe
     dtype = precision.compute_dtype(statistics.counts, gmm, statistics, prior)
     with precision.scope(dtype):
         result = _m_step(*precision.cast((statistics, gmm, prior), dtype), fixed)
-    return precision.keep(result)
+    return precision.keep(result).named(gmm.feature_names)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -102,10 +102,11 @@ def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None
             f"this figure is for {n_features} feature{'s' * (n_features > 1)}, the mixture has {gmm.n_features}: "
             "draw plots.components(gmm, x), or gmm.marginal([...]) with those columns of x."
         )
-    names = [f"x{i}" for i in range(gmm.n_features)] if feature_names is None else [str(name) for name in feature_names]
+    known = feature_names or gmm.feature_names or [f"x{i}" for i in range(gmm.n_features)]
+    names = [str(name) for name in known]
     if len(names) != gmm.n_features:
         raise UserError(f"feature_names has {len(names)} names, the mixture has {gmm.n_features} features: {names}.")
-    return np.asarray(check_rows(x, n_features=gmm.n_features), float), names
+    return np.asarray(check_rows(x, n_features=gmm.n_features, feature_names=gmm.feature_names), float), names
 
 
 def subsample(x: np.ndarray) -> tuple[np.ndarray, str]:

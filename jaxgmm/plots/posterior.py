@@ -159,7 +159,7 @@ def _draws(tree: "DataTree", feature_names: canvas.Names) -> tuple[GMM, list[str
     from jaxgmm.bayes.trees.schema import group_of
 
     many = jax.tree.map(lambda leaf: np.asarray(leaf, float).reshape(-1, *leaf.shape[2:]), draws_of(tree))
-    names = group_of(tree, "posterior")["feature"].values if feature_names is None else feature_names
+    names = feature_names or many.feature_names or group_of(tree, "posterior")["feature"].values
     return many, [str(name) for name in names]
 
 

@@ -185,7 +185,7 @@ class CompiledMixture:
         """The fitted mixture as a `jaxgmm.GMM`: of the variational posterior's expected weights, if Bayesian."""
         check_is_fitted(self)
         weights, means, covariances = map(on_host, (self.weights_, self.means_, self.covariances_))
-        return GMM(weights, means, covariances, self.covariance_type)
+        return GMM(weights, means, covariances, self.covariance_type, getattr(self, "feature_names_in_", None))
 
     def to_sklearn(self) -> BaseMixture:
         """The same estimator, fitted or not, as scikit-learn's own class."""

@@ -2,8 +2,7 @@
 
 import difflib
 import os
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.forks import check_not_forked
 from jaxgmm.tools.types import Numbers, on_host
@@ -91,6 +91,8 @@ def floating(x: ArrayLike, name: str) -> Array:
     array: Numbers
     if isinstance(x, jax.Array):  # traced ones too
         array = x
+    elif (numbers := frames.to_numbers(x, name)) is not None:
+        array = numbers
     else:
         try:
             array = np.asarray(x)
@@ -109,44 +111,34 @@ def floating(x: ArrayLike, name: str) -> Array:
         return on_host(array.view()) if isinstance(array, np.ndarray) else array
     if hasattr(x, "toarray"):
         raise UserTypeError(f"{name} is a sparse matrix; a Gaussian mixture needs dense rows: {name}.toarray().")
-    if (frame := _of_frame(x, name)) is not None:
-        return on_host(frame)
     raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."
     )
 
 
-def _of_frame(x: ArrayLike, name: str) -> np.ndarray | None:
-    """Pandas' columns that have no NumPy dtype in common but float: nullable ones, pyarrow's, numbers beside booleans."""
-    pandas = sys.modules.get("pandas")
-    if pandas is None or not isinstance(x, pandas.DataFrame | pandas.Series):
-        return None
-    kinds = x.dtypes.items() if isinstance(x, pandas.DataFrame) else [(x.name, x.dtype)]
-    is_number = pandas.api.types.is_any_real_numeric_dtype
-    others = [f"{column!r} ({kind})" for column, kind in kinds if not (is_number(kind) or pandas.api.types.is_bool_dtype(kind))]
-    if others:
-        raise UserTypeError(
-            f"{name} has columns that aren't real numbers: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}. "
-            f"Select the numeric ones: {name}.select_dtypes('number')."
-        )
-    return x.to_numpy(dtype=float, na_value=np.nan)
-
-
-def check_rows(x: ArrayLike, name: str = "x", *, n_features: int | None = None, min_rows: int = 1) -> Float[Array, "N D"]:
+def check_rows(
+    x: ArrayLike,
+    name: str = "x",
+    *,
+    n_features: int | None = None,
+    feature_names: Sequence[str] | None = None,
+    min_rows: int = 1,
+) -> Float[Array, "N D"]:
     """`x` as an (N, D) float array of finite numbers, as it came (numpy stays numpy, JAX stays JAX).
 
     Args:
-        x: array-like, (N, D).
+        x: array-like or frame, (N, D).
         name: the argument's name in error messages.
         n_features: the D that is asked for, if known.
+        feature_names: the columns that are asked for, if they have names: a frame's are put in this order.
         min_rows: the fewest rows that make sense.
 
     Raises:
         TypeError: not real numbers.
-        ValueError: not two-dimensional, empty, too few rows, another D, NaN or infinite entries.
+        ValueError: not two-dimensional, empty, too few rows, another D or other columns, NaN or infinite entries.
     """
-    array = floating(x, name)
+    array = floating(frames.ordered(x, feature_names, name), name)
     if array.ndim == 1:
         raise UserError(
             f"{name} has shape {array.shape}, one dimension, but rows x columns are needed: "
@@ -169,9 +161,10 @@ def check_rows(x: ArrayLike, name: str = "x", *, n_features: int | None = None, 
         if not finite.all():
             if np.isnan(host).any():
                 where = rows_named(np.isnan(host).any(axis=1))
+                way_out = f"{name}.dropna()" if hasattr(x, "dropna") else f"{name}[~np.isnan({name}).any(axis=1)]"
                 raise UserError(
                     f"{name} has missing values (NaN) in {where}. Missing values aren't supported yet: "
-                    f"drop these rows, {name}[~np.isnan({name}).any(axis=1)], or impute them."
+                    f"drop these rows, {way_out}, or impute them."
                 )
             raise UserError(f"{name} has infinite values in {rows_named(~finite)}. Drop or clip them.")
     return array

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxgmm as jg
@@ -22,12 +23,14 @@ def rough_start(x, n_components, family):
 
 @pytest.mark.parametrize(("data", "n_components"), [("faithful", 2), ("iris", 3), ("simulated", 3)])
 def test_agrees_with_map_em(data, n_components, family):
-    """From the same start, to 1e-6 of each parameter's own size."""
+    """From the same start, to 1e-6 of each parameter's own size; columns of a frame are put in the start's order."""
     x = rows(data)
-    start = rough_start(x, n_components, family)
+    frame = pd.DataFrame(x).add_prefix("f")
+    start = rough_start(frame, n_components, family)
     em = jg.fit(x, key=KEY, family=family, init=start, rtol=1e-14, max_steps=20_000)
-    ours = jg.fit_map(x, key=KEY, family=family, init=start)
+    ours = jg.fit_map(frame.iloc[:, ::-1], key=KEY, family=family, init=start)
     assert ours.converged
+    assert ours.feature_names == em.feature_names == tuple(frame.columns)
     assert ours.objective == pytest.approx(em.objective, rel=1e-11)
     assert ours.log_likelihood == pytest.approx(em.log_likelihood, rel=1e-6)  # not stationary there, as the objective is
     assert ours.fingerprint == em.fingerprint

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import REFERENCE
 
@@ -20,7 +21,8 @@ def simulated(seed=0):
 @pytest.fixture(scope="module")
 def two():
     with jax.enable_x64(True):
-        return jg.count_clusters(simulated(), key=KEY, family="diag", n_draws=1000, n_warmup=200, feature_names=["a", "b"])
+        frame = pd.DataFrame(simulated(), columns=["a", "b (mm)"])
+        return jg.count_clusters(frame, key=KEY, family="diag", n_draws=1000, n_warmup=200)
 
 
 def test_two_clusters_are_two(two):
@@ -75,6 +77,7 @@ def test_typical_partition_and_components(two):
     assert shared[0, 0] == 1
     assert shared[0, 1] > 0.9 > 0.1 > shared[0, 2]
     components = jg.relabel(jg.components_given(two, key=KEY))
+    assert jg.draws_of(components).feature_names == ("a", "b (mm)")
     assert components["posterior"].sizes["component_id"] == 2
     means = np.sort(jg.intervals(components)["means"].sel(statistic="mean", feature="a"))
     np.testing.assert_allclose(means, [0, 4], atol=0.3)

@@ -62,7 +62,7 @@ class CompareStage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # the statuses are in everything that a run shows and writes
             comparison = compare(
-                self.rows.x,
+                self.rows.frame,
                 key=jax.random.key(self.settings.seed),
                 prior=self.change,
                 sample_weight=self.rows.sample_weight,

@@ -73,7 +73,7 @@ class FitStage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
             fitted = fit(
-                rows.x,
+                rows.frame,
                 key=jax.random.key(settings.seed),
                 prior=prior,
                 sample_weight=rows.sample_weight,

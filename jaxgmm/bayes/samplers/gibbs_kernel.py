@@ -69,6 +69,6 @@ class GibbsKernel(ChainKernel):
         return f"log joint {float(state.lp):.2f}"
 
     def _cast(self, x: ArrayLike) -> tuple[Array, GMM, Any]:
-        rows = check_rows(x, "x", n_features=self._start.n_features)
+        rows = check_rows(x, "x", n_features=self._start.n_features, feature_names=self._start.feature_names)
         dtype = precision.result_dtype(rows)
         return jnp.asarray(rows, dtype), precision.cast(self._start, dtype), precision.cast(self._prior, dtype)

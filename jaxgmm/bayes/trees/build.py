@@ -30,7 +30,9 @@ from jaxgmm.bayes.trees.schema import (
     check_feature_names,
     encode_facts,
     facts_of,
+    feature_names_of,
     group_of,
+    original_names,
     parameter_dims,
     require,
 )
@@ -102,7 +104,13 @@ def to_datatree(
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
-    facts = {**(attrs or {}), "family": draws.gmm.family, "prior": type(prior).__name__, **creation_facts()}
+    facts = {
+        **(attrs or {}),
+        **original_names(feature_names),
+        "family": draws.gmm.family,
+        "prior": type(prior).__name__,
+        **creation_facts(),
+    }
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
         made = _groups(draws, rows, weight, prior, key, names, set(groups), dtype)
@@ -226,4 +234,4 @@ def draws_of(tree: xarray.DataTree) -> GMM:
             raise UserError(f"posterior/{name} has dimensions {variable.dims}, but family {family!r} has {wanted}.")
         values = variable.transpose(*wanted).values
         leaves[name] = precision.as_parameters(values, values.dtype)
-    return GMM.unchecked(**leaves, family=family)
+    return GMM.unchecked(**leaves, family=family, feature_names=feature_names_of(tree))

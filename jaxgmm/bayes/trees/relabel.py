@@ -72,6 +72,8 @@ def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
         pivot = _highest(draws, group_of(tree, "sample_stats")["lp"].transpose("chain", "draw").values)
     else:
         _check_pivot(pivot, draws)
+        if pivot.feature_names and draws.feature_names and pivot.feature_names != draws.feature_names:
+            pivot = pivot.marginal(draws.feature_names)  # its features in the draws' order
     concentration = group_of(tree, "constant_data").get("prior_concentration")
     if concentration is not None and concentration.min() < concentration.max():
         warnings.warn(

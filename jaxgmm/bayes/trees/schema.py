@@ -64,6 +64,20 @@ def check_feature_names(feature_names: Sequence[str] | None, n_features: int) ->
     return names
 
 
+def original_names(feature_names: Sequence[str] | None) -> dict[str, Any]:
+    """The attribute of a tree that keeps the names as they were in the data; see `check_feature_names`."""
+    return {} if feature_names is None else {"feature_names": list(feature_names)}
+
+
+def feature_names_of(tree: xarray.DataTree) -> tuple[str, ...] | None:
+    """The features' names as they were in the data; None if they had none. Trees without that fact: the features' own."""
+    names = facts_of(tree).get("feature_names")
+    if names is None:
+        groups = [group_of(tree, name) for name in ("posterior", "constant_data")]
+        names = next((group["feature"].values.tolist() for group in groups if "feature" in group.coords), [])
+    return None if not names or tuple(names) == check_feature_names(None, len(names)) else tuple(names)
+
+
 def names_of_data(feature_names: Sequence[str]) -> dict[str, str]:
     """The data's name of each feature, by that in a tree (see `check_feature_names`)."""
     return dict(zip(check_feature_names(feature_names, len(feature_names)), feature_names, strict=True))

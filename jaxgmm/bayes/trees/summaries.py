@@ -102,7 +102,10 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
     require(tree, "membership", posterior=PARAMETERS)
     check_labels(tree, "membership")
     draws = draws_of(tree)
-    rows = rows_of(tree, "membership")[0] if x is None else np.asarray(check_rows(x, "x", n_features=draws.n_features))
+    if x is None:
+        rows = rows_of(tree, "membership")[0]
+    else:
+        rows = np.asarray(check_rows(x, "x", n_features=draws.n_features, feature_names=draws.feature_names))
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
         both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), jnp.asarray(rows, dtype))

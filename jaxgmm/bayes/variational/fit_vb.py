@@ -15,7 +15,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.fitting.batch import TOGETHER, capacity, pad, restarts_of
-from jaxgmm.fitting.fit import resolve_init
+from jaxgmm.fitting.fit import names_in, resolve_init
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
@@ -55,7 +55,7 @@ def fit_vb(
     are left (Rousseau & Mengersen 2011).
 
     Args:
-        x: (N, D), finite, N >= 2; any float dtype, numpy or JAX.
+        x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, or a frame.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key.
         family: "full", "tied", "diag", "spherical", or mclust's names.
@@ -91,7 +91,7 @@ def fit_vb(
     check_key(key)
     if weights not in WEIGHT_PRIORS:
         raise unknown("weights", weights, WEIGHT_PRIORS)
-    source = as_source(x, sample_weight, min_rows=2)
+    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
     given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init") if given is None else 1
     max_steps = check_steps(max_steps)
@@ -137,6 +137,7 @@ def fit_vb(
         weights=weights,
         family=family,
         fingerprint=fingerprint(source),
+        feature_names=source.feature_names,
     )
 
 

@@ -22,7 +22,7 @@ from jaxgmm.model import random_scale
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
-from jaxgmm.tools import precision
+from jaxgmm.tools import frames, precision
 from jaxgmm.tools.blocks import map_rows
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows, floating
@@ -54,6 +54,7 @@ class VariationalFit:
         weights: "dirichlet" or "stick-breaking".
         family: covariance family.
         fingerprint: of the rows and weights.
+        feature_names: the columns of the frame that was fitted, or None.
     """
 
     concentration: Float[Array, "..."]
@@ -71,6 +72,7 @@ class VariationalFit:
     weights: str
     family: str
     fingerprint: str
+    feature_names: tuple[str, ...] | None = None
 
     @property
     def converged(self) -> bool:
@@ -116,7 +118,7 @@ class VariationalFit:
         covariances = scale / spare.reshape(spare.shape + (1,) * (scale.ndim - spare.ndim))
         with precision.scope(np.dtype(np.float64)):
             weights = np.asarray(WEIGHT_PRIORS[self.weights].mean(jnp.asarray(self.concentration)))
-        gmm = GMM.unchecked(weights / weights.sum(), self.mean, covariances, self.family)
+        gmm = GMM.unchecked(weights / weights.sum(), self.mean, covariances, self.family, self.feature_names)
         return precision.as_parameters(gmm, dtype)
 
     def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
@@ -127,10 +129,10 @@ class VariationalFit:
         first K leave goes to a component from the prior. Each row is taken for a single new one.
 
         Args:
-            x: (N, D), finite; or one row (D,), which gives a scalar.
+            x: (N, D), finite, array or frame; or one row (D,), which gives a scalar.
 
         Raises:
-            ValueError: another number of columns, NaN or infinite entries.
+            ValueError: other columns, NaN or infinite entries.
         """
         return self._ask(_log_prob, x)
 
@@ -146,7 +148,7 @@ class VariationalFit:
         return self._ask(_predict, x)
 
     def _ask(self, question: Callable, x: Any) -> Any:
-        x = floating(x, "x")
+        x = floating(frames.ordered(x, self.feature_names), "x")
         if x.shape == (self.mean.shape[1],):
             return self._ask(question, x[None])[0]
         x = check_rows(x, "x", n_features=self.mean.shape[1])
