@@ -110,7 +110,7 @@ def tree_of(gmm, x, *, stats=None, facts=None, attrs=None, weight=None, prior=No
     shape = np.shape(gmm.weights)[:2]
     noise = np.random.default_rng(seed).normal(size=shape)
     draws = Draws(gmm, extra or {}, {"lp": noise} | (stats or {}), facts or {})
-    prior = jg.Prior.default(x, gmm.n_components, gmm.family) if prior is None else prior
+    prior = jg.Prior.fraley_raftery(x, gmm.n_components, gmm.family) if prior is None else prior
     return to_datatree(draws, x, weight, prior, key=jax.random.key(seed), attrs={"method": "gibbs"} | (attrs or {}), **options)
 
 

@@ -31,7 +31,7 @@ def equal_spheres(monkeypatch):
     return family
 
 
-@pytest.mark.parametrize("prior", ["default", None])
+@pytest.mark.parametrize("prior", ["fraley-raftery", None])
 def test_the_steps_lead_to_a_family_that_works(prior, equal_spheres):
     x = jg.datasets.load_iris().x
     fit = jg.fit(x, 3, key=jax.random.key(0), family="EII", prior=prior, n_init=5)

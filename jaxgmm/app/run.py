@@ -148,24 +148,24 @@ class _Clock:
         self.seconds[name], self._since = round(now - self._since, 3), now
 
 
-def _prior(config: Config) -> Callable[[Prior], Prior] | None:
-    """`[prior]`, from the default one of a model; None for maximum likelihood."""
+def _prior(config: Config) -> Callable[[Prior], Prior] | str | None:
+    """`[prior]`, as the library takes it."""
     if config.prior.kind == "none":
         return None
     overrides: Facts = {name: np.float64(value) for name, value in config.prior.overrides.items()}
-    return lambda default: dataclasses.replace(default, **overrides)
+    return (lambda default: dataclasses.replace(default, **overrides)) if overrides else config.prior.kind
 
 
 def _stages(config: Config, rows: Rows) -> list[Stage]:
     """The stages of a config in the order of their turns."""
-    change = _prior(config)
+    prior = _prior(config)
     stages: list[Stage] = []
     if config.compare is None:
-        stages.append(FitStage(config.fit, rows, change))
+        stages.append(FitStage(config.fit, rows, prior))
     else:
         from jaxgmm.app.stages.compare import CompareStage  # only here: pandas takes a while to import
 
-        stages.append(CompareStage(config.compare, rows, change))
+        stages.append(CompareStage(config.compare, rows, prior))
     if config.posterior is not None:
         from jaxgmm.app.stages.posterior import PosteriorStage  # only here: NumPyro and ArviZ take seconds to import
 
@@ -173,7 +173,7 @@ def _stages(config: Config, rows: Rows) -> list[Stage]:
     if config.count is not None:
         from jaxgmm.app.stages.count import CountStage
 
-        stages.insert(0 if config.counts_first else len(stages), CountStage.prepare(config, rows, change))
+        stages.insert(0 if config.counts_first else len(stages), CountStage.prepare(config, rows, prior))
     return stages
 
 

@@ -22,11 +22,12 @@ from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import column_moments
+from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.fitting.batch import in_rows
 from jaxgmm.fitting.fit import check_mode_exists, fit, names_in, resolve_init, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -63,7 +64,8 @@ def fit_map(
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, for the starts.
         family: "full", "tied", "diag" or "spherical", as in `fit`.
-        prior: "default" (`Prior.default`), a `Prior`, or a `RichardsonGreen`.
+        prior: "default" (`Prior.default`), "fraley-raftery", a `Prior`, a `RichardsonGreen`, or a function that
+            makes it of the default one.
         init: a GMM or a Fit, from which BFGS starts; or anything else that `fit` takes, whose result it starts from (fitted
             with the default prior where `prior` is a `RichardsonGreen`).
         n_init: number of starts of that fit.
@@ -93,7 +95,7 @@ def fit_map(
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
     if prior is None:
-        raise UserError("prior is None, maximum likelihood, which is what `fit` is for: 'default', a Prior or RichardsonGreen.")
+        raise not_a_prior(prior, "a RichardsonGreen")
     given, n_components, family = resolve_init(init, n_components, family, source)
     if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
         empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
@@ -154,14 +156,13 @@ def _climb(
     source: ArraySource,
     prior: Any,
     weighted: bool,
-    moments: Any,
+    moments: Moments,
     rtol: float,
     max_steps: int,
     dtype: np.dtype,
 ) -> _Climb:
     """Runs of BFGS, each in coordinates made where the last one ended."""
-    total, shift, _ = moments
-    shift = jnp.asarray(shift, dtype)
+    total, shift = moments.total_weight, jnp.asarray(moments.mean, dtype)
     x = jnp.asarray(source.x, dtype) - shift
     weight = jnp.asarray(source.weight, dtype) if weighted else None
     prior = shifted(precision.cast(prior, dtype), shift)

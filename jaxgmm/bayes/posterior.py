@@ -23,6 +23,7 @@ from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.fitting.fit import names_in
 from jaxgmm.fitting.result import Fit
+from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -73,7 +74,7 @@ def posterior(
         n_draws: draws of each chain.
         n_chains: chains, at least 2 for "nuts" and "gibbs".
         n_warmup: steps of each chain thrown away before; default 500. Only for "nuts" and "gibbs".
-        prior: None for the fit's own; or "default", a `Prior`, a `RichardsonGreen`.
+        prior: None for the fit's own; or "default", "fraley-raftery", a `Prior`, a `RichardsonGreen`.
         sample_weight: (N,), as in the fit.
         groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
             "posterior_predictive".
@@ -204,11 +205,9 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
             f"fit has components of weight 0 ({np.flatnonzero(weights == 0).tolist()}): refit with fewer components."
         )
     if isinstance(prior, str):
-        if prior != "default":
-            raise unknown("prior", prior, ["default"])
-        prior = Prior.default(source.x, gmm.n_components, gmm.family, sample_weight=sample_weight)
+        prior = Prior.named(prior, source.x, gmm.n_components, gmm.family, sample_weight=sample_weight)
     if not isinstance(prior, Prior | RichardsonGreen):
-        raise UserTypeError(f"prior must be 'default', a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+        raise not_a_prior(prior, "a RichardsonGreen")
     prior.check_fits(gmm)
     return gmm, prior, fitted_to
 

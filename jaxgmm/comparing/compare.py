@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -19,11 +19,12 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.fitting.batch import Model, Settings, account, climb_models, in_weight, model_key, pad, rows_per_weight
-from jaxgmm.fitting.fit import resolve_prior
+from jaxgmm.fitting.fit import Change, check_rows_for, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status
 from jaxgmm.model.criteria import Scores
+from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.mixture import GMM, log_prob_and_complete
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -34,14 +35,12 @@ from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_st
 if TYPE_CHECKING:
     from jaxgmm.bayes.variational.bounds import Bound
 
-Change = Callable[[Prior], Prior]
-
 
 def compare(
     x: Float[ArrayLike, "N D"],
     *,
-    families: Sequence[str],
-    n_components: Iterable[int],
+    families: Sequence[str] = ("full", "tied", "diag", "spherical"),
+    n_components: Iterable[int] = range(1, 10),
     key: Array,
     n_init: int = 10,
     prior: str | Change | None = "default",
@@ -65,8 +64,8 @@ def compare(
         n_components: the K to fit, increasing: `range(1, 10)`.
         key: a PRNG key.
         n_init: starts of each model.
-        prior: "default" (`Prior.default` of each model), None for maximum likelihood, or a function that makes a model's prior
-            of its default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
+        prior: "default" (`Prior.default` of each model), "fraley-raftery", None for maximum likelihood, or a function
+            that makes a model's prior of its default one, as for `fit`.
         init: "k-means++" or "random".
         rtol: as for `fit`.
         max_steps: as for `fit`.
@@ -81,7 +80,7 @@ def compare(
 
     Returns:
         Comparison: `table`, `select("bic")`, `agreement`, `fits`. Maximum likelihood may leave a model without a usable fit
-        (every start collapsed, or K > N): its row says so in `status`, and its criteria are NaN.
+        (every start collapsed): its row says so in `status`, and its criteria are NaN.
 
     Raises:
         TypeError, ValueError: arguments that can't be used; nothing has been computed.
@@ -101,15 +100,19 @@ def compare(
     host_only("compare", x, sample_weight, key)
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
-    n_rows = int((np.asarray(source.weight) > 0).sum())
     names, counts = _check_families(families), _check_counts(n_components)
-    if counts[0] > n_rows:
-        raise UserError(f"n_components begins at {counts[0]}, but x has {n_rows} rows of positive weight: use fewer.")
+    check_rows_for(counts[-1], source.weight)
     if init not in METHODS:
         raise unknown("init", init, METHODS)
     n_init, max_steps = check_count(n_init, "n_init"), check_steps(max_steps)
     check_rtol(rtol)
     _check_prior(prior, loo=loo, elbo=elbo)
+    per_weight = rows_per_weight(prior, source.weight)
+    if per_weight != 1 and (loo or elbo):
+        raise UserError(
+            f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "
+            f"by {np.count_nonzero(source.weight)}, the number of rows."
+        )
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
@@ -118,7 +121,7 @@ def compare(
     for family in names:
         with precision.scope(dtype):
             settings = Settings(family, init, n_init, float(rtol), max_steps)
-            sweep = _Sweep(jax.device_put(source.x), source.feature_names, counts, prior, settings, dtype, out)
+            sweep = _Sweep(jax.device_put(source.x), source.feature_names, counts, prior, per_weight, settings, dtype, out)
             rows += sweep.rows(source.weight, keys[family], folds, data_id, elbo)
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
@@ -137,12 +140,13 @@ class _Sweep:
         names: tuple[str, ...] | None,
         counts: Sequence[int],
         prior: str | Change | None,
+        per_weight: float,
         settings: Settings,
         dtype: np.dtype,
         out: np.dtype,
     ) -> None:
         self.x, self.names, self.counts, self.prior, self.settings = x, names, counts, prior, settings
-        self.dtype, self.out = dtype, out
+        self.per_weight, self.dtype, self.out = per_weight, dtype, out
 
     def rows(self, weight: Array, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
         """The models and what the criteria are made of."""
@@ -150,13 +154,13 @@ class _Sweep:
         sums = self.score(fits, weight)
         held_out = None if folds is None else self.held_out(weight, folds, keys)
         bounds = self.bounds(fits, moments, weight) if elbo else {}
-        family, rows = get_family(self.settings.family), []
+        family, rows, total = get_family(self.settings.family), [], moments.total_weight / self.per_weight
         for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
             predictive = None if held_out is None else float(held_out[i])
             n_parameters = family.n_parameters(k, self.x.shape[1])
             bound = bounds.get(i)
             evidence = bound.log_evidence if bound else np.nan if elbo else None
-            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, moments[0], predictive, None, evidence)
+            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, total, predictive, None, evidence)
             own = bound.elbo if bound else np.nan if elbo else None
             rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores, None, own))
         return rows
@@ -164,25 +168,21 @@ class _Sweep:
     def fit(self, weight: Array, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
         """A fit for each K; the status instead where there is none."""
         family = self.settings.family
-        per_weight = rows_per_weight(self.prior, weight)
-        weight = weight if per_weight == 1 else weight * per_weight
+        weight = weight if self.per_weight == 1 else weight * self.per_weight
         data = ArraySource(self.x, jax.device_put(weight))
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, self.dtype)
         source = ArraySource(self.x, weight, self.names)
         n_rows = int((np.asarray(weight) > 0).sum())
-        possible = [i for i, k in enumerate(self.counts) if self.prior is not None or k <= n_rows]
+        possible = [i for i, k in enumerate(self.counts) if k <= n_rows]  # fewer than all, without a fold
         models = {}
         for i in reversed(possible):  # those that take longest first
             k = self.counts[i]
-            own = resolve_prior("default" if callable(self.prior) else self.prior, moments, k, family, source)
-            if callable(self.prior) and own is not None:
-                own = resolve_prior(self.prior(own), moments, k, family, source)
-            models[i] = Model(k, own, keys[i])
+            models[i] = Model(k, resolve_prior(self.prior, moments, k, family, source), keys[i])
         fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):
             try:
-                fits[i] = in_weight(account(search, model, self.settings, source, self.out, data_id), per_weight)
+                fits[i] = in_weight(account(search, model, self.settings, source, self.out, data_id), self.per_weight)
             except FitError:
                 fits[i] = Status(int(np.asarray(search.status)[0]))
         return fits, moments
@@ -279,13 +279,13 @@ def _check_counts(n_components: Iterable[int]) -> list[int]:
 def _check_prior(prior: object, *, loo: bool, elbo: bool) -> None:
     if isinstance(prior, Prior):
         raise UserTypeError(
-            "prior is one Prior, but each model has its own: pass 'default', None, or a function that changes the default one."
+            "prior is one Prior, but each model has its own: pass 'default', 'fraley-raftery', None, or a function that "
+            "changes the default one."
         )
     if isinstance(prior, str):
-        if prior != "default":
-            raise unknown("prior", prior, ["default"])
+        check_name(prior)
     elif prior is not None and not callable(prior):
-        raise UserTypeError(f"prior must be 'default', None or a function of the default prior, got {type(prior).__name__}.")
+        raise not_a_prior(prior, "a function of the default prior", "None")
     for name, asked in (("loo", loo), ("elbo", elbo)):
         if asked and prior is None:
             raise UserError(

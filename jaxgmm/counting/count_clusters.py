@@ -22,6 +22,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
+from jaxgmm.fitting.fit import Change
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -41,7 +42,7 @@ def count_clusters(
     *,
     key: Array,
     family: str | None = None,
-    prior: Prior | RichardsonGreen | str = "default",
+    prior: Prior | RichardsonGreen | Change | str = "default",
     model: str = "mixture",
     n_components: OfK = None,
     weights: str | None = None,
@@ -69,8 +70,9 @@ def count_clusters(
         x: (N, D), finite, N >= 2.
         key: a PRNG key.
         family: "full", "diag" or "spherical"; "full" by default, "spherical" with "richardson-green".
-        prior: of components: "default", which is `Prior.default(x, 1, family)`; "richardson-green" for D = 1,
-            `RichardsonGreen.default(x)`; or one of these objects. Its `concentration` isn't used: `alpha` is.
+        prior: of components: "default", which is `Prior.default(x, 1, family)`; "fraley-raftery"; "richardson-green" for
+            D = 1, `RichardsonGreen.default(x)`; one of these objects; or a function that makes it of the default one. Its
+            `concentration` isn't used: `alpha` is.
         model: "mixture", a mixture of finite mixtures; "sparse", an overfitted mixture of `max_components` with a small
             Dirichlet parameter; "dirichlet-process".
         n_components: the prior of K, for "mixture": "beta-negative-binomial" (1, 4, 3), "geometric" (0.1), "poisson" (1), all
@@ -159,7 +161,7 @@ def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int,
     sizes = np.unique(np.linspace(1, largest, n_chains).round().astype(int)).tolist()
     data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
     moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
-    models = [Model(k, Prior.from_moments(*moments, k, family), model_key(key, family, k)) for k in sizes]
+    models = [Model(k, Prior.of_moments("default", moments, k, family), model_key(key, family, k)) for k in sizes]
     searches = climb_models(models, data, moments, Settings(family, "k-means++", 1, _START_RTOL, _START_STEPS), dtype)
     labels = []
     for search in searches:

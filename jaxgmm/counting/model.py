@@ -12,6 +12,8 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, OfAlpha, OfK, PartitionPrior, log_p_components
 from jaxgmm.covariance import get_family
+from jaxgmm.fitting.fit import Change
+from jaxgmm.model.default_prior import NAMES, not_a_prior
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -30,7 +32,7 @@ def centred_data(rows: Float[Array, "N D"], prior: Prior | RichardsonGreen, part
     return Data(expand(rows - centre, get_family(prior.family)), about_zero, partition_prior)
 
 
-def component_prior(prior: Prior | RichardsonGreen | str, family: str | None, x: Numbers) -> Prior | RichardsonGreen:
+def component_prior(prior: Prior | RichardsonGreen | Change | str, family: str | None, x: Numbers) -> Prior | RichardsonGreen:
     """The prior of a component, whose concentration isn't used: that of the weights is another's.
 
     Raises:
@@ -39,15 +41,18 @@ def component_prior(prior: Prior | RichardsonGreen | str, family: str | None, x:
     if family is not None:
         family = get_family(family).name
     if isinstance(prior, str):
-        if prior not in ("default", "richardson-green"):
-            raise unknown("prior", prior, ("default", "richardson-green"))
+        if prior not in (*NAMES, "richardson-green"):
+            raise unknown("prior", prior, (*NAMES, "richardson-green"))
         if prior == "richardson-green":
             prior = RichardsonGreen.default(x, family or "spherical")
         else:
             _check_family(family or "full")
-            prior = Prior.default(x, 1, family or "full")
+            prior = Prior.named(prior, x, 1, family or "full")
+    elif callable(prior):
+        _check_family(family or "full")
+        prior = prior(Prior.default(x, 1, family or "full"))
     if not isinstance(prior, Prior | RichardsonGreen):
-        raise UserTypeError(f"prior must be a name, a Prior or a RichardsonGreen, got {type(prior).__name__}.")
+        raise not_a_prior(prior, "'richardson-green'", "a RichardsonGreen", "a function of the default prior")
     if family not in (None, prior.family):
         raise UserError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
     _check_family(prior.family)

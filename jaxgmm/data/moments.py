@@ -1,23 +1,37 @@
 """Moments of the columns: what defaults and starts need to know of the rows."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import in_jit
 
-type Moments = tuple[float, np.ndarray, np.ndarray]  # N, the mean, and the scatter about it, as `column_moments` has them
+
+class Moments(NamedTuple):
+    """What defaults and starts need to know of the rows. On the host.
+
+    Attributes:
+        total_weight: N.
+        mean: (D,), of the columns.
+        scatter: about the mean, (D, D), or its diagonal (D,).
+        steps: (D,), how finely each column was written down, see `column_steps`.
+    """
+
+    total_weight: float
+    mean: Float[np.ndarray, " D"]
+    scatter: Float[np.ndarray, "..."]
+    steps: Float[np.ndarray, " D"]
 
 
 def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) -> Moments:
-    """Total weight, mean (D,), and scatter about the mean: (D, D) if `dense`, else its diagonal (D,). On the host.
+    """The moments of rows (N, D) with weights (N,); the scatter is a matrix if `dense`.
 
     Raises:
         ValueError: squares of the rows overflow or underflow.
@@ -34,7 +48,7 @@ def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) ->
             f"x has columns too large or too small for {info.dtype.name}: sums of squares {variances.tolist()} leave no room "
             "for products of covariances. Rescale its columns."
         )
-    return float(total), mean, scatter
+    return Moments(float(total), mean, scatter, column_steps(x, weight))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -65,6 +79,13 @@ def _column_moments_on_host(x: Numbers, weight: Numbers, dense: bool, dtype: np.
     return total, origin + shift, (w[:, None] * z).T @ z if dense else w @ z**2
 
 
+def rows_of_frequencies(weight: Any) -> float:
+    """How many rows a unit of weight is: 1, but where weights add up to 1 they are frequencies, of as many rows as have any."""
+    total, n_rows = float(np.asarray(weight, float).sum()), np.count_nonzero(weight)
+    return n_rows / total if total < 1 + _ROUNDED else 1.0
+
+
+_ROUNDED = 1e-3  # what sums of frequencies that were rounded may be off
 _CONSTANT_COLUMN_SD = 1e-3  # assumed sd of a column that doesn't vary, as a share of its size
 _COLLINEAR = 1e-10  # eigenvalue of the correlation matrix below which columns count as collinear
 _RIDGE = 1e-6
@@ -77,8 +98,7 @@ def proper_covariance(total_weight: float, mean: np.ndarray, scatter: np.ndarray
     """
     covariance = scatter / max(total_weight - 1, total_weight / 2)
     variance = np.array(covariance if covariance.ndim == 1 else np.diagonal(covariance))
-    size = np.abs(mean)
-    flat = np.sqrt(variance) <= 100 * np.finfo(float).eps * size
+    size, flat = np.abs(mean), _flat(variance, mean)
     variance[flat] = (_CONSTANT_COLUMN_SD * np.where(size > 0, size, 1))[flat] ** 2
     if covariance.ndim == 1:
         return variance
@@ -86,9 +106,39 @@ def proper_covariance(total_weight: float, mean: np.ndarray, scatter: np.ndarray
     correlation = covariance / np.outer(sd, sd)
     correlation[flat], correlation[:, flat] = 0, 0
     np.fill_diagonal(correlation, 1)
-    if np.linalg.eigvalsh(correlation)[0] < _COLLINEAR:
+    if _collinear(correlation):
         correlation += _RIDGE * np.eye(sd.size)
     return correlation * np.outer(sd, sd)
+
+
+def _collinear(correlation: np.ndarray) -> bool:
+    return bool(np.linalg.eigvalsh(correlation)[0] < _COLLINEAR)
+
+
+def singular(moments: Moments) -> bool:
+    """Whether the sample covariance, a matrix or its diagonal, has no density: columns that don't vary, or are collinear."""
+    if constant_columns(moments).any():
+        return True
+    if moments.scatter.ndim == 1:
+        return False
+    sd = np.sqrt(np.diagonal(moments.scatter))
+    return _collinear(moments.scatter / np.outer(sd, sd))
+
+
+def column_variances(moments: Moments) -> np.ndarray:
+    """Sample variances (D,), positive also where a column doesn't vary."""
+    scatter = moments.scatter
+    return proper_covariance(moments.total_weight, moments.mean, scatter if scatter.ndim == 1 else np.diagonal(scatter))
+
+
+def constant_columns(moments: Moments) -> np.ndarray:
+    """Which columns (D,) don't vary, but for rounding."""
+    scatter = moments.scatter if moments.scatter.ndim == 1 else np.diagonal(moments.scatter)
+    return _flat(scatter / moments.total_weight, moments.mean)
+
+
+def _flat(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return np.sqrt(variance) <= 100 * np.finfo(float).eps * np.abs(mean)
 
 
 _ROWS_FOR_STEPS = 10_000

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource
-from jaxgmm.data.moments import Moments
+from jaxgmm.data.moments import Moments, rows_of_frequencies
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared
 from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
@@ -31,7 +31,6 @@ from jaxgmm.tools import precision
 from jaxgmm.tools.types import on_host
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
-_ROUNDED = 1e-3  # what sums of frequencies that were rounded may be off
 _VANISHED = 1e-3  # expected rows of a component, below which its weight is on its way to 0
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
@@ -124,7 +123,7 @@ def _starts(
     """What makes a part of the starts, under its rules: of seeds, `n_starts` a model, or of what is given."""
     if given is not None:
         return lambda part, rules: _given_start(given, data, rules, models[0], most, settings.family, dtype)
-    scales = column_scales(*moments, settings.family).astype(dtype)
+    scales = column_scales(moments, settings.family).astype(dtype)
     seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
     uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
 
@@ -205,11 +204,8 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
 
 
 def rows_per_weight(prior: Any, weight: Any) -> float:
-    """How many rows a unit of weight is to a prior that is made of the rows, "default" or a change of it: 1, but where
-    weights add up to 1 they are frequencies, of as many rows as have some.
-    """
-    total, n_rows = float(np.asarray(weight, float).sum()), np.count_nonzero(weight)
-    return n_rows / total if total < 1 + _ROUNDED and (prior == "default" or callable(prior)) else 1.0
+    """How many rows a unit of weight is to a prior that is made of the rows, one that is named or a change of the default."""
+    return rows_of_frequencies(weight) if isinstance(prior, str) or callable(prior) else 1.0
 
 
 def in_weight(fit: Fit, rows: float) -> Fit:
@@ -277,7 +273,6 @@ def as_dtype[Tree](tree: Tree, dtype: DTypeLike) -> Tree:
 
 def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settings: Settings, dtype: np.dtype) -> EMRules:
     """The rules with an axis of models where `climb` wants one of starts."""
-    total_weight, mean, _ = moments
     priors, constants = [], []
     for model, own in zip(models, active, strict=True):
         if model.prior is None:
@@ -290,7 +285,7 @@ def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settin
     floor = _pivot_floor(moments, get_family(settings.family), dtype)
     if "covariances" in settings.step.fixed:  # what is held can't collapse
         floor = np.zeros_like(floor)
-    values = constants or [0.0] * len(models), mean, floor, total_weight, settings.rtol
+    values = constants or [0.0] * len(models), moments.mean, floor, moments.total_weight, settings.rtol
     constant, *shared, total, rtol = (on_host(np.asarray(value, dtype)) for value in values)
     prior = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
     return Rules(Own(prior, constant, on_host(active)), Shared(*shared), total, rtol)
@@ -303,7 +298,7 @@ def _repeat(rules: EMRules, n_starts: int, part: slice) -> EMRules:
 
 def _pivot_floor(moments: Moments, kind: Family, dtype: np.dtype) -> np.ndarray:
     """Variances (pivots, for matrices) that are rounding of the data's own; inf where the data have none to begin with."""
-    total_weight, mean, scatter = moments
+    total_weight, mean, scatter, _ = moments
     n_features = mean.shape[0]
     rounding = 10 * n_features * float(jnp.finfo(dtype).eps)
     constant = 100 * np.finfo(float).eps * np.abs(mean)  # sd of a column that doesn't vary

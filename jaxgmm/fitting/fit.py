@@ -17,6 +17,7 @@ from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
@@ -27,6 +28,7 @@ from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_st
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
 
+type Change = Callable[[Prior], Prior]
 type Init = str | GMM | Fit | ArrayLike | Sequence[int]
 
 
@@ -36,7 +38,7 @@ def fit(
     *,
     key: Array,
     family: str = "full",
-    prior: Prior | str | None = "default",
+    prior: Prior | Change | str | None = "default",
     init: Init = "k-means++",
     n_init: int = 10,
     rtol: float = 1e-8,
@@ -59,7 +61,8 @@ def fit(
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.
         family: "full", "tied", "diag", "spherical", or mclust's names. With a GMM as `init`, its family is the default.
-        prior: "default" (`Prior.default`), a `Prior`, or None for maximum likelihood.
+        prior: "default" (`Prior.default`), "fraley-raftery", a `Prior`, None for maximum likelihood, or a function that makes
+            the prior of the default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
         init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM (a warm start).
         n_init: number of starts for the named inits; the others are one start.
         rtol: stop when a step changes the objective by less than `rtol` times the total weight (nats per row: the one measure
@@ -137,6 +140,7 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Arra
             raise unknown("init", init, METHODS)
         if n_components is None:
             raise UserError(f"n_components is needed with init={init!r}; only responsibilities, labels or a GMM hold it.")
+        check_rows_for(n_components, source.weight)
         return None, n_components, family
     if isinstance(init, GMM):
         if init.weights.ndim != 1:
@@ -151,7 +155,18 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Arra
         given, held = check_assigned(init, source.n_samples)
     if n_components not in (None, held):
         raise UserError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
+    check_rows_for(held, source.weight)
     return given, held, family
+
+
+def check_rows_for(n_components: int, weight: ArrayLike) -> None:
+    """Raises ValueError where there are more components than rows of positive weight."""
+    n_rows = np.count_nonzero(weight)
+    if n_components > n_rows:
+        raise UserError(
+            f"n_components is {n_components}, but x has {n_rows} rows of positive weight, and a component without a row is "
+            "nothing but its prior. Use fewer components."
+        )
 
 
 def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given) -> EM:
@@ -170,23 +185,19 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
 
 
 def resolve_prior(
-    prior: Prior | str | None, moments: Moments, n_components: int, family: str, source: ArraySource
+    prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str, source: ArraySource
 ) -> Prior | None:
     """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
     if isinstance(prior, str):
-        if prior != "default":
-            raise unknown("prior", prior, ["default"])
-        return Prior.from_moments(*moments, n_components, family)
+        return Prior.of_moments(prior, moments, n_components, family)
+    if callable(prior):
+        prior = prior(Prior.of_moments("default", moments, n_components, family))
+        if not isinstance(prior, Prior):
+            raise UserTypeError(f"the function that is given as prior must return a Prior, got {type(prior).__name__}.")
     if prior is None:
-        n_rows = int((np.asarray(source.weight) > 0).sum())
-        if n_components > n_rows:
-            raise UserError(
-                f"n_components is {n_components}, but x has {n_rows} rows of positive weight: maximum likelihood needs at "
-                "least one row a component. Use fewer components, or prior='default'."
-            )
         return None
     if not isinstance(prior, Prior):
-        raise UserTypeError(f"prior must be 'default', None or a Prior, got {type(prior).__name__}.")
+        raise not_a_prior(prior, "a function of the default prior", "None")
     shapes = GMM.unchecked(
         np.empty(n_components), np.empty((n_components, source.n_features)), np.empty(()), family
     )  # fmt: skip

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data import as_source
-from jaxgmm.data.moments import column_moments, proper_covariance
+from jaxgmm.data.moments import Moments, column_moments, column_variances
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, at_least_scale
@@ -74,18 +74,18 @@ def initialise(
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
         moments = column_moments(source.x, source.weight, False, dtype)
-        scales = column_scales(*moments, family)
+        scales = column_scales(moments, family)
         uniforms = seed_uniforms(key, 1, n_components, n_components).astype(dtype)
         each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
         counts = np.array([n_components])
-        gmms = seeded_starts(source.x, source.weight, uniforms, moments[1], scales, counts, init, family, each)
+        gmms = seeded_starts(source.x, source.weight, uniforms, moments.mean, scales, counts, init, family, each)
     start = precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
     return start.named(source.feature_names)
 
 
-def column_scales(total_weight: float, mean: np.ndarray, scatter: np.ndarray, family: str) -> np.ndarray:
+def column_scales(moments: Moments, family: str) -> np.ndarray:
     """What columns are divided by before distances: their standard deviations (D,), all alike for "spherical"."""
-    variance = proper_covariance(total_weight, mean, scatter if scatter.ndim == 1 else np.diagonal(scatter))
+    variance = column_variances(moments)
     if get_family(family).structure.isotropic:
         variance = np.full_like(variance, variance.mean())
     return np.sqrt(variance)

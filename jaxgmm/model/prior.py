@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance import get_family
-from jaxgmm.data.moments import column_moments, column_steps, proper_covariance
-from jaxgmm.model import random_scale
+from jaxgmm.data.moments import Moments, column_moments, rows_of_frequencies
+from jaxgmm.model import default_prior, random_scale
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -83,90 +83,91 @@ class Prior:
         n_components: int,
         family: str = "full",
         *,
-        sample_weight: Any = None,
-        random_scale: bool = False,
+        sample_weight: ArrayLike | None = None,
     ) -> "Prior":
-        """The scale-aware default: units never matter (after Fraley & Raftery 2007, section 3.2).
+        """The prior that `fit` and all others have unless told otherwise: units never matter, and how small components are is
+        left to the data.
 
-        alpha = 1 (uniform, so the weights' mode is the ML one), m0 = column means, kappa0 = 0.01, nu0 = D + 2,
-        Psi0 = sample covariance / K^(2/D): its diagonal for "diag", the mean of its diagonal for "spherical" (they take one
-        isotropic scale for both). A column that doesn't vary counts as having an sd of 0.1 % of its size; collinear
-        columns get a ridge of 1e-6 of their variances.
-
-        That scale is the sample's: a component much narrower than it is smeared, and so is what stands beside an outlier. With
-        `random_scale` components may be as narrow as the data say: s in [least_scale, 1] is random (see the class), with
-        Psi0 = nu0 diag(column variances) / K^(2/D) and kappa0 = 0.1 nu0 / K^(2/D), so that means have about the sample's
-        spread whatever s is. The least s belongs to sds of the columns' steps, the resolution at which values were written
-        down; its floor is 1e-8, sds of a ten-thousandth of the columns'.
+        alpha = 1 (uniform, so the weights' mode is the ML one), m0 = column means, nu0 = D + 2; and with a random scale s,
+        Psi0 = nu0 diag(column variances) / K^(2/D) ("spherical": their mean) and kappa0 = 0.1 nu0 / K^(2/D), so that the
+        means have about the sample's spread whatever s is. The least s belongs to sds of the columns' steps, the resolution
+        at which values were written down; its floor is 1e-8, sds of a ten-thousandth of the columns'. Where a column doesn't
+        vary, or columns are collinear (for "full" and "tied"), s would be theirs alone: it is 1, and the rest as in
+        `fraley_raftery`. (After the random scale of Richardson & Green 1997.)
 
         Args:
             x: (N, D).
             n_components: K.
             family: covariance family.
-            sample_weight: (N,), default 1.
-            random_scale: leave the covariances' common scale to the data.
+            sample_weight: (N,), default 1; weights that add up to 1 are frequencies, of as many rows as have some.
 
         Raises:
             ValueError, TypeError: as `jaxgmm.fit`; rows that JAX traces.
         """
+        return cls.named("default", x, n_components, family, sample_weight=sample_weight)
+
+    @classmethod
+    def fraley_raftery(
+        cls,
+        x: Float[ArrayLike, "N D"],
+        n_components: int,
+        family: str = "full",
+        *,
+        sample_weight: ArrayLike | None = None,
+    ) -> "Prior":
+        """The prior of Fraley & Raftery (2007, section 3.2), mclust's `priorControl()`: the sample's covariance is the scale.
+
+        alpha = 1, m0 = column means, kappa0 = 0.01, nu0 = D + 2, Psi0 = sample covariance / K^(2/D): its diagonal for "diag",
+        the mean of its diagonal for "spherical" (they take one isotropic scale for both). A column that doesn't vary counts as
+        having an sd of 0.1 % of its size; collinear columns get a ridge of 1e-6 of their variances.
+
+        That scale is the sample's: components much narrower than it are smeared, and so is what stands beside an outlier.
+
+        Args:
+            x: (N, D).
+            n_components: K.
+            family: covariance family.
+            sample_weight: as for `default`.
+
+        Raises:
+            ValueError, TypeError: as `jaxgmm.fit`; rows that JAX traces.
+        """
+        return cls.named("fraley-raftery", x, n_components, family, sample_weight=sample_weight)
+
+    @classmethod
+    def named(
+        cls,
+        name: str,
+        x: Float[ArrayLike, "N D"],
+        n_components: int,
+        family: str = "full",
+        *,
+        sample_weight: ArrayLike | None = None,
+    ) -> "Prior":
+        """The prior that "default" or "fraley-raftery" names, of these rows; arguments and errors as for `default`."""
         if is_traced(x, sample_weight):
             raise UserTypeError("Prior.default looks at rows on the host: call it before jit, vmap or grad, and pass it in.")
+        default_prior.check_name(name)
         x = check_rows(x, "x")
         n_components = check_count(n_components, "n_components")
         weight = check_weights(sample_weight, x.shape[0])
-        wants_matrix = len(get_family(family).scale_shape(x.shape[1])) == 2
+        dense = get_family(family).structure.dense
         dtype = precision.compute_dtype(x)
         with precision.scope(dtype):
-            ones = np.ones(x.shape[0], dtype) if weight is None else weight
-            moments = column_moments(x, ones, wants_matrix and not random_scale, dtype)
-        if random_scale:
-            return cls._with_random_scale(*moments, n_components, family, column_steps(x, ones))
-        return cls.from_moments(*moments, n_components, family)
+            rows = np.ones(x.shape[0], dtype) if weight is None else weight * rows_of_frequencies(weight)
+            moments = column_moments(x, rows, dense, dtype)
+        return cls.of_moments(name, moments, n_components, family)
 
     @classmethod
-    def from_moments(
-        cls, total_weight: float, mean: np.ndarray, scatter: np.ndarray, n_components: int, family: str
-    ) -> "Prior":
-        """The default prior of data that are known by their sums.
-
-        Args:
-            total_weight: N.
-            mean: (D,), of the columns.
-            scatter: about the mean: (D, D), or its diagonal (D,) for families that need no more.
-            n_components: K.
-            family: of the covariances.
+    def of_moments(cls, name: str, moments: Moments, n_components: int, family: str) -> "Prior":
+        """The prior of data that are known by their moments, whose scatter is a matrix if the family's structure is dense.
 
         Raises:
-            ValueError: an unknown family.
+            ValueError: no prior or family that is called so.
         """
-        covariance = proper_covariance(total_weight, mean, scatter)
+        default_prior.check_name(name)
         kind = get_family(family)
-        values: dict[str, Any] = {
-            "concentration": np.float64(1),
-            "mean": np.asarray(mean, float),
-            "mean_precision": np.float64(0.01),
-            "degrees_of_freedom": np.float64(mean.shape[0] + 2),
-            "scale": np.asarray(kind.prior_scale(covariance, n_components)),
-        }
-        return cls(**values, family=kind.name)
-
-    @classmethod
-    def _with_random_scale(
-        cls, total_weight: float, mean: np.ndarray, scatter: np.ndarray, n_components: int, family: str, steps: np.ndarray
-    ) -> "Prior":
-        kind, n_features = get_family(family), mean.shape[0]
-        variances = proper_covariance(total_weight, mean, scatter)
-        dense = np.diag(variances) if kind.structure.dense else variances
-        share, degrees = n_components ** (2 / n_features), n_features + 2
-        values: dict[str, Any] = {
-            "concentration": np.float64(1),
-            "mean": np.asarray(mean, float),
-            "mean_precision": np.float64(_MEAN_PRECISION * degrees / share),
-            "degrees_of_freedom": np.float64(degrees),
-            "scale": np.asarray(kind.prior_scale(dense, n_components) * degrees),
-            "least_scale": np.float64(np.clip((steps**2 / variances).min() * share, _LEAST_SCALE, 1)),
-        }
-        return cls(**values, family=kind.name)
+        return cls(**default_prior.NAMES[name](moments, n_components, kind), family=kind.name)
 
     def log_prob(self, gmm: GMM) -> Float[Array, ""]:
         """Log density of a mixture's parameters, with respect to (weights, means, covariances) themselves, in nats.
@@ -199,8 +200,6 @@ class Prior:
 
 
 _FIELDS = ("concentration", "mean", "mean_precision", "degrees_of_freedom", "scale")
-_MEAN_PRECISION = 0.1  # of the means, in inverse variances of the columns: kappa0 / Psi0 where the scale is random
-_LEAST_SCALE = 1e-8
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

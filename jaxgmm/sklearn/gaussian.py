@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import Any, Self
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from sklearn import mixture
@@ -14,7 +15,7 @@ from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.fit import resolve_prior
 from jaxgmm.fitting.starts import assigned_start
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior
+from jaxgmm.model.prior import Prior, given_mixture
 from jaxgmm.model.steps import m_step
 from jaxgmm.sklearn.estimator import CompiledMixture, NoLabels, not_compiled
 from jaxgmm.sklearn.expectation import Expectation, Moments, assigned_moments
@@ -194,8 +195,12 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         if self.prior_ is None:
             start = assigned_moments(rows, resp, self)
             return start._replace(counts=start.counts / rows.total_weight)
+        return self._assigned(rows, resp, self.prior_)
+
+    def _assigned(self, rows: Rows, resp: np.ndarray, prior: Prior) -> Moments:
+        """The M-step of given weighted responsibilities."""
         with float64():
-            x, prior = rows.data.x, precision.cast(self.prior_, np.dtype(np.float64))
+            x, prior = rows.data.x, precision.cast(prior, np.dtype(np.float64))
             resp = np.pad(resp, ((0, rows.padding), (0, 0)))
             gmm = assigned_start(x, np.ones(len(x)), resp, rows.mean, self.n_components, self.covariance_type, prior)
             return Moments(*(np.array(leaf, rows.x.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
@@ -217,7 +222,10 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
                 gmm = m_step(log_resp.statistics, _wide_gmm(self), self.prior_)
                 leaves = Moments(*(np.array(leaf, X.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
         else:
-            leaves = self._start(Rows(np.asarray(X), None), np.exp(log_resp))
+            with float64():
+                gmm = _wide_gmm(self)
+                prior = given_mixture(precision.cast(self.prior_, np.dtype(np.float64)), gmm, jnp.ones(self.n_components, bool))
+            leaves = self._assigned(Rows(np.asarray(X), None), np.exp(log_resp), prior)
         self.weights_, self.means_, self.covariances_ = leaves
         self.precisions_cholesky_ = _compute_precision_cholesky(self.covariances_, self.covariance_type)
 

@@ -1,12 +1,14 @@
-"""What priors do to narrow components and beside outliers: `python tests/benchmarks/narrow_components.py`.
+"""What priors do to narrow components and beside outliers: `python tests/benchmarks/narrow_components.py [labels]`.
 
 Forty simulated sets of three well-separated round components, whose sds differ by a factor of 1 to 1000, in 1 to 10 features
 and 50 to 5000 rows, with no outliers or 2 % of them, for which one component more is fitted. For each way to fit: how many sets
 it leaves right, and the errors against the components' own rows, whose labels are known: of means in sds, of sds as a factor,
-of labels as a share of the rows. "default" is the fixed scale of Fraley & Raftery (2007), mclust's.
+of labels as a share of the rows. Fits start from 20 k-means++ seeds, or with `labels` from the rows' true labels, which shows
+the prior alone: outliers as far as these win the seeds of any method.
 """
 
 import itertools
+import sys
 import warnings
 
 import jax
@@ -44,29 +46,26 @@ def errors(gmm, x, labels):
     return max(distance), np.exp(np.abs(np.log(fitted / sds)).max()), 1 - right / (labels >= 0).sum()
 
 
-WAYS = {
-    "random scale": lambda x, k: jg.Prior.default(x, k, random_scale=True),
-    "maximum likelihood": lambda x, k: None,
-    "default": lambda x, k: "default",
-}
+PRIORS = ("default", "fraley-raftery", None)
 
 
-def main():
+def main(from_labels):
     rng = np.random.default_rng(0)
     settings = list(itertools.product((1, 2, 5, 10), (50, 200, 1000, 5000), (1, 10, 100, 1000), (0, 0.02)))
     chosen = [settings[i] for i in rng.permutation(len(settings))[:40]]
-    found = {name: [] for name in WAYS}
+    found = {str(prior): [] for prior in PRIORS}
     for n_features, n_rows, ratio, outliers in chosen:
         x, labels = simulate(rng, n_features, n_rows, ratio, outliers)
         k = 4 if outliers else 3
-        for name, way in WAYS.items():
+        start = {"init": np.where(labels < 0, 3, labels)} if from_labels else {"n_components": k, "n_init": 20}
+        for prior in PRIORS:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    fit = jg.fit(x, k, key=jax.random.key(1), prior=way(x, k), n_init=20)
-                    found[name].append((*errors(fit.gmm, x, labels), fit.status.name))
+                    fit = jg.fit(x, key=jax.random.key(1), prior=prior, **start)
+                    found[str(prior)].append((*errors(fit.gmm, x, labels), fit.status.name))
                 except jg.FitError:
-                    found[name].append((np.inf, np.inf, 1.0, "FitError"))
+                    found[str(prior)].append((np.inf, np.inf, 1.0, "FitError"))
         line = "  ".join(
             f"{name}: {e[0]:.2g} {e[1]:.3g} {e[2]:.2g} {e[3]}" for name, e in ((n, v[-1]) for n, v in found.items())
         )
@@ -81,4 +80,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main("labels" in sys.argv[1:])

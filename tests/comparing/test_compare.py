@@ -179,8 +179,8 @@ def test_table_and_ranks():
 
 
 def test_models_without_a_fit_are_rows():
-    """Two distinct rows: a component on each has no maximum of the likelihood; four components have not even the rows."""
-    x = np.array([[0.0], [0.1], [5.0]])
+    """A component on the last row alone has no maximum of the likelihood, nor have four on five rows."""
+    x = np.array([[0.0], [0.1], [0.1], [0.1], [5.0]])
     with pytest.warns(jg.FitWarning, match=r"2 of 3 models did not converge: 2 collapsed \(diag 2, diag 4\)") as caught:
         comparison = jg.compare(x, families=["diag"], n_components=[1, 2, 4], key=KEY, prior=None)
     assert len(caught) == 1
@@ -191,8 +191,17 @@ def test_models_without_a_fit_are_rows():
     assert table["rank_bic"].isna().tolist() == [False, True, True]
     assert comparison.select().gmm.n_components == 1
     assert comparison.agreement == "All criteria agree: BIC, AIC and ICL choose diag with 1 component."
-    with pytest.raises(jg.FitError, match="diag 4 has no fit: collapsed"):
-        comparison.fit("diag", 4)
+    assert comparison.fit("diag", 4).status is jg.Status.collapsed
+
+
+def test_a_family_that_has_no_density():
+    """A column that doesn't vary: only a variance that all columns share has a density there."""
+    x = np.array([[0.0, 1.0], [0.1, 1.0], [5.0, 1.0]])
+    with pytest.warns(jg.FitWarning, match="1 of 2 models did not converge"):
+        comparison = jg.compare(x, families=["diag", "spherical"], n_components=[1], key=KEY, prior=None)
+    assert comparison.table["bic"].isna().tolist() == [True, False]
+    with pytest.raises(jg.FitError, match="diag 1 has no fit: collapsed"):
+        comparison.fit("diag", 1)
 
 
 def test_ranks_choices_and_words():

@@ -236,16 +236,16 @@ def test_maximum_likelihood_says_collapsed(family, data):
 
 @pytest.mark.parametrize(("prior", "weighting"), [("default", "rows"), ("default", "shares"), ("stronger", "rows")])
 def test_components_without_rows_say_so_and_win_none(family, prior, weighting):
-    """More components than rows: by the pigeonhole principle some have, more probably than not, none."""
-    x = small_data()[::2]
-    weight = np.full(60, 1.0 if weighting == "rows" else 1 / 60)
+    """Each row three times, and two components for each three: some have, more probably than not, no row."""
+    x = np.repeat(small_data()[::2], 3, axis=0)
+    weight = np.full(180, 1.0 if weighting == "rows" else 1 / 180)
     if prior == "stronger":
-        prior = dataclasses.replace(jg.Prior.default(x, 200, family), concentration=np.float64(1.5))
-    with pytest.warns(jg.FitWarning, match="of 200 components have no rows"):
-        fit = fit_small(x, 200, family=family, prior=prior, sample_weight=weight)
+        prior = dataclasses.replace(jg.Prior.fraley_raftery(x, 120, family), concentration=np.float64(1.5))
+    with pytest.warns(jg.FitWarning, match="components have no rows"):
+        fit = fit_small(x, 120, family=family, prior=prior, sample_weight=weight)
     r = np.asarray(fit.gmm.responsibilities(x))
     np.testing.assert_allclose(fit.expected_rows, r.sum(0), atol=2e-3)
-    assert fit.empty.sum() >= 200 - 60 / 0.5
+    assert fit.empty.any()
     assert (np.prod(1 - r, axis=0)[fit.empty] > 0.5 - 1e-3).all()  # what `empty` promises
     assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x, weight), rel=1e-5)
     if prior == "default":
@@ -274,7 +274,7 @@ def test_one_outlier_gets_no_spike(family):
 # Units
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", ["fraley-raftery", None])
 @pytest.mark.parametrize("family", ["full", "tied"])
 def test_affine_change_of_units(family, prior):
     """x -> A x + b changes means and covariances by just that, key and all."""
@@ -389,7 +389,7 @@ FIXED = [
 def test_fixed(family, fixed):
     """What is fixed is kept bit by bit, and the gradient in the rest vanishes."""
     x, start = small_data(), bad_start(family)
-    fit = fit_small(x, init=start, family=family, fixed=fixed, rtol=1e-13)
+    fit = fit_small(x, init=start, family=family, fixed=fixed, prior="fraley-raftery", rtol=1e-13)
     assert fit.converged
     assert np.all(np.diff(fit.trace) >= -1e-9 * np.abs(fit.trace[1:]))
     for name in ("weights", "means", "covariances"):
@@ -466,7 +466,7 @@ def test_second_call_compiles_nothing(compilations):
     fit_small(x)
     assert "jit(_advance)" in compilations
     compilations.clear()
-    prior = jg.Prior(2.0, np.zeros(2), 0.5, 6.0, np.eye(2))
+    prior = jg.Prior(2.0, np.zeros(2), 0.5, 6.0, np.eye(2), least_scale=1e-3)
     fit_small(x[::-1] + 5, rtol=1e-5)
     fit_small(x, max_steps=4500)
     fit_small(x, prior=prior)

@@ -38,9 +38,9 @@ def scipy_log_prob(prior, gmm):
     return total
 
 
-@pytest.mark.parametrize("default", [True, False])
-def test_density(blobs, family, default):
-    prior = jg.Prior.default(blobs, 3, family) if default else random_prior(family)
+@pytest.mark.parametrize("named", [True, False])
+def test_density(blobs, family, named):
+    prior = jg.Prior.fraley_raftery(blobs, 3, family) if named else random_prior(family)
     for seed in range(3):
         gmm = random_member(family, seed=seed)
         assert float(prior.log_prob(gmm)) == pytest.approx(scipy_log_prob(prior, gmm), rel=1e-11)
@@ -48,9 +48,9 @@ def test_density(blobs, family, default):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_default(blobs, row_counts, family, weighted):
+def test_fraley_raftery(blobs, row_counts, family, weighted):
     k, d = 4, 3
-    prior = jg.Prior.default(blobs, k, family, sample_weight=row_counts if weighted else None)
+    prior = jg.Prior.fraley_raftery(blobs, k, family, sample_weight=row_counts if weighted else None)
     x = np.repeat(blobs, row_counts, axis=0) if weighted else blobs
     covariance = np.cov(x.T) / k ** (2 / d)
     variance = np.diag(covariance)
@@ -118,15 +118,18 @@ def test_fixed_point_is_stationary(real):
     assert stationarity(fit.gmm, x, fit.prior) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["default", "fraley-raftery"])
 @pytest.mark.parametrize("data", MCLUST_DATA)
-def test_units_do_not_matter(data, family):
-    """The default prior in other units is the same prior: the same fit, up to the units."""
+def test_units_do_not_matter(data, family, name):
+    """A prior that is made of the data is, in other units, the same prior: the same fit, up to the units."""
     x = load_x(data)
     unit = 1e3 if family == "spherical" else np.array([1e3, 1e-4, 10.0, 0.1])[: x.shape[1]]
-    prior, scaled = jg.Prior.default(x, 2, family), jg.Prior.default(x * unit, 2, family)
+    prior, scaled = jg.Prior.named(name, x, 2, family), jg.Prior.named(name, x * unit, 2, family)
     scale = {"diag": unit**2, "spherical": unit**2}.get(family, np.outer(unit, unit))
     np.testing.assert_allclose(scaled.mean, prior.mean * unit, rtol=1e-12)
     np.testing.assert_allclose(scaled.scale, prior.scale * scale, rtol=1e-10)
+    if name == "default":
+        assert float(scaled.least_scale) == pytest.approx(float(prior.least_scale), rel=1e-9)
 
 
 def test_default_is_the_same_inside_a_compiled_function(family, blobs, row_counts):
@@ -146,16 +149,16 @@ def test_default_is_the_same_inside_a_compiled_function(family, blobs, row_count
 
 def test_density_with_a_random_scale(blobs, family):
     """The mean over the grid of the density given the scale."""
-    prior, gmm = jg.Prior.default(blobs, 3, family, random_scale=True), random_member(family)
+    prior, gmm = jg.Prior.default(blobs, 3, family), random_member(family)
     values = np.geomspace(float(prior.least_scale), 1, 512)
     expected = logsumexp([scipy_log_prob(given(prior, s), gmm) for s in values]) - np.log(512)
     assert float(prior.log_prob(gmm)) == pytest.approx(expected, rel=1e-11)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_default_with_a_random_scale(blobs, row_counts, family, weighted):
+def test_default(blobs, row_counts, family, weighted):
     k, d = 4, 3
-    prior = jg.Prior.default(blobs, k, family, sample_weight=row_counts if weighted else None, random_scale=True)
+    prior = jg.Prior.default(blobs, k, family, sample_weight=row_counts if weighted else None)
     x = np.repeat(blobs, row_counts, axis=0) if weighted else blobs
     share = (d + 2) / k ** (2 / d)
     variance = np.var(x, axis=0, ddof=1) * share
@@ -164,7 +167,7 @@ def test_default_with_a_random_scale(blobs, row_counts, family, weighted):
     np.testing.assert_allclose(prior.mean, x.mean(0), rtol=1e-12)
     assert float(prior.mean_precision) == pytest.approx(0.1 * share)
     assert float(prior.degrees_of_freedom) == d + 2
-    scaled = jg.Prior.default(x * 1e3, k, family, random_scale=True)
+    scaled = jg.Prior.default(x * 1e3, k, family)
     assert float(scaled.least_scale) == pytest.approx(float(prior.least_scale), rel=1e-9)
 
 
@@ -183,7 +186,7 @@ def test_least_scale_is_the_step_of_the_finest_column():
 
 
 def least_scale(x, n_components, **options):
-    return float(jg.Prior.default(x, n_components, random_scale=True, **options).least_scale)
+    return float(jg.Prior.default(x, n_components, **options).least_scale)
 
 
 def test_narrow_components_are_not_smeared():
@@ -196,7 +199,7 @@ def test_narrow_components_are_not_smeared():
         (np.concatenate([*clusters, [1e4]]), 3, clusters),
     ):
         x = rows[:, None]
-        fit = jg.fit(x, k, key=jax.random.key(0), prior=jg.Prior.default(x, k, random_scale=True))
+        fit = jg.fit(x, k, key=jax.random.key(0))
         assert fit.converged
         assert fit.restarts.replication == 10
         sds, means = np.sqrt(fit.gmm.covariances.ravel()), fit.gmm.means.ravel()
@@ -207,7 +210,7 @@ def test_narrow_components_are_not_smeared():
 
 def test_m_step_climbs_with_a_random_scale(blobs, family):
     """E[s | mixture] in the place of s: each step raises log-likelihood plus the density with s summed out."""
-    prior, gmm = jg.Prior.default(blobs, 3, family, random_scale=True), random_member(family)
+    prior, gmm = jg.Prior.default(blobs, 3, family), random_member(family)
     value = -np.inf
     for _ in range(30):
         before, value = value, float(gmm.log_likelihood(blobs) + prior.log_prob(gmm))
@@ -216,7 +219,7 @@ def test_m_step_climbs_with_a_random_scale(blobs, family):
 
 
 def test_fixed_point_with_a_random_scale_is_stationary(blobs, family):
-    prior = jg.Prior.default(blobs, 3, family, random_scale=True)
+    prior = jg.Prior.default(blobs, 3, family)
     fit = jg.fit(blobs, 3, key=jax.random.key(0), family=family, prior=prior, rtol=1e-12, max_steps=5000)
     assert fit.converged
     assert stationarity(fit.gmm, blobs, prior) < 1e-5
@@ -225,7 +228,7 @@ def test_fixed_point_with_a_random_scale_is_stationary(blobs, family):
 def test_numpyro_draws_what_the_density_says(family):
     """E[q / p] = 1 over draws from p, for a density q that p covers: that of one value of the scale."""
     x = np.random.default_rng(0).normal(size=(100, 2))
-    prior = replace(jg.Prior.default(x, 3, family, random_scale=True), least_scale=1e-3)
+    prior = replace(jg.Prior.default(x, 3, family), least_scale=1e-3)
     value = np.geomspace(1e-3, 1, 512)[300]
 
     def draw(key):

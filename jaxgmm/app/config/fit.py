@@ -14,14 +14,15 @@ class PriorTable(StrictTable):
     """`[prior]`: of the mixture's parameters.
 
     Attributes:
-        kind: "default", the scale-aware conjugate prior of `jaxgmm.Prior.default`, or "none", maximum likelihood.
+        kind: "default", `jaxgmm.Prior.default`; "fraley-raftery", mclust's, whose scale is the sample's; or "none", maximum
+            likelihood. What follows is for the default prior.
         concentration: of the Dirichlet prior of the weights, at least 1 for a fit, instead of the default's.
         mean_precision: how many rows the prior mean counts for, where the random scale is 1, instead of the default's.
         degrees_of_freedom: of the inverse-Wishart prior of the covariances, instead of the default's; its scale stays.
         least_scale: the least of the random scale that covariances have in common; 1 holds it fixed.
     """
 
-    kind: Literal["default", "none"] = "default"
+    kind: Literal["default", "fraley-raftery", "none"] = "default"
     concentration: Positive | None = None
     mean_precision: Positive | None = None
     degrees_of_freedom: Positive | None = None
@@ -34,8 +35,8 @@ class PriorTable(StrictTable):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.kind == "none" and self.overrides:
-            raise UserError(f"{', '.join(self.overrides)} given, but kind = 'none' leaves the prior out")
+        if self.kind != "default" and self.overrides:
+            raise UserError(f"{', '.join(self.overrides)} given, but kind = {self.kind!r}: they change the default prior only")
         return self
 
 

@@ -1,7 +1,6 @@
 """The `[compare]` stage of a run: several models, of which one criterion's choice becomes the run's fit."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -14,9 +13,9 @@ from jaxgmm.app.stages.fit import settled
 from jaxgmm.app.stages.stage import Making
 from jaxgmm.comparing.compare import compare
 from jaxgmm.comparing.comparison import Comparison
+from jaxgmm.fitting.fit import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitWarning
-from jaxgmm.model.prior import Prior
 from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Json
 
@@ -51,7 +50,7 @@ class CompareStage:
     can_resume: ClassVar = False
     settings: CompareTable
     rows: "Rows"
-    change: Callable[[Prior], Prior] | None
+    prior: Change | str | None
 
     def make(self, making: Making) -> Compared:
         """Fit the models.
@@ -64,7 +63,7 @@ class CompareStage:
             comparison = compare(
                 self.rows.frame,
                 key=jax.random.key(self.settings.seed),
-                prior=self.change,
+                prior=self.prior,
                 sample_weight=self.rows.sample_weight,
                 **self.settings.options,
             )

@@ -1,7 +1,6 @@
 """The `[count]` stage of a run: the posterior over the number of clusters, whether to trust it, files and figures."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -20,8 +19,8 @@ from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
 from jaxgmm.bayes.trees.storage import save_posterior
 from jaxgmm.counting.count_clusters import count_clusters
 from jaxgmm.counting.verdict import ClusterCount, cluster_count
+from jaxgmm.fitting.fit import Change
 from jaxgmm.fitting.result import Fit
-from jaxgmm.model.prior import Prior
 from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Json
 
@@ -64,13 +63,13 @@ class Counted:
 
 @dataclass(frozen=True, eq=False)
 class CountStage:
-    """A checked `[count]` table, the data, and what `[prior]` makes of a default prior."""
+    """A checked `[count]` table, the data, and the components' prior, as `count_clusters` takes it."""
 
     name: ClassVar = "count"
     can_resume: ClassVar = True
     settings: CountTable
     rows: "Rows"
-    change: Callable[[Prior], Prior] | None
+    prior: Change | str | None
 
     def family(self, fitted: Fit | None) -> str:
         """Of the components."""
@@ -78,13 +77,13 @@ class CountStage:
         return self.settings.family or (without if fitted is None else fitted.gmm.family)
 
     @classmethod
-    def prepare(cls, config: Config, rows: "Rows", change: Callable[[Prior], Prior] | None) -> "CountStage":
+    def prepare(cls, config: Config, rows: "Rows", prior: Change | str | None) -> "CountStage":
         """Check what can be before there is a fit.
 
         Args:
             config: with [count].
             rows: the data.
-            change: of a default prior, as `[prior]` has it; None for maximum likelihood.
+            prior: as `count_clusters` takes it; None for maximum likelihood.
 
         Raises:
             ValueError: data that the prior is not for, or columns whose names a file can't have.
@@ -93,20 +92,21 @@ class CountStage:
         check_feature_names(rows.feature_names, rows.x.shape[1])
         if config.count.prior == "richardson-green":
             RichardsonGreen.default(rows.x)
-        return cls(config.count, rows, change)
+        return cls(config.count, rows, prior)
 
     def make(self, making: Making) -> Counted:
         """Draws as the table asks for, of the family of the fit unless the table says another, and their verdict."""
         x, family = self.rows.x, self.family(making.fit)
         if self.settings.prior == "richardson-green":
-            prior: Prior | RichardsonGreen = RichardsonGreen.default(x, family)
+            prior: RichardsonGreen | Change | str = RichardsonGreen.default(x, family)
         else:
-            assert self.change is not None  # the config has been checked
-            prior = self.change(Prior.default(x, 1, family))
+            assert self.prior is not None  # the config has been checked
+            prior = self.prior
         tree = count_clusters(
             x,
             key=jax.random.key(self.settings.seed),
             prior=prior,
+            family=family,
             feature_names=self.rows.feature_names,
             progress=making.watch.draws,
             checkpoint=making.checkpoint(self.name),

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,10 +18,9 @@ from jaxgmm.app.assignments import assignments
 from jaxgmm.app.config import FitTable
 from jaxgmm.app.stages.stage import Making
 from jaxgmm.app.tables import write_table
-from jaxgmm.fitting.fit import fit
+from jaxgmm.fitting.fit import Change, fit
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitError, FitWarning, Status
-from jaxgmm.model.prior import Prior
 from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Facts, Json
 
@@ -48,13 +46,13 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class FitStage:
-    """A checked `[fit]` table, or None where [count] finds K; the data; and what `[prior]` makes of a default prior."""
+    """A checked `[fit]` table, or None where [count] finds K; the data; and the prior, as `fit` takes it."""
 
     name: ClassVar = "fit"
     can_resume: ClassVar = False
     settings: FitTable | None
     rows: "Rows"
-    change: Callable[[Prior], Prior] | None
+    prior: Change | str | None
 
     def make(self, making: Making) -> Fitted:
         """Fit the mixture.
@@ -63,19 +61,16 @@ class FitStage:
             ValueError: data or settings that can't be used.
             FitError: no start gave a usable mixture.
         """
-        settings, rows, prior = self.settings, self.rows, None
+        settings, rows = self.settings, self.rows
         if settings is None:
             counted: Any = making.made["count"]
             settings = FitTable(n_components=counted.count.mode, family=counted.family)
-        if self.change is not None:
-            prior = Prior.default(rows.x, settings.n_components, settings.family, sample_weight=rows.sample_weight)
-            prior = self.change(prior)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # the status is in everything that a run shows and writes
             fitted = fit(
                 rows.frame,
                 key=jax.random.key(settings.seed),
-                prior=prior,
+                prior=self.prior,
                 sample_weight=rows.sample_weight,
                 callback=making.watch.fit,
                 **settings.options,

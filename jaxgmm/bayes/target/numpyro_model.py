@@ -10,10 +10,11 @@ from jaxtyping import Float
 from jaxgmm.bayes.priors.base import sample_mixture
 from jaxgmm.bayes.target.distribution import Mixture
 from jaxgmm.covariance import get_family
+from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools.errors import UserError
-from jaxgmm.tools.validation import check_count, check_rows, check_weights, is_traced, unknown
+from jaxgmm.tools.validation import check_count, check_rows, check_weights, is_traced
 
 
 def numpyro_model(
@@ -38,7 +39,8 @@ def numpyro_model(
         x: (N, D), finite; None to draw rows from the prior or, with `Predictive`, from posterior draws.
         n_components: K.
         family: covariance family.
-        prior: "default" (`Prior.default` of x), a `Prior`, or a `RichardsonGreen` (which adds the site `rate`).
+        prior: "default" (`Prior.default` of x), "fraley-raftery", a `Prior`, or a `RichardsonGreen` (which adds the
+            site `rate`).
         sample_weight: (N,), non-negative, default 1: each row's log density is multiplied by its weight.
         n_samples: how many rows to draw where x is None.
         batch_size: rows in a random minibatch, for `SVI`; their log density is scaled up to all N.
@@ -90,16 +92,15 @@ def numpyro_model(
 
 def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_weight: Any) -> Any:
     if isinstance(prior, str):
-        if prior != "default":
-            raise unknown("prior", prior, ["default"])
+        check_name(prior)
         if x is None or is_traced(x):
             raise UserError(
-                "prior='default' is made from concrete rows, and x is None or traced: "
+                f"prior={prior!r} is made from concrete rows, and x is None or traced: "
                 "pass prior=Prior.default(x, n_components, family)."
             )
-        return Prior.default(x, n_components, family, sample_weight=sample_weight)
+        return Prior.named(prior, x, n_components, family, sample_weight=sample_weight)
     if prior is None:
-        raise UserError("prior is None, maximum likelihood, which has no posterior: 'default', a Prior or a RichardsonGreen.")
+        raise not_a_prior(prior, "a RichardsonGreen")
     if getattr(prior, "family", family) != family:
         raise UserError(f"prior is for family {prior.family!r}, but family is {family!r}.")
     return prior

@@ -130,7 +130,7 @@ def rules_of(
     own = [_padded(prior, k, capacity, step, dtype) for prior, k in zip(priors, counts, strict=True)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
     active = np.arange(capacity) < np.asarray(counts)[:, None]
-    numbers = (on_host(np.asarray(value, dtype)) for value in (moments[1], moments[0], rtol))
+    numbers = (on_host(np.asarray(value, dtype)) for value in (moments.mean, moments.total_weight, rtol))
     return Rules(Own(stacked, on_host(active)), *numbers)
 
 

@@ -19,12 +19,12 @@ from jaxgmm.fitting.fit import names_in, resolve_init
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserTypeError
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 
@@ -59,7 +59,7 @@ def fit_vb(
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key.
         family: "full", "tied", "diag", "spherical", or mclust's names.
-        prior: "default" (`Prior.default`) or a `Prior`; its concentration may be below 1.
+        prior: "default" (`Prior.default`), "fraley-raftery", or a `Prior`; its concentration may be below 1.
         weights: "dirichlet", Dirichlet(concentration); or "stick-breaking", a Dirichlet process of that concentration, of
             which q uses the first K components.
         init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or Fit.
@@ -85,7 +85,7 @@ def fit_vb(
         >>> x = jg.datasets.load_faithful().x
         >>> fits = [jg.fit_vb(x, k, key=jax.random.key(0), n_init=2) for k in (1, 2, 3)]
         >>> [round(fit.elbo) for fit in fits]
-        [-1309, -1169, -1173]
+        [-1310, -1165, -1168]
     """
     host_only("fit_vb", x, sample_weight, key)
     check_key(key)
@@ -104,7 +104,7 @@ def fit_vb(
         data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         if isinstance(prior, str):
-            prior = Prior.from_moments(*moments, n_components, family)
+            prior = Prior.of_moments(prior, moments, n_components, family)
         most = capacity(n_components, source.n_samples)
         at_once = n_starts if source.n_samples * most * n_starts <= TOGETHER else 1
         uniforms = seed_uniforms(key, n_starts, n_components, most).astype(dtype)
@@ -116,7 +116,7 @@ def fit_vb(
             else:
                 start = _given_start(given, data, rules, most, family)
             searches.append(climb(start_from(start, rules.own), data, rules, max_steps, step))
-        restarts = restarts_of(searches, rtol * moments[0], of_bounds=True)
+        restarts = restarts_of(searches, rtol * moments.total_weight, of_bounds=True)
         batch, index = divmod(restarts.best, at_once)
         best = searches[batch]
         own, active = jax.tree.map(lambda leaf: leaf[0], rules.own)  # all starts have the same
@@ -146,7 +146,7 @@ def _seeded_start(
 ) -> Statistics:
     """The statistics of seeded mixtures' E-step."""
     dtype = rules.shared.dtype
-    scales, counts = column_scales(*moments, family).astype(dtype), np.full(len(uniforms), n_components)
+    scales, counts = column_scales(moments, family).astype(dtype), np.full(len(uniforms), n_components)
     gmms = seeded_starts(data.x, data.weight, uniforms, rules.shared, scales, counts, init, family, rules.own.prior)
     return statistics_under(gmms, data, family, rules.shared)
 
@@ -159,12 +159,9 @@ def _without_padding(leaves: dict[str, Array], n_components: int, family: str) -
 
 def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, family: str) -> None:
     if isinstance(prior, str):
-        if prior != "default":
-            raise unknown("prior", prior, ["default"])
-        return
+        return check_name(prior)
     if not isinstance(prior, Prior):
-        reason = "a bound of the evidence needs a proper, conjugate prior"
-        raise UserTypeError(f"prior must be 'default' or a Prior, got {type(prior).__name__}: {reason}.")
+        raise not_a_prior(prior)  # a bound of the evidence needs a proper, conjugate one
     prior.check_fits(GMM.unchecked(np.empty(n_components), np.empty((n_components, n_features)), np.empty(()), family))
     WEIGHT_PRIORS[weights].check(prior.concentration)
 
