@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-from jaxgmm.bayes.samplers.chains import Schedule
+from jaxgmm.bayes.samplers.chains import Schedule, check_keeping, forget
 from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
@@ -50,6 +50,7 @@ def posterior(
     progress: bool | Callable[[int, int], None] = False,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    keep_checkpoint: bool = False,
     **options: Any,
 ) -> xarray.DataTree:
     """Draws from the posterior of a mixture's weights, means and covariances, as an ArviZ tree, starting from a fit.
@@ -80,8 +81,10 @@ def posterior(
             "posterior_predictive".
         feature_names: names of the columns; default those of the fit or the frame, else x0, x1, ...
         progress: show a progress bar, or call this with (steps done, steps in all).
-        checkpoint: directory where "nuts" and "gibbs" keep an unfinished run.
-        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
+        checkpoint: directory where "nuts" and "gibbs" keep an unfinished run; removed when it has ended.
+        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run. It starts from the beginning
+            where nothing is kept.
+        keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
         **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `guide`, `n_steps`,
             `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
 
@@ -134,9 +137,8 @@ def posterior(
         settings["n_warmup"] = _n_warmup(method, n_warmup)
         signature = settings | {"data": data, "family": gmm.family, "key": np.asarray(key_data(key)).tolist()}
         signature |= {"prior": _facts(target), "start": _facts(gmm)}
-        if resume and checkpoint is None:
-            raise UserError("resume=True needs checkpoint, the directory of the unfinished run.")
-    elif n_warmup is not None or checkpoint is not None or resume:
+        check_keeping(checkpoint, resume, keep_checkpoint)
+    elif n_warmup is not None or checkpoint is not None or resume or keep_checkpoint:
         raise UserError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
 
     dtype = precision.compute_dtype(source.x)
@@ -158,10 +160,13 @@ def posterior(
             told = {"report": report} if "report" in inspect.signature(draw).parameters else {}
             draws = draw(problem, key_draws, n_draws, n_chains, **options, **told)
         attrs = settings | draws.attrs | {"fingerprint": data}
-        return to_datatree(
+        tree = to_datatree(
             draws, source.x, None if sample_weight is None else source.weight, target,
             key=key_tree, groups=groups, feature_names=names, attrs=attrs,
         )  # fmt: skip
+    if checkpoint is not None and not keep_checkpoint:
+        forget(check_path(checkpoint, "checkpoint"))
+    return tree
 
 
 def _check_options(method: str, options: Facts) -> None:

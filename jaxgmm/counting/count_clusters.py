@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.samplers.chains import Schedule, check_keeping, forget, run_chains
 from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
@@ -57,6 +57,7 @@ def count_clusters(
     progress: bool | Callable[[int, int], None] = False,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    keep_checkpoint: bool = False,
 ) -> xarray.DataTree:
     """Draws from the posterior over partitions of the rows, and so over the number of clusters: no K has to be chosen.
 
@@ -91,8 +92,10 @@ def count_clusters(
         n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
         feature_names: names of the columns; default those of a frame, else x0, x1, ...
         progress: show a progress bar, or call this with (steps done, steps in all).
-        checkpoint: directory that keeps an unfinished run.
-        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run.
+        checkpoint: directory that keeps an unfinished run; removed when it has ended.
+        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run. It starts from the beginning
+            where nothing is kept.
+        keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
 
     Returns:
         DataTree with the groups posterior (`n_clusters`, `n_components`, `alpha`, `sorted_weights` and, of the mixture that the
@@ -120,8 +123,7 @@ def count_clusters(
         raise UserError(
             f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
         )
-    if resume and checkpoint is None:
-        raise UserError("resume=True needs checkpoint, the directory of the unfinished run.")
+    check_keeping(checkpoint, resume, keep_checkpoint)
     source = as_source(x, None, min_rows=2)
     names = source.feature_names if feature_names is None else feature_names
     check_feature_names(names, source.n_features)
@@ -152,7 +154,10 @@ def count_clusters(
             "columns of x, or raise prior.degrees_of_freedom."
         )
     settings["key"] = signature["key"]
-    return count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
+    tree = count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
+    if path is not None and not keep_checkpoint:
+        forget(path)
+    return tree
 
 
 def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: np.dtype) -> np.ndarray:

@@ -214,6 +214,7 @@ def test_what_the_table_says_is_what_the_library_is_asked_for(table, wanted, tmp
         "n_warmup",
         "checkpoint",
         "resume",
+        "keep_checkpoint",
         "dense_mass",
         "max_tree_depth",
         "guide",
@@ -221,7 +222,7 @@ def test_what_the_table_says_is_what_the_library_is_asked_for(table, wanted, tmp
         "learning_rate",
         "batch_size",
     }
-    chains = {"checkpoint", "resume"} if table["method"] in ("nuts", "gibbs") else set()
+    chains = {"checkpoint", "resume", "keep_checkpoint"} if table["method"] in ("nuts", "gibbs") else set()
     assert options & asked.keys() == options & table.keys() | chains
 
 

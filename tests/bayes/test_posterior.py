@@ -105,6 +105,18 @@ def test_an_interrupted_run_continues(fitted, tmp_path, method):
     resumed = jg.posterior(x, fit, **settings, checkpoint=tmp_path / "run", resume=True)
     for name in ("weights", "means", "covariances", "entropy", "n_clusters"):
         np.testing.assert_array_equal(whole["posterior"][name], resumed["posterior"][name])
+    assert list(tmp_path.iterdir()) == []  # of a run that has ended nothing is in the way of the next
+
+
+def test_a_checkpoint_is_kept_where_that_is_asked_for(fitted, tmp_path):
+    x, fit = fitted
+    settings = {"method": "gibbs", "key": KEY, "n_draws": 60, "n_chains": 2, "n_warmup": 20, "checkpoint": tmp_path / "run"}
+    whole = jg.posterior(x, fit, **settings, keep_checkpoint=True)
+    told = []
+    again = jg.posterior(x, fit, **settings, resume=True, progress=lambda *steps: told.append(steps))
+    assert told == []  # the draws were there
+    np.testing.assert_array_equal(whole["posterior"]["means"], again["posterior"]["means"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sample_weight_counts_rows(fitted):
@@ -157,11 +169,12 @@ def posterior_of(x, fit, **changes):
         ({"prior": 1.0}, TypeError, "prior must be"),
         ({"method": "laplace", "n_warmup": 5}, ValueError, "n_warmup, checkpoint and resume are for nuts and gibbs"),
         ({"resume": True}, ValueError, "resume=True needs checkpoint"),
+        ({"keep_checkpoint": True}, ValueError, "keep_checkpoint=True needs checkpoint"),
         ({"feature_names": ["a"]}, ValueError, "feature_names"),
     ],
     ids=[
         *("method", "guide", "option", "near_option", "one_chain", "three_draws", "part_of_a_draw", "key", "group", "groups"),
-        *("prior_name", "prior", "warmup", "resume", "names"),
+        *("prior_name", "prior", "warmup", "resume", "keep", "names"),
     ],
 )
 def test_bad_settings(fitted, changes, error, message):

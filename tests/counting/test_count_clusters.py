@@ -186,10 +186,13 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
 
     with pytest.raises(Interrupted):
         jg.count_clusters(x, **options, checkpoint=tmp_path / "run", progress=stop)
-    again = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True)
-    np.testing.assert_array_equal(again["allocations"]["label"], whole["allocations"]["label"])
     with pytest.raises(ValueError, match="belongs to another run: alpha was"):
         jg.count_clusters(x, **options, alpha=2.0, checkpoint=tmp_path / "run", resume=True)
+    kept = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True, keep_checkpoint=True)
+    again = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True)
+    for tree in (kept, again):
+        np.testing.assert_array_equal(tree["allocations"]["label"], whole["allocations"]["label"])
+    assert list(tmp_path.iterdir()) == []  # of a run that has ended nothing is in the way of the next
 
 
 @pytest.mark.parametrize(

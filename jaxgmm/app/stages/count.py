@@ -111,6 +111,7 @@ class CountStage:
             progress=making.watch.draws,
             checkpoint=making.checkpoint(self.name),
             resume=making.resume,
+            keep_checkpoint=True,  # until all is written
             **self.settings.options,
         )
         return Counted(tree, cluster_count(tree, **self.settings.thresholds.model_dump()))

@@ -108,7 +108,7 @@ class PosteriorStage:
         assert fitted is not None  # the stages are in order
         keeping: Facts = {}
         if self.can_resume:
-            keeping = {"checkpoint": making.checkpoint(self.name), "resume": making.resume}
+            keeping = {"checkpoint": making.checkpoint(self.name), "resume": making.resume, "keep_checkpoint": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # k-hat is in everything that a run shows and writes
             tree = posterior(

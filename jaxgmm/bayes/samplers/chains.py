@@ -6,8 +6,10 @@ continued from its last checkpoint gives the very draws of an uninterrupted one.
 
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +27,9 @@ from jaxgmm.tools.types import Json
 
 _LONGEST = 100  # steps in a compiled chunk
 _SECONDS = 2.0  # that a chunk should take, so that a checkpoint is never old
+_STATE = "state.npz"
+# A checkpoint's files, and what a kill leaves of one that was being written.
+_OURS = re.compile(r"state\.npz|draws_\d+\.npz|\.(state|draws_\d+)\.partial-[0-9a-f]+\.npz")
 
 
 class Schedule(NamedTuple):
@@ -105,6 +110,25 @@ def _advance(kernel: Any, states: Any, data: Any, n_steps: Array) -> tuple[Any, 
     return lax.fori_loop(0, n_steps, body, (states, empty))
 
 
+def check_keeping(checkpoint: object, resume: bool, keep_checkpoint: bool) -> None:
+    """Raises ValueError for what needs a checkpoint where there is none."""
+    for name, asked in {"resume": resume, "keep_checkpoint": keep_checkpoint}.items():
+        if asked and checkpoint is None:
+            raise UserError(f"{name}=True needs checkpoint, the directory of the unfinished run.")
+
+
+def forget(directory: Path) -> None:
+    """Remove the checkpoint of a run that has ended, and its directory if there is nothing else in it.
+
+    The state first: draws without one are nothing to go on from, a state without its draws is a damaged checkpoint.
+    """
+    ours = [path for path in directory.iterdir() if _OURS.fullmatch(path.name)] if directory.is_dir() else []
+    for path in sorted(ours, key=lambda path: path.name != _STATE):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it, or it isn't there
+        directory.rmdir()
+
+
 class _Store:
     """A directory with the last state of the chains, and a file for each chunk of draws."""
 
@@ -114,11 +138,13 @@ class _Store:
         self.signature = json.loads(json.dumps(dict(schedule.signature)))  # as it will be read back: tuples become lists
         self.n_warmup, self.total = schedule.n_warmup, schedule.n_warmup + schedule.n_draws
         self.n_written = 0
-        found = (self.directory / "state.npz").exists()
+        found = (self.directory / _STATE).exists()
         if found and not schedule.resume:
             raise UserError(f"checkpoint {self.directory} holds an unfinished run: resume=True continues it; or delete it.")
-        if not found and self.directory.exists() and any(self.directory.iterdir()):
-            raise UserError(f"checkpoint {self.directory} is a directory that holds something else: give a new one.")
+        if not found and self.directory.exists():
+            if any(_OURS.fullmatch(path.name) is None for path in self.directory.iterdir()):
+                raise UserError(f"checkpoint {self.directory} is a directory that holds something else: give a new one.")
+            forget(self.directory)  # of a run that was killed before it had kept a state
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, states: Any, done: int, chunks: list[list[np.ndarray]]) -> None:
@@ -126,7 +152,7 @@ class _Store:
             _write(self.directory / f"draws_{number:05d}.npz", chunks[number], {})
         self.n_written = len(chunks)
         facts = {"done": done, "n_chunks": len(chunks), "signature": self.signature}
-        _write(self.directory / "state.npz", [_plain(leaf) for leaf in jax.tree.leaves(states)], facts)
+        _write(self.directory / _STATE, [_plain(leaf) for leaf in jax.tree.leaves(states)], facts)
 
     def load(self, states: Any, kept: list[Any]) -> tuple[Any, int, list[list[np.ndarray]]]:
         """The states, steps done, and chunks of draws; those of `states` itself where there is nothing yet.
@@ -135,9 +161,9 @@ class _Store:
             states: as the run begins.
             kept: shape and dtype of each leaf of what one step keeps, (chain, ...).
         """
-        if not (self.directory / "state.npz").exists():
+        if not (self.directory / _STATE).exists():
             return states, 0, []
-        leaves, facts = _read(self.directory / "state.npz")
+        leaves, facts = _read(self.directory / _STATE)
         signature, done, n_chunks = self._checked(facts)
         differing = [
             f"{name} was {signature.get(name)!r}, now {self.signature.get(name)!r}"

@@ -104,6 +104,25 @@ def test_checkpoints_are_not_mixed_up(tmp_path):
         walk(checkpoint=tmp_path / "run", resume=True, signature={"seed": 1, "shape": (2, 3)})
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_kill_leaves_of_the_first_checkpoint_is_in_nobodys_way(tmp_path, resume):
+    walk(checkpoint=tmp_path / "run")
+    (tmp_path / "run" / "state.npz").rename(tmp_path / "run" / ".state.partial-0123abcd.npz")
+    np.testing.assert_array_equal(walk(checkpoint=tmp_path / "run", resume=resume), by_hand(32)[:, 7:])
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_checkpoint_is_forgotten_but_not_what_stands_beside_it(tmp_path):
+    walk(checkpoint=tmp_path / "run")
+    (tmp_path / "run" / "notes.md").touch()
+    chains.forget(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.md"]
+    chains.forget(tmp_path / "nowhere")
+    walk(checkpoint=tmp_path / "other")
+    chains.forget(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def edited(path, arrays=None, **facts):
     """What someone who opens a file of a checkpoint may do: None removes a fact."""
     held, (old,) = read_arrays(path, "facts")
