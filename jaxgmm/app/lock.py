@@ -44,11 +44,14 @@ def lock_of(directory: Path) -> Path:
 
 
 @contextmanager
-def only_run(directory: Path) -> Iterator[None]:
+def only_run(directory: Path) -> Iterator[bool]:
     """Hold the lock of a run's directory: a file beside it, which names its holder.
 
     The kernel gives the lock back when its holder ends, however that may be, so that a file that is left over holds up nobody.
     Where the file system has no locks, there is none.
+
+    Yields:
+        Whether there is a lock, so that nobody else can be at work in the directory.
 
     Raises:
         ValueError: another process runs there.
@@ -58,9 +61,9 @@ def only_run(directory: Path) -> Iterator[None]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     path = lock_of(directory)
     try:
-        descriptor = _held(path, directory)
+        descriptor, locked = _held(path, directory)
         try:
-            yield
+            yield locked
         finally:
             path.unlink(missing_ok=True)  # while it is held: who opens it later finds another file at its place, or none
             os.close(descriptor)
@@ -70,10 +73,10 @@ def only_run(directory: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
-def _held(path: Path, directory: Path) -> int:
-    """A descriptor of the file at `path`, locked."""
+def _held(path: Path, directory: Path) -> tuple[int, bool]:
+    """A descriptor of the file at `path`, and whether it is locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor, locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), fcntl is not None
         try:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,10 +87,10 @@ def _held(path: Path, directory: Path) -> int:
                 f"{directory} is at work for {holder}: wait until it has ended, or give another directory with --output"
             ) from None
         except OSError:  # a file system without locks
-            pass
+            locked = False
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return descriptor
+                return descriptor, locked
         os.close(descriptor)  # its holder ended, and removed it, in between

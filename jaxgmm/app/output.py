@@ -3,6 +3,8 @@
 While Markov chains are running their directory holds `unfinished/`: the config, the fit, and the draws so far of each stage.
 A finished run takes its place. Inside the directory and not next to it, which may be the top of another file system.
 A run that fails leaves `failed.json`, which says in which stage and why, unless there is an older run in its directory.
+A run that is killed leaves what it had written so far in folders `.NAME.partial-*`: the mark that its directory may be
+overwritten, until a run in it is whole.
 """
 
 import hashlib
@@ -23,7 +25,7 @@ import numpy as np
 from jaxgmm.app.lock import lock_of
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.files import DamagedFileError, read_arrays, sync, whole, write_arrays
+from jaxgmm.tools.files import DamagedFileError, read_arrays, read_parsed, sync, whole, write_arrays
 from jaxgmm.tools.types import Facts
 
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
@@ -34,6 +36,7 @@ _OPTIONAL = (
     "similarity.png", "report.html", "failed.json",
 )  # fmt: skip
 _UNFINISHED, _FAILED = "unfinished", "failed.json"
+_WRITTEN_AFTER = ("report.html", _FAILED)  # than fit.json
 _ABANDONED = 3600.0  # seconds after which a folder that nobody finished may go: writing takes a minute
 _CHAIN_STAGES = ("posterior", "count")
 _MUST_AGREE = ("jaxgmm", "jax", "jaxlib", "numpyro")  # for a chain to go on as if nothing had happened
@@ -54,12 +57,27 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
-def check_belongs(directory: Path, fit: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raises ValueError where a file isn't the one that was written together with fit.json, whose content `fit` is."""
+def check_belongs(directory: Path, fit: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+    """Are files those that were written together with fit.json, whose content `fit` is?
+
+    Args:
+        directory: of the run.
+        fit: content of fit.json.
+        names: of the files; None for all that fit.json knows, and those that only a run with other stages has.
+
+    Raises:
+        ValueError: another file, one that has changed since, or none.
+    """
     known = fit.get("files", {})
-    for name in names:
-        if (directory / name).is_file() and known.get(name) != _digest(directory / name):
-            raise UserError(f"{directory}: fit.json and {name} are not of one run: run the config again")
+    if not isinstance(known, dict):
+        raise UserError(f"{directory / _RUN[-1]} is damaged (its files are {str(known)[:80]}): run the config again")
+    if names is None:
+        names = {*known, *(name for name in (*_RUN[:-1], *_OPTIONAL) if (directory / name).is_file())} - {*_WRITTEN_AFTER}
+    for name in sorted(names):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory / name} is missing: run the config again")
+        if known.get(name) != _digest(directory / name):
+            raise UserError(f"{directory}: fit.json and {name} are not of one run, or it has changed: run the config again")
 
 
 def holds_draws(directory: Path) -> bool:
@@ -75,7 +93,7 @@ def draws_folder(directory: Path, stage: str) -> Path:
 def failure(directory: Path) -> str | None:
     """In which stage the run that was to be there failed, and why; None if none did."""
     try:
-        record = json.loads((directory / _FAILED).read_text(encoding="utf-8"))
+        record = read_parsed(directory / _FAILED, json.loads)
         return f"failed in {record['stage']}: {record['error'].rstrip('.')}"
     except FileNotFoundError:
         return None
@@ -110,46 +128,57 @@ def failure_recorded(directory: Path) -> Iterator[Callable[[str], None]]:
         raise
 
 
-def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
-    """Before anything is computed: can results be written there, and is nothing in their way?
+def check_place(directory: Path, *, overwrite: bool, resume: bool) -> None:
+    """Before anything else: can results be written there?
 
     Raises:
-        ValueError: a file, a folder of other things, a run that isn't to be replaced; an unfinished one that nobody said
-            what to do with, or nothing to resume.
+        ValueError: a file, or both to resume and to overwrite.
         PermissionError: it can't be written.
     """
     if overwrite and resume:
         raise UserError("--resume continues an unfinished run, --overwrite starts again: give one of them")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"the output directory {directory} is a file: give another with --output")
-    unfinished = (directory / _UNFINISHED / "config.toml").is_file()
-    if resume and not unfinished:
-        why = "the run there is finished" if holds_run(directory) else "leave out --resume, or give its directory with --output"
-        raise UserError(f"{directory} holds no unfinished run to resume: {why}")
-    if unfinished and not (resume or overwrite):
-        raise UserError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
-    ours = {_FAILED, lock_of(directory).name}
-    there = {path.name for path in directory.iterdir()} - ours if directory.exists() else set()
-    if there - {_UNFINISHED} and not unfinished:  # a run that was killed before it had a config has left nothing to lose
-        if holds_run(directory):
-            what = "already holds a run: replace it with --overwrite, or give another --output"
-        elif any(name.startswith(_partial_of(directory)) for name in there):
-            what = "holds what is left of a run that was killed while it was being replaced: start again with --overwrite"
-        else:
-            raise UserError(f"{directory} is not empty and holds no run: give another directory with --output")
-        if not overwrite:
-            raise UserError(f"{directory} {what}")
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         raise PermissionError(f"{directory} can't be written: no permission for {existing}")
+
+
+def check_free(directory: Path, *, overwrite: bool, resume: bool) -> None:
+    """Before anything is computed, and while nobody else is at work there: is nothing in the way of results?
+
+    Raises:
+        ValueError: a folder of other things, a run that isn't to be replaced; an unfinished one that nobody said what to do
+            with, or nothing that was ever begun to resume.
+    """
+    if resume:
+        if not (directory / _UNFINISHED).is_dir():
+            away = "leave out --resume, or give its directory with --output"
+            why = "the run there is finished" if holds_run(directory) else away
+            raise UserError(f"{directory} holds no unfinished run to resume: {why}")
+        return
+    if holds_draws(directory) and not overwrite:
+        raise UserError(f"{directory} holds an unfinished run: continue it with --resume, or start again with --overwrite")
+    there = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    partial = {name for name in there if name.startswith(_partial_of(directory))}
+    if not there - partial - {_UNFINISHED, _FAILED, lock_of(directory).name}:
+        return  # a run that was killed before it had any draws has left nothing to lose
+    if holds_run(directory):
+        what = "already holds a run: replace it with --overwrite, or give another --output"
+    elif partial or (directory / _UNFINISHED / "config.toml").is_file():
+        what = "holds what is left of a run that was killed while it was being replaced: start again with --overwrite"
+    else:
+        raise UserError(f"{directory} is not empty and holds no run: give another directory with --output")
+    if not overwrite:
+        raise UserError(f"{directory} {what}")
 
 
 def check_unchanged(directory: Path, config: str) -> None:
     """Raises ValueError where the unfinished run had another config (as TOML, with versions): names what has changed."""
     path = directory / _UNFINISHED / "config.toml"
     try:
-        before = _flat(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        before = _flat(read_parsed(path, tomllib.loads))
+    except (OSError, DamagedFileError) as error:
         raise UserError(f"{path} can't be read ({error}): start again with --overwrite") from None
     now = _flat(tomllib.loads(config))
     compared = sorted(name for name in before | now if not name.startswith(("output.", "versions.")))
@@ -181,12 +210,12 @@ def unfinished_run(directory: Path, config: str, *, resume: bool) -> Iterator[Pa
     Args:
         directory: of the run.
         config: as TOML, to compare with when the run is resumed.
-        resume: is it there?
+        resume: are there draws to go on from? Otherwise it begins anew.
     """
     folder = directory / _UNFINISHED
     made = [parent for parent in (directory, *directory.parents) if not parent.exists()]
     if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder, directory)
         folder.mkdir(parents=True)
         with whole(folder / "config.toml") as partial:
             partial.write_text(config, encoding="utf-8")
@@ -194,9 +223,10 @@ def unfinished_run(directory: Path, config: str, *, resume: bool) -> Iterator[Pa
         yield folder
     except BaseException:
         if not holds_draws(directory):
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in made:
-                parent.rmdir()
+            _discard(folder, directory)
+            with suppress(OSError):  # what went wrong is to be said, not this
+                for parent in made:
+                    parent.rmdir()
         raise
 
 
@@ -224,36 +254,58 @@ def same_start(folder: Path, start: Any) -> Any:
 
 
 @contextmanager
-def new_directory(directory: Path) -> Iterator[Path]:
+def new_directory(directory: Path, *, alone: bool = False) -> Iterator[Path]:
     """A folder to write in, whose files become those of `directory` once the block is through; if it fails, none do.
 
     While an older run is being replaced its directory is no run at all, so that nobody reads files of two.
+
+    Args:
+        directory: of the run.
+        alone: is it certain that nobody else is at work there? Then all that killed runs have left goes, else what is old.
     """
     home = directory if directory.exists() else directory.parent
     home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob(f"{_partial_of(directory)}*"):
-        if time.time() - old.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(old, ignore_errors=True)
     partial = home / f"{_partial_of(directory)}{secrets.token_hex(4)}"
     partial.mkdir()
     try:
         yield partial
         for file in (*partial.iterdir(), partial):
             sync(file)
-        if directory.exists():
-            for name in (_RUN[-1], *_OPTIONAL):
-                (directory / name).unlink(missing_ok=True)
-            for file in sorted(partial.iterdir(), key=lambda file: file.name == _RUN[-1]):
-                if file.name == _RUN[-1]:  # it makes a run of the files: they must be there whatever happens
-                    sync(directory)
-                file.replace(directory / file.name)
-            sync(directory)
-            shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
-        else:
-            partial.rename(directory)
-            sync(directory.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if directory.exists():
+        for name in (_RUN[-1], *_OPTIONAL):
+            (directory / name).unlink(missing_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == _RUN[-1]):
+            if file.name == _RUN[-1]:  # it makes a run of the files: they must be there whatever happens
+                sync(directory)
+            file.replace(directory / file.name)
+        sync(directory)
+        partial.rmdir()
+        _discard(directory / _UNFINISHED, directory)
+    else:
+        partial.rename(directory)
+        sync(directory.parent)
+    _sweep(directory, alone)
+
+
+def _discard(folder: Path, directory: Path) -> None:
+    """Remove a folder of the run in `directory`, as far as its name goes at once: nobody resumes from half of it."""
+    gone = folder.with_name(f"{_partial_of(directory)}{secrets.token_hex(4)}")
+    with suppress(OSError):  # it isn't there
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sweep(directory: Path, alone: bool) -> None:
+    """Remove what killed runs have left in and beside a directory that holds a run now."""
+    for home in (directory, directory.parent):
+        with suppress(OSError):  # its owner has just removed it
+            for path in home.iterdir():
+                left = path.name.startswith(_partial_of(directory))
+                if left and (alone or time.time() - path.stat().st_mtime > _ABANDONED):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _partial_of(directory: Path) -> str:

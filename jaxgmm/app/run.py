@@ -70,7 +70,8 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
     Args:
         config: the run.
         overwrite: replace a run that is there already; other files in its folder stay.
-        resume: continue the unfinished run that is there: its draws are those of an uninterrupted one.
+        resume: continue the unfinished run that is there: its draws are those of an uninterrupted one. Where it was killed
+            before it had any, it starts from the beginning.
         watch: told of the progress.
 
     Raises:
@@ -80,14 +81,17 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
         OSError: a file can't be read or written.
     """
     directory = config.output.path
-    output.check_free(directory, overwrite=overwrite, resume=resume)
-    with only_run(directory):
-        output.check_free(directory, overwrite=overwrite, resume=resume)  # another run may have ended in between
-        return _run(config, directory, resume, watch)
+    output.check_place(directory, overwrite=overwrite, resume=resume)
+    with only_run(directory) as alone:
+        output.check_free(directory, overwrite=overwrite, resume=resume)
+        goes_on = resume and output.holds_draws(directory)
+        if resume and not goes_on:
+            watch.note(f"{directory}: nothing to resume, starts from the beginning")
+        return _run(config, directory, goes_on, alone, watch)
 
 
-def _run(config: Config, directory: Path, resume: bool, watch: Watch) -> Run:
-    """`run`, once the directory is its own."""
+def _run(config: Config, directory: Path, resume: bool, alone: bool, watch: Watch) -> Run:
+    """`run`, once the directory is its own, and nobody else at work in it for certain if `alone`."""
     effective = to_toml(config, _versions(config))
     if resume:
         output.check_unchanged(directory, effective)
@@ -115,7 +119,7 @@ def _run(config: Config, directory: Path, resume: bool, watch: Watch) -> Run:
             begin("write")
             fitted = making.fit
             assert fitted is not None  # the config has been checked
-            with output.new_directory(directory) as partial, warnings.catch_warnings():
+            with output.new_directory(directory, alone=alone) as partial, warnings.catch_warnings():
                 # Boxes in the figures; tables have the names.
                 warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
                 (partial / "config.toml").write_text(effective, encoding="utf-8")

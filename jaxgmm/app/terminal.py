@@ -41,10 +41,14 @@ _MEANINGS = {
 
 @contextmanager
 def watched(name: str, *, quiet: bool = False) -> Iterator[Watch]:
-    """A progress bar on stderr, nothing where nobody looks or wants to."""
+    """A progress bar on stderr, nothing where nobody looks or wants to; notes in any case."""
     console = Console(stderr=True)
+
+    def note(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
     if quiet or not console.is_terminal:
-        yield Watch()
+        yield Watch(note=note)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -60,7 +64,7 @@ def watched(name: str, *, quiet: bool = False) -> Iterator[Watch]:
         def draws(done: int, total: int) -> None:
             bar.update(task, total=total, completed=done, done=f"{done} of {total} steps")
 
-        yield Watch(stage, fit, draws)
+        yield Watch(stage, fit, draws, note)
 
 
 def show(finished: Run) -> None:

@@ -4,9 +4,10 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,19 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_parsed(path: Path, loads: Callable[[str], Any]) -> Any:
+    """The content of a text file, parsed by `json.loads` or `tomllib.loads`.
+
+    Raises:
+        OSError: it can't be read.
+        DamagedFileError: it isn't UTF-8, or can't be parsed.
+    """
+    try:
+        return loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # what neither parser takes, nor Python's stack
+        raise DamagedFileError(str(error)) from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **facts: Json) -> None:

@@ -32,8 +32,8 @@ with output.new_directory(directory) as partial:
 """
 
 
-def write_run(directory, text):
-    with output.new_directory(directory) as partial:
+def write_run(directory, text, **options):
+    with output.new_directory(directory, **options) as partial:
         for name in ("config.toml", "gmm.npz", "fit.json", "assignments.csv"):
             (partial / name).write_text(text)
 
@@ -70,12 +70,17 @@ def test_what_is_left_of_a_replaced_run_says_the_way_out(tmp_path):
         output.check_free(directory, overwrite=False, resume=False)
 
 
-def test_a_run_killed_before_it_kept_anything_is_in_nobodys_way(tmp_path):
+@pytest.mark.parametrize("config", [None, "[data\npa", "seed = 1"])
+def test_a_run_killed_before_it_kept_anything_is_in_nobodys_way(tmp_path, config):
     directory = tmp_path / "run"
     (directory / "unfinished").mkdir(parents=True)
-    output.check_free(directory, overwrite=False, resume=False)
-    with pytest.raises(ValueError, match="no unfinished run to resume: leave out --resume"):
-        output.check_free(directory, overwrite=False, resume=True)
+    if config is not None:
+        (directory / "unfinished" / "config.toml").write_text(config)
+    for resume, overwrite in ((False, False), (True, False), (False, True)):
+        output.check_free(directory, overwrite=overwrite, resume=resume)
+    with output.unfinished_run(directory, "seed = 2", resume=False) as folder:
+        assert [path.name for path in folder.iterdir()] == ["config.toml"]
+        assert (folder / "config.toml").read_text() == "seed = 2"
 
 
 def test_a_truncated_config_of_an_unfinished_run_says_the_way_out(tmp_path):
@@ -86,14 +91,30 @@ def test_a_truncated_config_of_an_unfinished_run_says_the_way_out(tmp_path):
 
 
 def test_folders_that_nobody_finished_are_swept(tmp_path, monkeypatch):
-    left = tmp_path / ".run.partial-0"
-    left.mkdir()
+    beside, inside, other = tmp_path / ".run.partial-0", tmp_path / "run" / ".run.partial-0", tmp_path / ".run2.partial-0"
+    for left in (beside, inside, other):
+        left.mkdir(parents=True)
     write_run(tmp_path / "run", "new")
-    assert left.exists()  # it may be at work
+    assert beside.exists()  # its owner may be at work
+    assert inside.exists()
+    write_run(tmp_path / "run", "newer", alone=True)
+    assert not beside.exists()
+    assert not inside.exists()
+    beside.mkdir()
     monkeypatch.setattr(output, "_ABANDONED", -1.0)
-    write_run(tmp_path / "run2", "new")
-    assert left.exists()  # of another directory
-    (tmp_path / ".run2.partial-1").mkdir()
-    output.shutil.rmtree(tmp_path / "run2")
-    write_run(tmp_path / "run2", "new")
-    assert not (tmp_path / ".run2.partial-1").exists()
+    write_run(tmp_path / "run", "newest")
+    assert not beside.exists()
+    assert other.exists()  # of another directory
+
+
+def test_a_mixed_directory_can_be_overwritten_until_a_run_in_it_is_whole(tmp_path):
+    directory = tmp_path / "run"
+    write_run(directory, "old")
+    assert killed(directory, 18)  # in the middle of moving
+    with pytest.raises(OSError, match="disk full"), output.new_directory(directory, alone=True):
+        raise OSError("disk full")
+    with pytest.raises(KeyboardInterrupt), output.unfinished_run(directory, "seed = 1", resume=False):
+        raise KeyboardInterrupt
+    output.check_free(directory, overwrite=True, resume=False)
+    write_run(directory, "new", alone=True)
+    assert sorted(path.name for path in directory.iterdir()) == ["assignments.csv", "config.toml", "fit.json", "gmm.npz"]

@@ -20,11 +20,13 @@ class Watch:
         stage: told the name of the stage that begins: "fit", "compare", "posterior", "count", "write".
         fit: told of the progress of a long fit; None: nobody.
         draws: told (steps done, steps in all) of a stage's chains. What is done is kept.
+        note: told, in a sentence, what goes another way than was asked for.
     """
 
     stage: Callable[[str], None] = lambda name: None
     fit: Callable[[Progress], None] | None = None
     draws: Callable[[int, int], None] = lambda done, total: None
+    note: Callable[[str], None] = lambda sentence: None
 
 
 class Result(Protocol):
