@@ -13,6 +13,7 @@ from jaxgmm.app.rows import usable
 from jaxgmm.app.tables import read_table
 from jaxgmm.model.mixture import GMM, load
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.files import read_parsed
 
 
 def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
@@ -30,7 +31,7 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
     if not output.holds_run(run_directory):
         raise UserError(f"{run_directory} does not hold a run: give the directory that `jaxgmm run` wrote")
     try:
-        fit = json.loads((run_directory / "fit.json").read_text(encoding="utf-8"))
+        fit = read_parsed(run_directory / "fit.json", json.loads)
         names = fit["feature_names"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None

@@ -230,8 +230,11 @@ def test_predict_names_what_is_wrong_with_the_run(faithful_copy, faithful_csv, t
     model.write_bytes(whole)
     model.write_bytes(model.read_bytes()[:-100])
     assert_one_line(jaxgmm("predict", faithful_copy, faithful_csv), "gmm.npz is not a whole jaxgmm mixture")
-    (faithful_copy / "fit.json").write_text("{")
-    assert_one_line(jaxgmm("predict", faithful_copy, faithful_csv), "fit.json is damaged")
+    model.write_bytes(whole)
+    facts = json.loads((faithful_copy / "fit.json").read_text())
+    for text in ("{", "[]", json.dumps(facts | {"files": []}), "[" * 100_000):
+        (faithful_copy / "fit.json").write_text(text)
+        assert_one_line(jaxgmm("predict", faithful_copy, faithful_csv), "fit.json is damaged")
 
 
 # Where a run may write

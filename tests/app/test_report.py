@@ -15,7 +15,7 @@ import pytest
 import scipy.stats
 
 import jaxgmm as jg
-from jaxgmm.app import cli
+from jaxgmm.app import cli, output
 from jaxgmm.app.config.toml import load_config
 from jaxgmm.app.report import write_report
 from jaxgmm.app.run import run
@@ -193,6 +193,9 @@ def test_without_other_stages_they_are_not_there(tmp_path):
     assert list(page.sections)[1:] == ["trust", "components", "assignment", "data", "outliers", "how"]
     assert "One start only" in page.sections["trust"]
     (directory / "config.toml").write_text('[versions]\njaxgmm = "0.0.1"\n')
+    fit = json.loads((directory / "fit.json").read_text())
+    files = fit["files"] | {"config.toml": output.digests(directory)["config.toml"]}
+    (directory / "fit.json").write_text(json.dumps(fit | {"files": files}))
     assert "The run is of jaxgmm 0.0.1" in write_report(directory).read_text(encoding="utf-8")
 
 
@@ -256,12 +259,21 @@ def other_features(directory):
     (directory / "fit.json").write_text(json.dumps(fit | {"feature_names": ["eruptions"]}))
 
 
+def nested(directory):
+    (directory / "fit.json").write_text("[" * 100_000)
+
+
 def no_toml(directory):
     (directory / "config.toml").write_text("x = [")
 
 
 def no_text(directory):
     (directory / "config.toml").write_bytes(b'x = "\xff"')
+
+
+def no_files(directory):
+    fit = json.loads((directory / "fit.json").read_text())
+    (directory / "fit.json").write_text(json.dumps(fit | {"files": 3}))
 
 
 def no_verdict(directory):
@@ -285,12 +297,14 @@ def cut_failure(directory):
         (break_fit, "fit.json is damaged"),
         (old_fit, "fit.json has no 'n_starts': it is damaged or of another version of jaxgmm"),
         (old_assignments, "assignments.csv has no column 'log_density'"),
-        (cut_picture, "trace.png is no PNG picture"),
+        (cut_picture, "fit.json and trace.png are not of one run"),
         (stop, "holds a run that stopped in posterior; go on with `jaxgmm run CONFIG --resume`"),
         (other_rows, "fit.json, gmm.npz and assignments.csv are not of one run"),
         (other_features, "fit.json, gmm.npz and assignments.csv are not of one run"),
+        (nested, "fit.json is damaged"),
         (no_toml, "config.toml is damaged"),
         (no_text, "config.toml is damaged"),
+        (no_files, "fit.json is damaged (its files are 3)"),
         (no_verdict, "its files have no 'verdict'"),
         (lambda directory: (directory / "posterior.nc").unlink(), "posterior.nc is missing"),
         (fail, "holds a run that failed in count: OSError: disk full; go on with `jaxgmm run CONFIG --resume`"),
@@ -308,6 +322,30 @@ def test_a_run_that_cannot_be_reported_says_why(damage, words, finished, tmp_pat
     with pytest.raises(ValueError, match=re.escape(words)):
         write_report(copy)
     assert before is None or sorted(copy.iterdir()) == before
+
+
+def test_any_file_of_another_run_is_refused(finished, tmp_path):
+    copy = shutil.copytree(finished.directory, tmp_path / "copy")
+    names = {path.name for path in copy.iterdir()} - {"fit.json", "report.html"}
+    assert json.loads((copy / "fit.json").read_text())["files"].keys() == names
+    for name in names:
+        whole = (copy / name).read_bytes()
+        (copy / name).write_bytes(whole + b"\n")
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} (are not of one run|is not a whole jaxgmm mixture)"):
+            write_report(copy)
+        (copy / name).write_bytes(whole)
+    write_report(copy)
+
+
+@pytest.mark.parametrize("name", ["posterior.json", "posterior.nc", "counts.nc", "comparison.png", "assignments.parquet"])
+def test_files_of_stages_that_the_run_did_not_have_are_refused(name, finished, tmp_path):
+    copy = shutil.copytree(finished.directory, tmp_path / "copy")
+    fit = json.loads((copy / "fit.json").read_text())
+    fit["files"].pop(name, None)
+    (copy / "fit.json").write_text(json.dumps(fit))
+    (copy / name).touch()
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} are not of one run"):
+        write_report(copy)
 
 
 def in_browser(page, script, tmp_path):

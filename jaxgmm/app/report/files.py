@@ -14,6 +14,7 @@ from jaxgmm.app.formatting import with_names
 from jaxgmm.app.tables import read_table
 from jaxgmm.model.mixture import GMM, load
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.files import DamagedFileError, read_parsed
 from jaxgmm.tools.types import Facts
 
 _OF_FIT = ("status", "meaning", "n_steps", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")
@@ -68,8 +69,7 @@ class RunFiles:
             raise UserError(f"{directory} holds no finished run: it {failed}; put that right and run the config again")
         if not output.holds_run(directory):
             raise UserError(f"{directory} does not hold a run: give the directory that `jaxgmm run` wrote")
-        fit, text, gmm = _json(directory / "fit.json", _OF_FIT), _text(directory / "config.toml"), load(directory / "gmm.npz")
-        config = tomllib.loads(text)
+        fit, config, gmm = _json(directory / "fit.json", _OF_FIT), _toml(directory / "config.toml"), load(directory / "gmm.npz")
         found = [path for path in (directory / "assignments.csv", directory / "assignments.parquet") if path.is_file()]
         if not found:
             raise UserError(f"{directory} has no assignments.csv or assignments.parquet: run the config again")
@@ -87,13 +87,13 @@ class RunFiles:
             raise UserError(
                 f"{directory}: fit.json, gmm.npz and {found[0].name} are not of one run, or cut short; run the config again"
             )
-        output.check_belongs(directory, fit, ["gmm.npz", found[0].name])
+        output.check_belongs(directory, fit)
         rows.setdefault("sample_weight", np.ones(len(rows["row"])))
         rows = {name: column[rows["sample_weight"] > 0] for name, column in rows.items()}
         posterior = directory / "posterior.json"
         return cls(
             directory,
-            text,
+            (directory / "config.toml").read_text(encoding="utf-8"),
             config,
             fit,
             gmm,
@@ -131,19 +131,17 @@ class RunFiles:
         return names_of_data(self.fit["feature_names"])
 
 
-def _text(path: Path) -> str:
+def _toml(path: Path) -> Facts:
     try:
-        text = path.read_text(encoding="utf-8")
-        tomllib.loads(text)
-    except ValueError as error:
+        return read_parsed(path, tomllib.loads)
+    except DamagedFileError as error:
         raise UserError(f"{path} is damaged ({error}): run the config again") from None
-    return text
 
 
 def _json(path: Path, wanted: tuple[str, ...]) -> Facts:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_parsed(path, json.loads)
+    except DamagedFileError as error:
         raise UserError(f"{path} is damaged ({error}): run the config again") from None
     missing = [name for name in wanted if not isinstance(content, dict) or name not in content]
     if missing:

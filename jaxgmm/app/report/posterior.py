@@ -4,7 +4,6 @@ from jaxgmm.app.formatting import share
 from jaxgmm.app.report.checks import reproduced
 from jaxgmm.app.report.elements import Section, Table, figure
 from jaxgmm.app.report.files import RunFiles
-from jaxgmm.tools.errors import UserError
 
 
 def posterior(run: RunFiles, table: Table | None) -> Section | None:
@@ -45,10 +44,7 @@ def predictive_checks(run: RunFiles) -> Table | None:
     from jaxgmm.bayes.trees.predictive_checks import predictive_checks
     from jaxgmm.bayes.trees.storage import load_posterior
 
-    path = run.directory / "posterior.nc"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run the config again")
-    tree = load_posterior(path)
+    tree = load_posterior(run.directory / "posterior.nc")
     if "sample_weight" in tree["constant_data"]:
         return None
     with jax.enable_x64(True):
