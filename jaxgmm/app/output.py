@@ -248,7 +248,7 @@ def same_start(folder: Path, start: Any) -> Any:
         kept = list(arrays.values())
     except (OSError, DamagedFileError) as error:
         raise UserError(f"{path} can't be read ({error}): start again with --overwrite") from None
-    if [leaf.shape for leaf in kept] != [np.shape(leaf) for leaf in leaves]:
+    if [(leaf.shape, leaf.dtype.kind) for leaf in kept] != [(np.shape(leaf), np.asarray(leaf).dtype.kind) for leaf in leaves]:
         raise UserError(f"{path} is of another mixture: start again with --overwrite")
     return jax.tree.unflatten(structure, kept)
 

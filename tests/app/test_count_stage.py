@@ -141,13 +141,16 @@ def test_a_resumed_run_has_the_draws_of_an_uninterrupted_one(steps, tmp_path, co
 
 
 @pytest.mark.usefixtures("quick_figures")
-def test_a_posterior_before_it_is_kept_and_not_drawn_again(tmp_path, config, library):
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_posterior_before_it_is_kept_and_not_drawn_again(killed, tmp_path, config, library):
     posterior = ["posterior.method=gibbs", "posterior.n_draws=20", "posterior.n_warmup=5", "posterior.n_chains=2"]
     table = settings(config, tmp_path / "run", *posterior)
     with pytest.raises(KeyboardInterrupt):
         run(table, watch=interrupt("count", 1))
     kept = tmp_path / "run" / "unfinished" / "posterior"
     assert list(kept.glob("draws_*.npz"))
+    if killed:  # in the middle of writing its first checkpoint
+        (kept.parent / "count" / "state.npz").rename(kept.parent / "count" / ".state.partial-0123abcd.npz")
     stages, reports = [], []
     watch = Watch(stage=stages.append, draws=lambda done, total: reports.append(stages[-1]))
     finished = run(table, resume=True, watch=watch)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from jaxgmm.app import output
@@ -81,6 +82,27 @@ def test_a_run_killed_before_it_kept_anything_is_in_nobodys_way(tmp_path, config
     with output.unfinished_run(directory, "seed = 2", resume=False) as folder:
         assert [path.name for path in folder.iterdir()] == ["config.toml"]
         assert (folder / "config.toml").read_text() == "seed = 2"
+
+
+def test_draws_of_a_run_that_has_ended_go_at_once(tmp_path, monkeypatch):
+    """Killed while they are removed, it doesn't look as if half of them could be gone on from."""
+    draws = tmp_path / "run" / "unfinished" / "posterior"
+    draws.mkdir(parents=True)
+    (draws / "state.npz").touch()
+    monkeypatch.setattr(output.shutil, "rmtree", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_run(tmp_path / "run", "new")
+    assert output.holds_run(tmp_path / "run")
+    assert not output.holds_draws(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kept", [np.zeros((2, 1)), np.array(["a", "b"]), np.zeros(2, complex)], ids=["shape", "words", "pair"])
+def test_a_start_of_something_else_says_the_way_out(tmp_path, kept):
+    np.testing.assert_array_equal(output.same_start(tmp_path, np.ones(2)), np.ones(2))
+    np.testing.assert_array_equal(output.same_start(tmp_path, np.zeros(2)), np.ones(2))
+    np.savez(tmp_path / "start.npz", arr_0=kept)
+    with pytest.raises(ValueError, match=r"start.npz is of another mixture: start again with --overwrite"):
+        output.same_start(tmp_path, np.ones(2))
 
 
 def test_a_truncated_config_of_an_unfinished_run_says_the_way_out(tmp_path):

@@ -138,6 +138,8 @@ class _Store:
         self.signature = json.loads(json.dumps(dict(schedule.signature)))  # as it will be read back: tuples become lists
         self.n_warmup, self.total = schedule.n_warmup, schedule.n_warmup + schedule.n_draws
         self.n_written = 0
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"checkpoint {self.directory} is a file: give a directory, which may be a new one.")
         found = (self.directory / _STATE).exists()
         if found and not schedule.resume:
             raise UserError(f"checkpoint {self.directory} holds an unfinished run: resume=True continues it; or delete it.")

@@ -98,6 +98,8 @@ def test_checkpoints_are_not_mixed_up(tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else"):
         walk(checkpoint=tmp_path / "other")
+    with pytest.raises(ValueError, match=r"thesis.tex is a file: give a directory"):
+        walk(checkpoint=tmp_path / "other" / "thesis.tex")
     state = tmp_path / "run" / "state.npz"
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(jg.FitError, match="can't be read"):
