@@ -1,5 +1,6 @@
 """One run at a time in a directory: a second refuses at the start, and nothing that a killed one leaves is in the way."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,13 @@ def test_a_second_run_refuses_until_the_first_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, directory], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
         table = {"data": {"dataset": "faithful"}, "fit": {"n_components": 1}, "output": {"directory": str(directory)}}
-        with pytest.raises(ValueError, match=rf"at work for process {first.pid} on .*: wait until it has ended, or give"):
-            run(Config.model_validate(table))
+        kept = directory / "unfinished" / "posterior" / "state.npz"
+        kept.parent.mkdir(parents=True)
+        kept.touch()  # of the first, which is still at work
+        for flags in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(ValueError, match=rf"at work for process {first.pid} on .*: wait until it has ended, or give"):
+                run(Config.model_validate(table), **flags)
+        shutil.rmtree(directory)
         with only_run(tmp_path / "runs" / "another"):
             pass
         first.send_signal(signal.SIGKILL)

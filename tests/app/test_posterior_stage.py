@@ -428,6 +428,14 @@ def test_resume_needs_an_unfinished_run(tmp_path, whole, jaxgmm):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_killed_before_its_first_draws_says_that_it_starts_again(tmp_path, jaxgmm):
+    (tmp_path / "run" / "unfinished" / "posterior").mkdir(parents=True)
+    (tmp_path / "run" / "unfinished" / "config.toml").write_text("[da")
+    code, out, err = jaxgmm("run", CONFIG, "--output", tmp_path / "run", "--resume", "--quiet", settings=SHORT)
+    assert (code, out, err) == (0, "", f"{tmp_path / 'run'}: nothing to resume, starts from the beginning\n")
+    assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
+
+
 def test_overwrite_starts_again(tmp_path):
     interrupted(tmp_path / "run")
     reports = []
