@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxgmm.app.formatting import alike, number, plus_minus, with_names
 from jaxgmm.app.run import Run, Watch
 from jaxgmm.fitting.result import Progress as FitProgress
 from jaxgmm.fitting.result import without_rows
 from jaxgmm.plots import replication
+from jaxgmm.tools.formatting import alike, number, plus_minus, with_names
 
 if TYPE_CHECKING:
     from jaxgmm.app.config import ThresholdsTable

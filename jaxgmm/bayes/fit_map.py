@@ -259,4 +259,5 @@ def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, sour
         prior=prior,
         fingerprint=fingerprint(source),
         expected_rows=_expected_rows(np.asarray(gmm.weights), prior, source),
+        total_weight=float(np.asarray(source.weight, float).sum()),
     )

@@ -19,7 +19,12 @@ from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitError, FitWarning, Status
 from jaxgmm.model.criteria import CRITERIA, Scores
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.formatting import nats
+from jaxgmm.tools.reading import Page, Readable, counted, of_frame
+from jaxgmm.tools.svg import Mark, chart, colour
 from jaxgmm.tools.validation import unknown
+
+_SHOWN = ("status", "replication")  # beside the criteria, in a few words
 
 if TYPE_CHECKING:
     import xarray
@@ -49,9 +54,12 @@ class Row(NamedTuple):
         """Such as "full 3"."""
         return f"{self.family} {self.n_components}"
 
+    def __repr__(self) -> str:
+        return f"Row({self.name}: {self.status.name}, log-likelihood {nats(self.scores.log_likelihood)})"
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Readable):
     """Models side by side.
 
     Attributes:
@@ -68,6 +76,30 @@ class Comparison:
     """
 
     rows: tuple[Row, ...]
+
+    def _page(self) -> Page:
+        families = dict.fromkeys(row.family for row in self.rows)
+        counts = [row.n_components for row in self.rows]
+        most = f"{min(counts)} to {counted(max(counts), 'component')}" if len(set(counts)) > 1 else f"K = {counts[0]}"
+        by = next(iter(self.criteria))
+        table = self.table.sort_values(f"rank_{by}", kind="stable")
+        return Page(
+            f"Comparison: {counted(len(self.rows), 'model')}, {', '.join(families)} with {most}; by {CRITERIA[by].title}",
+            [self.agreement],
+            of_frame(table, dict.fromkeys(CRITERIA, nats) | dict.fromkeys(_SHOWN, str), ("model", "column"), "model"),
+            lambda: self._picture(by),
+        )
+
+    def _picture(self, criterion: str) -> str:
+        """The criterion of each family against K; nothing for a single K."""
+        if len({row.n_components for row in self.rows}) < 2:
+            return ""
+        families: dict[str, list[tuple[float, float]]] = {}
+        for row, value in zip(self.rows, self.criteria[criterion].tolist(), strict=True):
+            families.setdefault(row.family, []).append((row.n_components, value))
+        legend = {family: colour(i) for i, family in enumerate(families)}
+        marks = [Mark(np.array(points, float), legend[family]) for family, points in families.items()]
+        return chart(marks, ("components", CRITERIA[criterion].title), legend=legend, whole=True)
 
     @property
     def names(self) -> list[str]:

@@ -15,6 +15,8 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import reduce_rows
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.reading import Page, Readable, Table, counted
+from jaxgmm.tools.svg import Mark, chart, colour
 from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, host_only
 
 _NUMBERS_AT_ONCE = 1 << 20  # entries of the memberships that are paired up together
@@ -40,8 +42,8 @@ class Path(NamedTuple):
     n_filled: Int[Array, ""]
 
 
-@dataclass(frozen=True, eq=False)
-class Merging:
+@dataclass(frozen=True, eq=False, repr=False)
+class Merging(Readable):
     """The hierarchy of a mixture's components, for every number of clusters c = 1..K; entry c - 1 of each array.
 
     Attributes:
@@ -87,6 +89,25 @@ class Merging:
     def labels(self, x: Float[ArrayLike, "N D"], n_clusters: int | None = None) -> Int[Array, " N"]:
         """The most probable cluster of each row: not always the one of its most probable component. As `responsibilities`."""
         return jnp.argmax(self.responsibilities(x, n_clusters), axis=-1)
+
+    def _page(self) -> Page:
+        chosen = self.choose()
+        columns = {"entropy": self.entropy, "overlap": self.overlap, "merged weight": self.merged_weight}
+        values = list(columns.values())
+        clusters = np.column_stack([np.arange(1, len(self.entropy) + 1), self.entropy])
+        return Page(
+            f"Merging: {counted(self.gmm.n_components, 'component')} into {counted(chosen, 'cluster')}",
+            ["What the merge of so many clusters to one fewer joins, and the entropy before it, nats:"],
+            Table(
+                "clusters",
+                list(columns),
+                len(clusters),
+                lambda i, j: f"{values[j][i]:.4g}",
+                lambda i: f"{i + 1}",
+                ("row", "column"),
+            ),
+            lambda: chart([Mark(clusters, colour(0))], ("clusters", "entropy, nats"), whole=True),
+        )
 
     def _check_count(self, n_clusters: int | None) -> int:
         n_clusters = self.choose() if n_clusters is None else check_count(n_clusters, "n_clusters")

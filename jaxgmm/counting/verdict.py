@@ -15,15 +15,18 @@ from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
 from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.reading import Page, Readable, counted, of_frame
+from jaxgmm.tools.svg import Mark, chart, colour
 from jaxgmm.tools.types import Facts
 
 _DRAW = ("chain", "draw")
 _OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy")
 _COVERED = 0.9
+_DRAWN = 1e-3  # probability
 
 
-@dataclass(frozen=True)
-class ClusterCount:
+@dataclass(frozen=True, repr=False)
+class ClusterCount(Readable):
     """The posterior of the number of clusters, and whether to believe it.
 
     Attributes:
@@ -63,6 +66,25 @@ class ClusterCount:
             f"{self.mode} cluster{'s' if self.mode > 1 else ''} with probability {p[self.mode]:.2f} "
             f"({self.table['prior'][self.mode]:.2f} before the data); {share}. r-hat {self.r_hat:.3f}, ESS {self.ess_bulk:.0f}."
         )
+
+    def _page(self) -> Page:
+        formats = dict.fromkeys(("posterior", "mcse", "prior"), "{:.3f}".format)
+        formats |= {"bayes_factor": "{:.3g}".format, "n_components": "{:.3f}".format}
+        likely = self.table[self.table["posterior"] > 0]
+        found = f"ClusterCount: {counted(self.mode, 'cluster')}" if self.ok else "ClusterCount: withheld"
+        return Page(found, [self.verdict], of_frame(likely, formats, ("row", "column"), "clusters"), self._picture)
+
+    def _picture(self) -> str:
+        """The posterior in the front of the prior."""
+        shown = self.table.loc[: self.table.index[(self.table[["posterior", "prior"]] > _DRAWN).any(axis=1)].max()]
+        bars = []
+        for name, shift, ink in (("prior", 0.2, "currentColor"), ("posterior", -0.2, colour(0))):
+            for number, p in shown[name].items():
+                left, right = float(number) + shift - 0.2, float(number) + shift + 0.2
+                corners = np.array([[left, 0], [left, p], [right, p], [right, 0]])
+                bars.append(Mark(corners, ink, filled=True, opacity=0.3 if name == "prior" else 1))
+        legend = {"posterior": colour(0), "prior": "currentColor"}
+        return chart(bars, ("clusters", "probability"), legend=legend, whole=True)
 
     def __str__(self) -> str:
         shown = self.table[(self.table["posterior"] > 0) | (self.table["prior"] > 0.01)]

@@ -200,6 +200,7 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
         prior=model.prior,
         fingerprint=data,
         expected_rows=expected_rows,
+        total_weight=float(np.asarray(source.weight, float).sum()),
     )
 
 
@@ -218,7 +219,8 @@ def in_weight(fit: Fit, rows: float) -> Fit:
 
     traces = tuple(trace / rows for trace in fit.restarts.trace)
     restarts = dataclasses.replace(fit.restarts, **scaled(fit.restarts), trace=traces, tolerance=fit.restarts.tolerance / rows)
-    return dataclasses.replace(fit, **scaled(fit), trace=fit.trace / rows, restarts=restarts)
+    total_weight = fit.total_weight / rows
+    return dataclasses.replace(fit, **scaled(fit), trace=fit.trace / rows, restarts=restarts, total_weight=total_weight)
 
 
 def in_rows(counts: np.ndarray, source: ArraySource) -> np.ndarray:

@@ -1,16 +1,23 @@
 """What a fit returns: the mixture, how every start ended, and how sure one can be of the best."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxgmm.fitting.status import FitError, Status
+from jaxgmm.model import reading
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools.formatting import nats, number
+from jaxgmm.tools.reading import Page, Readable, Table, counted
+from jaxgmm.tools.svg import Mark, chart, colour
 
 _EMPTY = 0.5  # expected rows: below it a component has, more probably than not, none, since prod_n (1 - r_nk) >= 1 - sum_n r_nk
 _NAMED = 8  # components, in a message
+_DRAWN, _POINTS = 20, 100  # starts in a picture, and steps of each
 USABLE = (Status.converged, Status.max_steps, Status.decreased)
 
 
@@ -24,8 +31,8 @@ class Progress(NamedTuple):
     objective: float
 
 
-@dataclass(frozen=True)
-class Restarts:
+@dataclass(frozen=True, repr=False)
+class Restarts(Readable):
     """How every start of a fit ended.
 
     Attributes:
@@ -58,12 +65,53 @@ class Restarts:
         return float(self.objective[self.best] - below.max()) if below.size else float("inf")
 
     @property
+    def in_words(self) -> str:
+        """How many starts agree on the optimum: the reason to trust it, or to ask for more starts."""
+        text = f"{self.replication} of {counted(len(self.status), 'start')} reached the best optimum"
+        return text + (f"; the next is {self.gap:.3g} nats below" if math.isfinite(self.gap) else "")
+
+    @property
     def _usable(self) -> np.ndarray:
         return self.objective[[status in USABLE for status in self.status]]
 
+    def _page(self) -> Page:
+        order = np.argsort(-self.objective, kind="stable").tolist()
+        below = self.objective[self.best] - self.objective
+        columns = {
+            "nats below": [number(value, ".4g") for value in below.tolist()],
+            "status": [status.name for status in self.status],
+            "steps": [f"{n}" for n in self.n_steps],
+        }
+        cells = list(columns.values())
+        return Page(
+            f"Restarts: {self.in_words}",
+            [", ".join(f"{n} {name}" for name, n in Counter(columns["status"]).most_common())],
+            Table(
+                "start",
+                list(columns),
+                len(order),
+                lambda i, j: cells[j][order[i]],
+                lambda i: str(order[i]),
+                ("start", "column"),
+            ),
+            self._picture,
+        )
 
-@dataclass(frozen=True)
-class Fit:
+    def _picture(self) -> str:
+        """The climbs, as far down as the starts end."""
+        top, ends = self.objective[self.best], self._usable
+        if not np.isfinite(top):
+            return ""
+        depth = max(2 * float(top - ends.min()) if len(ends) else 0.0, 5 * self.tolerance)
+        marks, longest = [], int(self.n_steps.max())
+        for start in np.argsort(-self.objective, kind="stable")[:_DRAWN].tolist():
+            steps = np.unique(np.linspace(0, len(self.trace[start]) - 1, _POINTS).round().astype(int))
+            marks.append(Mark(np.column_stack([steps, self.trace[start][steps] - top]), colour(start), opacity=0.7))
+        return chart(marks, ("step", "nats from the best"), limits=((0, longest), (-depth, 0)), whole=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Fit(Readable):
     """A fitted mixture and the account of its fit.
 
     Attributes:
@@ -77,6 +125,7 @@ class Fit:
         prior: what was used; None for maximum likelihood.
         fingerprint: of the rows and weights, by which `posterior` knows them again.
         expected_rows: (K,), sum_n w_n r_nk, in rows where weights add up to less than there are rows.
+        total_weight: sum_n w_n, of the weights as they were given.
     """
 
     gmm: GMM
@@ -89,6 +138,17 @@ class Fit:
     prior: Prior | None
     fingerprint: str
     expected_rows: np.ndarray
+    total_weight: float
+
+    @property
+    def bic(self) -> float:
+        """`gmm.bic(x, sample_weight)` of the rows that were fitted: -2 log L + p log N; smaller is better."""
+        return self.gmm.n_parameters * math.log(self.total_weight) - 2 * self.log_likelihood
+
+    @property
+    def aic(self) -> float:
+        """`gmm.aic(x, sample_weight)` of the rows that were fitted: -2 log L + 2 p; smaller is better."""
+        return 2 * self.gmm.n_parameters - 2 * self.log_likelihood
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -107,6 +167,27 @@ class Fit:
     def converged(self) -> bool:
         """True only for `Status.converged`."""
         return self.status is Status.converged
+
+    def _page(self) -> Page:
+        gmm, numbers = self.gmm, reading.numbers(self.gmm)
+        how = "maximum likelihood" if self.prior is None else "maximum a posteriori"
+        return Page(
+            f"Fit: {reading.what(gmm.family, gmm.n_components, gmm.n_features)}; {how}; {ended(self.status, self.n_steps)}",
+            (
+                "" if self.converged else self.status.meaning,
+                f"log-likelihood {nats(self.log_likelihood)}, BIC {nats(self.bic)}, AIC {nats(self.aic)}, "
+                f"{counted(gmm.n_parameters, 'parameter')}",
+                self.restarts.in_words,
+                without_rows(self) if self.empty.any() else "",
+            ),
+            reading.table(numbers),
+            lambda: reading.picture(numbers),
+        )
+
+
+def ended(status: Status, n_steps: int) -> str:
+    """Such as "converged after 12 steps"."""
+    return f"{status.name} after {counted(n_steps, 'step')}"
 
 
 def without_rows(fit: Fit) -> str:

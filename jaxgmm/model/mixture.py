@@ -16,11 +16,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
+from jaxgmm.model import reading
 from jaxgmm.model.density import Components, by_rows, components_of, log_weights, with_shares
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
 from jaxgmm.tools.pytree import pytree, unchecked
+from jaxgmm.tools.reading import Page, Readable, is_on_host
 from jaxgmm.tools.validation import (
     check_count,
     check_key,
@@ -38,8 +40,8 @@ _FORMAT, _KIND = 1, "jaxgmm.GMM"  # of files
 
 
 @pytree(static=("family",), labels=("feature_names",))
-@dataclass(frozen=True, eq=False)
-class GMM:
+@dataclass(frozen=True, eq=False, repr=False)
+class GMM(Readable):
     """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
 
     A frozen pytree: `jit`, `vmap` and `grad` see three arrays and one static name. Leading axes are allowed, and mean many
@@ -157,6 +159,20 @@ class GMM:
     def moved(self, shift: Float[Array, " D"]) -> "GMM":
         """The mixture of rows to which `shift` has been added. For traced arrays."""
         return GMM.unchecked(self.weights, self.means + shift, self.covariances, self.family)
+
+    def _page(self) -> Page:
+        leaves = {name: getattr(self, name) for name in PARAMETERS}
+        shapes = [getattr(leaf, "shape", None) for leaf in leaves.values()]
+        if not _are_of_mixtures(shapes, self.family):  # JAX puts shapes, axes and whatever else a user maps to in their place
+            return Page(f"GMM: {self.family}", [f"{name}: {leaf!r}" for name, leaf in leaves.items()])
+        title = f"GMM: {reading.what(self.family, self.n_components, self.n_features)}"
+        if self.weights.ndim == 1 and is_on_host(*leaves.values()):
+            numbers = reading.numbers(self)
+            return Page(title, (), reading.table(numbers), lambda: reading.picture(numbers))
+        many = f"; {' × '.join(map(str, self.weights.shape[:-1]))} mixtures" if self.weights.ndim > 1 else ""
+        traced = "; traced" if is_traced(self) else ""
+        described = (f"{name} {leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items())
+        return Page(title + many + traced, [", ".join(described)])
 
     # What it says about rows
 
@@ -505,6 +521,13 @@ def _check_names(names: Sequence[str] | None, n_features: int) -> tuple[str, ...
     if len(set(names)) < len(names):
         raise UserError(f"feature_names has a name twice: {list(names)}.")
     return tuple(map(str, names))
+
+
+def _are_of_mixtures(shapes: Sequence[tuple[int, ...] | None], family: str) -> bool:
+    weights, means, covariances = shapes
+    if not weights or not means or covariances is None or means[:-1] != weights:
+        return False
+    return covariances == weights[:-1] + get_family(family).shape(weights[-1], means[-1])
 
 
 def _check_shapes(gmm: GMM) -> None:

@@ -18,6 +18,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.pytree import pytree
+from jaxgmm.tools.reading import Page, Readable, of_arrays
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, floating, is_traced
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @pytree(static=("family",))
-@dataclass(frozen=True, eq=False)
-class Prior:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prior(Readable):
     """The conjugate prior of a mixture: pi ~ Dirichlet(alpha), Sigma_k ~ InverseWishart(nu0, Psi0), mu_k | Sigma_k ~
     Normal(m0, Sigma_k / kappa0).
 
@@ -70,6 +71,9 @@ class Prior:
         _check_shapes(self)
         if not is_traced([getattr(self, name) for name in self.fields]):
             _check_values(self)
+
+    def _page(self) -> Page:
+        return of_arrays(f"Prior: {self.family}", {name: getattr(self, name) for name in self.fields})
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Sufficient statistics: the only thing that crosses the rows of the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.reading import Page, Readable, of_arrays
 from jaxgmm.tools.validation import is_traced
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Statistics:
+@dataclass(frozen=True, eq=False, repr=False)
+class Statistics(Readable):
     """What an E-step knows of the data: additive over rows, blocks, files, devices and hosts.
 
     Sums are taken about `centre`, the means of the mixture that made them, so that offsets of the data cost no digits.
@@ -34,6 +35,9 @@ class Statistics:
     centre: Float[Array, "K D"]
     log_likelihood: Float[Array, ""]
     total_weight: Float[Array, ""]
+
+    def _page(self) -> Page:
+        return of_arrays("Statistics", {field.name: getattr(self, field.name) for field in fields(self)})
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of rows; both must come from the same mixture."""

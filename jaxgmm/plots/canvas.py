@@ -14,15 +14,13 @@ from matplotlib.patheffects import withStroke
 
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.svg import PALETTE
 from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_rows
 
 type Names = Sequence[str] | None  # of the features; None: x0, x1, ...
 type Style = dict[str, Any]  # keyword arguments for matplotlib
 
-# Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
-# pale on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^v"  # the next one with every turn of the palette
 _MAX_POINTS = 5000  # rows drawn as points
 MAX_LEGEND = 14  # components

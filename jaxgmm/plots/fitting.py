@@ -1,6 +1,5 @@
 """How a fit went: the climb of every start, and how many agree."""
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,9 +58,7 @@ def replication(fit: "Fit") -> str:
         >>> jg.plots.replication(fit)
         '10 of 10 starts reached the best optimum'
     """
-    n_starts = len(fit.restarts.status)
-    text = f"{fit.restarts.replication} of {n_starts} start{'s' * (n_starts > 1)} reached the best optimum"
-    return text + (f"; the next is {fit.restarts.gap:.3g} nats below" if math.isfinite(fit.restarts.gap) else "")
+    return fit.restarts.in_words
 
 
 def _start_style(restarts: "Restarts", start: int) -> canvas.Style:

@@ -69,7 +69,7 @@ def test_trace():
     status = (jg.Status.converged,) * 3
     restarts = Restarts(last, last, status, steps, tuple(traces), best=1, tolerance=0.1)
     gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
-    return plots.trace(jg.Fit(gmm, status[1], last[1], last[1], 19, traces[1], restarts, None, "", np.ones(1))).figure
+    return plots.trace(jg.Fit(gmm, status[1], last[1], last[1], 19, traces[1], restarts, None, "", np.ones(1), 1.0)).figure
 
 
 @picture

@@ -142,7 +142,17 @@ def starts(traces, statuses, best):
     )
     trace = restarts.trace[best]
     return jg.Fit(
-        gmm, statuses[best], trace[-1], trace[-1], len(trace) - 1, trace, restarts, None, "", np.full(gmm.n_components, 9.0)
+        gmm,
+        statuses[best],
+        trace[-1],
+        trace[-1],
+        len(trace) - 1,
+        trace,
+        restarts,
+        None,
+        "",
+        np.full(gmm.n_components, 9.0),
+        9.0,
     )
 
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from jaxgmm.app.formatting import share
 from jaxgmm.app.report.files import RunFiles
 from jaxgmm.bayes.methods import chains
+from jaxgmm.tools.formatting import share
 from jaxgmm.tools.types import Facts
 
 _FEW = 0.2  # of the starts at the best optimum, below which there may well be a better one

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from jaxgmm.app.formatting import number
 from jaxgmm.app.report.elements import Section, Table, figure
 from jaxgmm.app.report.files import RunFiles
+from jaxgmm.tools.formatting import number
 
 _LEAST_PROBABILITY = 0.0005
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxgmm.app import output
-from jaxgmm.app.formatting import with_names
 from jaxgmm.app.tables import read_table
 from jaxgmm.model.mixture import GMM, load
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_parsed
+from jaxgmm.tools.formatting import with_names
 from jaxgmm.tools.types import Facts
 
 _OF_FIT = ("status", "meaning", "n_steps", "replication", "n_starts", "family", "n_components", "n_samples", "feature_names")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from jaxgmm.app.formatting import alike, number, share
 from jaxgmm.app.report.elements import Section, Table, figure
 from jaxgmm.app.report.files import RunFiles
+from jaxgmm.tools.formatting import alike, number, share
 
 _MOST_FEATURES, _MOST_COMPONENTS = 30, 20  # in tables
 _EXPECTED = 0.05  # rows as far out, in data of this size, below which one is called outlying

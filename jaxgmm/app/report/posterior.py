@@ -1,9 +1,9 @@
 """What a report says of the posterior, and whether the mixture reproduces the data."""
 
-from jaxgmm.app.formatting import share
 from jaxgmm.app.report.checks import reproduced
 from jaxgmm.app.report.elements import Section, Table, figure
 from jaxgmm.app.report.files import RunFiles
+from jaxgmm.tools.formatting import share
 
 
 def posterior(run: RunFiles, table: Table | None) -> Section | None:

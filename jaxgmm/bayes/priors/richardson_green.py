@@ -1,7 +1,7 @@
 """The prior of Richardson & Green (1997) for one feature: means and variances independent, and a random scale."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -32,14 +32,15 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
+from jaxgmm.tools.reading import Page, Readable, of_arrays
 from jaxgmm.tools.special import log_gamma
 from jaxgmm.tools.validation import check_rows, floating, is_traced, unknown
 from jaxgmm.tools.variates import dirichlet_weights, log_gammas, positive_exp
 
 
 @pytree(static=("family",))
-@dataclass(frozen=True, eq=False)
-class RichardsonGreen:
+@dataclass(frozen=True, eq=False, repr=False)
+class RichardsonGreen(Readable):
     """The prior of Richardson & Green (1997) for mixtures of one feature: means and variances independent, random scale.
 
     weights ~ Dirichlet(concentration), mu_k ~ Normal(mean, mean_variance), 1 / sigma_k^2 ~ Gamma(shape, rate), and
@@ -84,6 +85,10 @@ class RichardsonGreen:
                 raise UserError(
                     f"{name} must be {'finite' if name == 'mean' else 'positive'}, got {np.asarray(value).tolist()}."
                 )
+
+    def _page(self) -> Page:
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "family"}
+        return of_arrays(f"RichardsonGreen: {self.family}", arrays)
 
     @classmethod
     def default(cls, x: Float[ArrayLike, "N 1"], family: str = "spherical") -> "RichardsonGreen":

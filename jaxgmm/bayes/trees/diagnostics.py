@@ -1,6 +1,8 @@
 """`diagnose`: can this posterior be trusted, and which of its numbers mean anything?"""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import arviz as az
 import numpy as np
@@ -13,6 +15,7 @@ from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, parameter_
 from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_deviations
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.reading import Page, Readable, counted, of_frame
 from jaxgmm.tools.types import Facts
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
@@ -21,11 +24,16 @@ _MOST_CORRELATIONS = 300
 _LEAST_CHAINS, _LEAST_DRAWS = 2, 4
 _ROUNDING = 1e-12
 _OFTEN = 0.05  # of the draws
+_FORMATS: Mapping[str, Callable[[Any], str]] = dict.fromkeys(("mean", "sd", "lower", "upper"), "{:.4g}".format) | {
+    "r_hat": "{:.3f}".format,
+    "ess_bulk": "{:.0f}".format,
+    "ess_tail": "{:.0f}".format,
+}
 _NAMED = 3  # quantities named in a sentence
 
 
-@dataclass(frozen=True)
-class Diagnostics:
+@dataclass(frozen=True, repr=False)
+class Diagnostics(Readable):
     """What `diagnose` found.
 
     Attributes:
@@ -45,10 +53,16 @@ class Diagnostics:
         """True if there are no problems."""
         return not self.problems
 
+    def _page(self) -> Page:
+        formats: Mapping[str, Callable[[Any], str]] = {**_FORMATS, "meaning": str}
+        return Page(
+            f"Diagnostics: {counted(len(self.problems), 'problem') if self.problems else 'no problems found'}",
+            [*self.problems, *(f"Note: {sentence}" for sentence in self.notes)],
+            of_frame(self.table, formats, ("row", "column")),
+        )
+
     def __str__(self) -> str:
-        formats = dict.fromkeys(("mean", "sd", "lower", "upper", "mcse_mean"), "{:.4g}".format)
-        formats |= {"r_hat": "{:.3f}".format, "ess_bulk": "{:.0f}".format, "ess_tail": "{:.0f}".format}
-        parts = [self.table.to_string(formatters=formats, na_rep="-")]
+        parts = [self.table.to_string(formatters={**_FORMATS, "mcse_mean": "{:.4g}".format}, na_rep="-")]
         parts += [f"Problem: {sentence}" for sentence in self.problems] or ["No problems found."]
         return "\n".join([*parts, *(f"Note: {sentence}" for sentence in self.notes)])
 

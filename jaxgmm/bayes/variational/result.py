@@ -16,22 +16,25 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.expectations import expect, log_predictive, scale_terms
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
-from jaxgmm.fitting.result import Restarts
+from jaxgmm.fitting.result import Restarts, ended
 from jaxgmm.fitting.status import Status
-from jaxgmm.model import random_scale
+from jaxgmm.model import random_scale, reading
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
+from jaxgmm.model.reading import Numbers
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.blocks import map_rows
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.formatting import nats
+from jaxgmm.tools.reading import Page, Readable
 from jaxgmm.tools.validation import check_rows, floating
 
 _ROWS_AT_ONCE = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class VariationalFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class VariationalFit(Readable):
     """The factorised approximation q(z) q(weights) prod_k q(mu_k, Sigma_k) of a posterior, and the account of its fit.
 
     Under q, Sigma_k ~ InverseWishart(nu_k, Psi_k) and mu_k | Sigma_k ~ Normal(m_k, Sigma_k / kappa_k), in the family's form
@@ -96,6 +99,36 @@ class VariationalFit:
         relabellings = WEIGHT_PRIORS[self.weights].log_relabellings(self.prior.concentration, np.asarray(self.counts))
         return self.elbo + relabellings
 
+    def _page(self) -> Page:
+        counts, shape = np.asarray(self.counts, float), self.mean.shape
+        expected = Numbers(
+            counts / counts.sum(), np.asarray(self.mean, float), self._covariances(), self.family, self.feature_names
+        )  # fmt: skip
+        title = (
+            f"VariationalFit: {reading.what(self.family, *shape)}; {self.weights} weights; {ended(self.status, self.n_steps)}"
+        )
+        return Page(
+            title,
+            (
+                "" if self.converged else self.status.meaning,
+                f"evidence bound {nats(self.elbo)}, log evidence {nats(self.log_evidence)}",
+                self.restarts.in_words,
+            ),
+            reading.table(expected)._replace(columns=["share of rows", *expected.names]),
+            lambda: reading.picture(expected),
+        )
+
+    def _covariances(self) -> np.ndarray:
+        """E[Sigma_k], in the family's shape; NaN where it doesn't exist."""
+        spare = np.asarray(self.degrees_of_freedom, float) - self._lost
+        scale = np.asarray(self.scale, float)
+        return scale / np.where(spare > 0, spare, np.nan).reshape(spare.shape + (1,) * (scale.ndim - spare.ndim))
+
+    @property
+    def _lost(self) -> int:
+        """Degrees of freedom up to which a covariance has no mean."""
+        return get_family(self.family).structure.block_size(self.mean.shape[1]) + 1
+
     def expected_gmm(self) -> GMM:
         """The mixture of the posterior means E[weights], E[mu_k], E[Sigma_k].
 
@@ -105,20 +138,16 @@ class VariationalFit:
         Raises:
             ValueError: degrees of freedom too few for E[Sigma_k] to exist.
         """
-        kind, n_features = get_family(self.family), self.mean.shape[1]
-        lost = kind.structure.block_size(n_features) + 1
-        spare = np.asarray(self.degrees_of_freedom) - lost
-        if not (spare > 0).all():
+        lost = self._lost
+        if not (np.asarray(self.degrees_of_freedom) > lost).all():
             raise UserError(
                 f"degrees_of_freedom {np.asarray(self.degrees_of_freedom).tolist()} must be more than {lost} for the mean of a "
                 f"covariance to exist: use a prior with degrees_of_freedom above {lost}, or fewer components."
             )
         dtype = precision.parameter_dtype(self.mean)
-        scale = np.asarray(self.scale)
-        covariances = scale / spare.reshape(spare.shape + (1,) * (scale.ndim - spare.ndim))
         with precision.scope(np.dtype(np.float64)):
             weights = np.asarray(WEIGHT_PRIORS[self.weights].mean(jnp.asarray(self.concentration)))
-        gmm = GMM.unchecked(weights / weights.sum(), self.mean, covariances, self.family, self.feature_names)
+        gmm = GMM.unchecked(weights / weights.sum(), self.mean, self._covariances(), self.family, self.feature_names)
         return precision.as_parameters(gmm, dtype)
 
     def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:

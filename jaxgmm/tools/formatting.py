@@ -33,7 +33,7 @@ def plus_minus(mean: float, sd: float) -> str:
         >>> plus_minus(79.96812, 6.01234)
         '79.97 ± 6.01'
     """
-    decimals = 2 - math.floor(math.log10(sd))
+    decimals = 2 - math.floor(math.log10(sd)) if 0 < sd < math.inf else -1
     if not 0 <= decimals <= 8:
         return f"{mean:.5g} ± {sd:.3g}"
     return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
@@ -63,3 +63,16 @@ def share(value: float) -> str:
         return "more than 99.9 %"
     percent = 100 * value
     return f"{percent:.1f} %" if 0 < percent < 10 or 99 < percent < 100 else f"{percent:.0f} %"
+
+
+def nats(value: float) -> str:
+    """A log-likelihood or a criterion: six digits, and never fewer than one after the point.
+
+    Example:
+        >>> nats(-1130.2638), nats(-4.1553817), nats(-1234567.89)
+        ('-1130.26', '-4.15538', '-1234567.9')
+    """
+    if not math.isfinite(value):
+        return f"{value}"
+    decimals = 5 - math.floor(math.log10(abs(value))) if value else 1
+    return f"{value:.{min(max(decimals, 1), 6)}f}"
