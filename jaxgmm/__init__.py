@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxgmm.tools import forks as _forks  # before any fork
+from jaxgmm.tools import hints as _hints
 from jaxgmm.version import __version__
 
 _NAMES = {
@@ -98,7 +99,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"jaxgmm.{name}")
     else:
-        raise AttributeError(f"module 'jaxgmm' has no attribute {name!r}")
+        raise _hints.no_name(name, __all__)
     globals()[name] = value
     return value
 

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sys
 import tempfile
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 from helpers import FAMILIES, MCLUST_DATA, fit_real_data, load_x, mclust_reference
@@ -17,6 +19,7 @@ def pytest_configure(config):
 
     Each worker has a folder of its own: JAX doesn't lock it.
     """
+    matplotlib.use("agg")  # no windows; kernels of notebooks have their own
     folder = config.programs = tempfile.mkdtemp(prefix="jaxgmm-programs-")
     cache = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0}
     for name, value in (cache | {"persistent_cache_min_entry_size_bytes": -1}).items():
@@ -36,6 +39,14 @@ def no_compilation_cache(monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     yield
     jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@pytest.fixture(autouse=True)
+def _figures():
+    """Of one test are closed before the next: pyplot warns of more than 20."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(autouse=True)

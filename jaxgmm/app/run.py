@@ -24,6 +24,7 @@ from jaxgmm.app.stages.fit import FitStage, fit_summary, write_fit
 from jaxgmm.app.stages.stage import Making, Result, Stage, Watch
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.prior import Prior
+from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Facts
 from jaxgmm.version import __version__
 
@@ -119,7 +120,7 @@ def _run(config: Config, directory: Path, resume: bool, alone: bool, watch: Watc
             begin("write")
             fitted = making.fit
             assert fitted is not None  # the config has been checked
-            with output.new_directory(directory, alone=alone) as partial, warnings.catch_warnings():
+            with output.new_directory(directory, alone=alone) as partial, canvas.off_screen(), warnings.catch_warnings():
                 # Boxes in the figures; tables have the names.
                 warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
                 (partial / "config.toml").write_text(effective, encoding="utf-8")

@@ -32,6 +32,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.hints import OF_STARTS, keywords
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only
 
 _RUNS = 20
@@ -40,6 +41,7 @@ _NEAR = 0.1  # nats: a run that gains less ends where its coordinates were made 
 _OWN_SHARE = 1e-2  # of the gradient that counts as none, at which BFGS stops: its last steps are its fastest
 
 
+@keywords(**OF_STARTS)
 def fit_map(
     x: Float[ArrayLike, "N D"],
     n_components: int | None = None,
@@ -225,7 +227,7 @@ def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, sour
     """What `fit` would say of it; warns once."""
     gmm, status, log_likelihood, trace = climbed
     if status is not Status.converged:
-        warnings.warn(f"fit_map ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=3)
+        warnings.warn(f"fit_map ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=4)
     if start is None:
         whole = np.asarray(trace)
         restarts = Restarts(

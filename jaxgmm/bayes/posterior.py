@@ -23,6 +23,7 @@ from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.fitting.fit import names_in
 from jaxgmm.fitting.result import Fit
+from jaxgmm.model.coercion import as_gmm
 from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -69,7 +70,7 @@ def posterior(
 
     Args:
         x: (N, D), the rows of the fit; a frame's columns are matched by name.
-        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM.
+        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one.
         method: "nuts", "gibbs", "svi", "laplace" or "vb".
         key: a PRNG key.
         n_draws: draws of each chain.
@@ -196,11 +197,9 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
                 "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."
             )
         prior = fit.prior if prior is None else prior
-    elif isinstance(fit, GMM):
-        gmm, fitted_to = fit, None
-        prior = "default" if prior is None else prior
     else:
-        raise UserTypeError(f"fit must be a Fit or a GMM, got {type(fit).__name__}.")
+        gmm, fitted_to = as_gmm(fit, "fit"), None
+        prior = "default" if prior is None else prior
     check_single(gmm.weights, "jg.posterior(x, g, ...)")
     if gmm.n_features != source.n_features:
         raise UserError(f"x has {source.n_features} columns, but fit is of {gmm.n_features} features.")

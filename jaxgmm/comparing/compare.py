@@ -29,6 +29,7 @@ from jaxgmm.model.mixture import GMM, log_prob_and_complete
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, key_data, unknown
 
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.variational.bounds import Bound
 
 
+@keywords(
+    covariance_type="families, such as families=['diag']",
+    family="families, a list",
+    n_clusters="n_components, such as range(1, 10)",
+)
 def compare(
     x: Float[ArrayLike, "N D"],
     *,
@@ -247,7 +253,7 @@ def _warn(rows: Sequence[Row]) -> None:
         f"{n_failed} of {len(rows)} models did not converge: {'; '.join(parts)}. "
         "Those that can't be used have NaN criteria; `Status.<name>.meaning` says what to do.",
         FitWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -11,6 +11,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import reduce_rows
@@ -118,7 +119,9 @@ class Merging(Readable):
         return n_clusters
 
 
-def merge_components(gmm: GMM, x: Float[ArrayLike, "N D"], *, sample_weight: Float[ArrayLike, " N"] | None = None) -> Merging:
+def merge_components(
+    gmm: Mixture, x: Float[ArrayLike, "N D"], *, sample_weight: Float[ArrayLike, " N"] | None = None
+) -> Merging:
     """Merge components step by step, each time the two clusters whose union takes most off the entropy of the memberships.
 
     The mixture, and so its density, stays as it is: only what counts as one cluster changes (Baudry, Raftery, Celeux, Lo &
@@ -129,7 +132,7 @@ def merge_components(gmm: GMM, x: Float[ArrayLike, "N D"], *, sample_weight: Flo
     Memory: N x K memberships, and a few blocks of them; pairs are made a component at a time.
 
     Args:
-        gmm: one mixture, its BIC choice, say.
+        gmm: one mixture, or a Fit: the choice of BIC, say.
         x: (N, D), the rows it was fitted to.
         sample_weight: (N,), as in the fit; default 1.
 
@@ -143,6 +146,7 @@ def merge_components(gmm: GMM, x: Float[ArrayLike, "N D"], *, sample_weight: Flo
         >>> merging.choose(), merging.partition[1].tolist()
         (2, [0, 0, 1])
     """
+    gmm = as_gmm(gmm)
     host_only("merge_components", x, sample_weight, gmm)
     check_single(gmm.weights, "jg.merge_components(g, x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)

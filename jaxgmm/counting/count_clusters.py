@@ -27,6 +27,7 @@ from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_count, check_key, check_path, host_only, key_data
 
@@ -37,6 +38,7 @@ _centred = jax.jit(centred_data)
 _start_all = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))  # here, so that another call compiles nothing
 
 
+@keywords(n_clusters="max_components: the number is what is found")
 def count_clusters(
     x: Float[ArrayLike, "N D"],
     *,

@@ -17,21 +17,24 @@ from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.hints import OF_STARTS, keywords
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
 
 type Change = Callable[[Prior], Prior]
-type Init = str | GMM | Fit | ArrayLike | Sequence[int]
+type Init = str | Mixture | ArrayLike | Sequence[int]
 
 
+@keywords(**OF_STARTS)
 def fit(
     x: Float[ArrayLike, "N D"],
     n_components: int | None = None,
@@ -63,7 +66,7 @@ def fit(
         family: "full", "tied", "diag", "spherical", or mclust's names. With a GMM as `init`, its family is the default.
         prior: "default" (`Prior.default`), "fraley-raftery", a `Prior`, None for maximum likelihood, or a function that makes
             the prior of the default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
-        init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM (a warm start).
+        init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or a Fit (a warm start).
         n_init: number of starts for the named inits; the others are one start.
         rtol: stop when a step changes the objective by less than `rtol` times the total weight (nats per row: the one measure
             of relative change that units of the data can't alter). 0 never stops before `max_steps`.
@@ -117,15 +120,15 @@ def fit(
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
     fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
     if not fitted.converged:
-        warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=2)
+        warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=3)
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
-        warnings.warn(f"{without_rows(fitted)} (fit.empty). Use fewer components.", FitWarning, stacklevel=2)
+        warnings.warn(f"{without_rows(fitted)} (fit.empty). Use fewer components.", FitWarning, stacklevel=3)
     return fitted
 
 
 def names_in(init: object) -> tuple[str, ...] | None:
-    """The features' names that a start knows: a GMM or a Fit."""
-    return init.feature_names if isinstance(init, GMM | Fit) else None
+    """The features' names that a start knows: a mixture does."""
+    return as_gmm(init).feature_names if isinstance(init, Mixture) else None
 
 
 def resolve_init(init: Init, n_components: int | None, family: str, source: ArraySource) -> tuple[Given, int, str]:
@@ -133,8 +136,8 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Arra
     family = get_family(family).name
     if n_components is not None:
         n_components = check_count(n_components, "n_components")
-    if isinstance(init, Fit):
-        init = init.gmm
+    if isinstance(init, Mixture):
+        init = as_gmm(init)
     if isinstance(init, str):
         if init not in METHODS:
             raise unknown("init", init, METHODS)

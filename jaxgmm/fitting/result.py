@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model import reading
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools.formatting import nats, number
+from jaxgmm.tools.hints import OF_FITS, Hinting
 from jaxgmm.tools.reading import Page, Readable, Table, counted
 from jaxgmm.tools.svg import Mark, chart, colour
 
@@ -111,8 +114,10 @@ class Restarts(Readable):
 
 
 @dataclass(frozen=True, repr=False)
-class Fit(Readable):
+class Fit(Readable, Hinting):
     """A fitted mixture and the account of its fit.
+
+    It stands for its mixture wherever one is an argument, in `plots` too; what else the mixture can answer, `gmm` does.
 
     Attributes:
         gmm: the best start's mixture.
@@ -139,6 +144,42 @@ class Fit(Readable):
     fingerprint: str
     expected_rows: np.ndarray
     total_weight: float
+
+    _elsewhere = OF_FITS | {name: f"gmm.{name}" for name in dir(GMM) if not name.startswith("_")}
+
+    def _as_gmm(self) -> GMM:
+        return self.gmm
+
+    @property
+    def weights(self) -> Float[Array, " K"]:
+        """Of the mixture."""
+        return self.gmm.weights
+
+    @property
+    def means(self) -> Float[Array, "K D"]:
+        """Of the mixture, in the units of the data."""
+        return self.gmm.means
+
+    @property
+    def covariances(self) -> Float[Array, "..."]:
+        """Of the mixture, in the shape of its family; squared units."""
+        return self.gmm.covariances
+
+    def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
+        """The most probable component of each row: `gmm.predict`."""
+        return self.gmm.predict(x)
+
+    def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
+        """p(component k given x_n): `gmm.responsibilities`."""
+        return self.gmm.responsibilities(x)
+
+    def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
+        """Log density of each row, in nats: `gmm.log_prob`."""
+        return self.gmm.log_prob(x)
+
+    def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
+        """Rows and the components they come from: `gmm.sample`."""
+        return self.gmm.sample(key, n_samples)
 
     @property
     def bic(self) -> float:

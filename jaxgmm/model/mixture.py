@@ -21,6 +21,7 @@ from jaxgmm.model.density import Components, by_rows, components_of, log_weights
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+from jaxgmm.tools.hints import OF_MIXTURES, Hinting
 from jaxgmm.tools.pytree import pytree, unchecked
 from jaxgmm.tools.reading import Page, Readable, is_on_host
 from jaxgmm.tools.validation import (
@@ -41,7 +42,7 @@ _FORMAT, _KIND = 1, "jaxgmm.GMM"  # of files
 
 @pytree(static=("family",), labels=("feature_names",))
 @dataclass(frozen=True, eq=False, repr=False)
-class GMM(Readable):
+class GMM(Readable, Hinting):
     """A Gaussian mixture, sum_k weights_k Normal(means_k, covariances_k).
 
     A frozen pytree: `jit`, `vmap` and `grad` see three arrays and one static name. Leading axes are allowed, and mean many
@@ -73,6 +74,8 @@ class GMM(Readable):
     covariances: Float[Array, "..."]
     family: str = "full"
     feature_names: tuple[str, ...] | None = None
+
+    _elsewhere = OF_MIXTURES
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", get_family(self.family).name)
@@ -159,6 +162,9 @@ class GMM(Readable):
     def moved(self, shift: Float[Array, " D"]) -> "GMM":
         """The mixture of rows to which `shift` has been added. For traced arrays."""
         return GMM.unchecked(self.weights, self.means + shift, self.covariances, self.family)
+
+    def _as_gmm(self) -> "GMM":
+        return self
 
     def _page(self) -> Page:
         leaves = {name: getattr(self, name) for name in PARAMETERS}

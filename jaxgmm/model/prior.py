@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import Moments, column_moments, rows_of_frequencies
 from jaxgmm.model import default_prior, random_scale
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -173,7 +174,7 @@ class Prior(Readable):
         kind = get_family(family)
         return cls(**default_prior.NAMES[name](moments, n_components, kind), family=kind.name)
 
-    def log_prob(self, gmm: GMM) -> Float[Array, ""]:
+    def log_prob(self, gmm: Mixture) -> Float[Array, ""]:
         """Log density of a mixture's parameters, with respect to (weights, means, covariances) themselves, in nats.
 
         Args:
@@ -182,6 +183,7 @@ class Prior(Readable):
         Raises:
             ValueError: a mixture of another family or dimension.
         """
+        gmm = as_gmm(gmm)
         self.check_fits(gmm)
         dtype, out = precision.compute_dtype(gmm.means, gmm, self), precision.result_dtype(gmm.means)
         with precision.scope(dtype):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.base import per_component
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
 from jaxgmm.model.mixture import GMM, PARAMETERS
@@ -23,7 +24,7 @@ from jaxgmm.tools.validation import check_count, check_rows, check_single, check
 
 
 def e_step(
-    gmm: GMM,
+    gmm: Mixture,
     x: Float[ArrayLike, "N D"],
     sample_weight: Float[ArrayLike, " N"] | None = None,
     *,
@@ -53,6 +54,7 @@ def e_step(
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
+    gmm = as_gmm(gmm)
     check_single(gmm.weights, "e_step(g, x)")
     x = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
     weight = check_weights(sample_weight, x.shape[0])
@@ -78,7 +80,7 @@ def _e_step(gmm, x, weight, engine, block_size, dtype):
     return (moments if engine == "moments" else whitened)(components)
 
 
-def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
+def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
     """The mixture that maximises the expected log joint given the statistics: maximum likelihood, or MAP with a prior.
 
     With a prior, the joint mode of (means, covariances) of a normal-inverse-Wishart posterior,
@@ -104,7 +106,7 @@ def m_step(statistics: Statistics, gmm: GMM, prior: Prior | None = None, *, fixe
         >>> jg.m_step(jg.e_step(gmm, [[1.0], [3.0]]), gmm).means.tolist()
         [[2.0]]
     """
-    fixed = check_fixed(fixed)
+    fixed, gmm = check_fixed(fixed), as_gmm(gmm)
     if prior is not None:
         prior.check_fits(gmm)
     dtype = precision.compute_dtype(statistics.counts, gmm, statistics, prior)

@@ -1,7 +1,9 @@
 """Matplotlib figures of a mixture, its data, how it was fitted, its posterior, and how many clusters.
 
-Functions that draw one panel take `ax=` and return it; those that need several return a `Figure`. Nothing touches
-pyplot's global state, so they work headless, in threads and in notebooks alike: `ax.figure.savefig("name.png")`.
+Functions that draw one panel take `ax=` and return it; those that need several return a `Figure`. A new figure is pyplot's
+current one, as in seaborn and ArviZ: notebooks show it at the end of the cell, `plt.title` and `plt.show` mean it, and a
+script that makes many closes them, `plt.close("all")`. Without a screen and in threads `ax.figure.savefig("name.png")`.
+Where a mixture is asked for, a `Fit`, a `VariationalFit` or an estimator of `jaxgmm.sklearn` will do.
 """
 
 try:

@@ -1,7 +1,10 @@
 """What the figures share: colours, checked and thinned data, ellipses, histograms."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ type Style = dict[str, Any]  # keyword arguments for matplotlib
 _MARKERS = "osD^v"  # the next one with every turn of the palette
 _MAX_POINTS = 5000  # rows drawn as points
 MAX_LEGEND = 14  # components
+_off_screen = ContextVar("off_screen", default=False)
 BESIDE: Style = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
 HALO = withStroke(linewidth=3, foreground="white")
 
@@ -46,7 +50,7 @@ def label(gmm: GMM, k: int) -> str:
 def save(directory: Path, pictures: Mapping[str, Figure | Axes]) -> None:
     """Each as a PNG by its name."""
     for name, picture in pictures.items():
-        figure: Any = picture.figure if isinstance(picture, Axes) else picture
+        figure = figure_of(picture) if isinstance(picture, Axes) else picture
         figure.savefig(directory / f"{name}.png", dpi=130)
 
 
@@ -56,9 +60,50 @@ def title(text: str, *notes: str) -> str:
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
+class Picture(Figure):
+    """A figure that a notebook shows once, even at a cell's end, where it would come again with all that pyplot has open."""
+
+    def _ipython_display_(self) -> None:
+        from matplotlib import pyplot
+
+        if "inline" in pyplot.get_backend():
+            pyplot.close(self)
+        raise NotImplementedError  # in IPython's words: as any figure
+
+
+@contextmanager
+def off_screen() -> Iterator[None]:
+    """New figures are for files: pyplot, and so the windows of a desktop, knows nothing of them."""
+    token = _off_screen.set(True)
+    try:
+        yield
+    finally:
+        _off_screen.reset(token)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches: pyplot's current one, so that notebooks and `plt.show()` show it.
+
+    In threads, where windows can't be opened, it is nobody's.
+    """
+    options: Style = {"figsize": (width, height), "layout": "constrained"}
+    if _off_screen.get() or threading.current_thread() is not threading.main_thread():
+        return Picture(**options)
+    from matplotlib import pyplot  # only here: it takes a while, and looks for a screen
+
+    return pyplot.figure(FigureClass=Picture, **options)
+
+
 def new_axes(width: float = 7.6) -> Axes:
     """One panel, in a figure of its own; `width` in inches."""
-    return Figure(figsize=(width, 4.6), layout="constrained").subplots()
+    return new_figure(width, 4.6).subplots()
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that a panel is in."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def pair_grid(
@@ -69,7 +114,7 @@ def pair_grid(
 ) -> Figure:
     """Every pair of the first features, below a diagonal of each by itself."""
     shown = min(len(names), max_features)
-    figure = Figure(figsize=(1 + 1.9 * shown, 1 + 1.7 * shown), layout="constrained")
+    figure = new_figure(1 + 1.9 * shown, 1 + 1.7 * shown)
     axes = figure.subplots(shown, shown, squeeze=False, sharex="col")
     for i in range(shown):
         for j in range(i):

@@ -49,7 +49,7 @@ def chains(tree: "DataTree") -> Figure:
     weights = posterior["sorted_weights"].values
     for rank in range(max(1, min(weights.shape[-1] - 1, _MOST_ROWS - len(shown)))):  # the last is 1 less all others
         shown[f"weight of rank {rank}"] = weights[..., rank]
-    figure = Figure(figsize=(9.6, 0.8 + 1.35 * len(shown)), layout="constrained")
+    figure = canvas.new_figure(9.6, 0.8 + 1.35 * len(shown))
     axes = figure.subplots(len(shown), 2, width_ratios=(3, 1), squeeze=False)
     for (left, right), (words, values) in zip(axes, shown.items(), strict=True):
         _draw_trace(left, values)

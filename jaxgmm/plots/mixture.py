@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Numbers
@@ -14,11 +15,13 @@ from jaxgmm.tools.validation import check_weights
 _SURE = 1e-6  # uncertainty: nothing to see below it
 
 
-def components(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, sample_weight: ArrayLike | None = None) -> Figure:
+def components(
+    gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, sample_weight: ArrayLike | None = None
+) -> Figure:
     """The data with the fitted components: `density` for one feature, `scatter` for two, `pairs` for more.
 
     Args:
-        gmm: the mixture.
+        gmm: the mixture, or a Fit or what else holds one.
         x: (N, D) data.
         feature_names: the D axis labels; "x0", "x1", ... by default.
         sample_weight: (N,), of the rows, for histograms.
@@ -36,24 +39,25 @@ def components(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, sa
         >>> len(figure.axes)  # three densities, three pairs
         6
     """
+    gmm = as_gmm(gmm)
     if gmm.n_features > 2:
         return pairs(gmm, x, feature_names=feature_names, sample_weight=sample_weight)
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    ax = canvas.new_axes()
     if gmm.n_features == 2:
-        scatter(gmm, x, feature_names=feature_names, ax=figure.subplots())
+        scatter(gmm, x, feature_names=feature_names, ax=ax)
     else:
-        density(gmm, x, feature_names=feature_names, sample_weight=sample_weight, ax=figure.subplots())
-    return figure
+        density(gmm, x, feature_names=feature_names, sample_weight=sample_weight, ax=ax)
+    return canvas.figure_of(ax)
 
 
-def scatter(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, ax: Axes | None = None) -> Axes:
+def scatter(gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, ax: Axes | None = None) -> Axes:
     """Two features, coloured by the most probable component, with ellipses at 1 and 2 standard deviations.
 
     In two dimensions they hold 39 % and 86 % of a component, not the 68 % and 95 % of one dimension. Of more than 5000
     rows a random 5000 are drawn; the title says so.
 
     Args:
-        gmm: a mixture of two features.
+        gmm: a mixture, or a Fit, of two features.
         x: (N, 2) data.
         feature_names: the axis labels.
         ax: to draw into; a new figure by default.
@@ -68,6 +72,7 @@ def scatter(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, ax: A
         >>> [float(ellipse.width) for ellipse in ax.patches]
         [2.0, 4.0]
     """
+    gmm = as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names, n_features=2)
     rows, note = canvas.subsample(rows)
     ax = ax or canvas.new_axes()
@@ -82,7 +87,7 @@ def scatter(gmm: GMM, x: ArrayLike, *, feature_names: canvas.Names = None, ax: A
 
 
 def density(
-    gmm: GMM,
+    gmm: Mixture,
     x: ArrayLike,
     *,
     feature_names: canvas.Names = None,
@@ -92,7 +97,7 @@ def density(
     """One feature as a histogram, with the density of the mixture and of each component times its weight.
 
     Args:
-        gmm: a mixture of one feature.
+        gmm: a mixture, or a Fit, of one feature.
         x: (N, 1) data.
         feature_names: the axis label.
         sample_weight: (N,), of the rows.
@@ -108,6 +113,7 @@ def density(
         >>> [line.get_label() for line in ax.lines]
         ['component 0 (50 %)', 'component 1 (50 %)', 'mixture']
     """
+    gmm = as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names, n_features=1)
     ax = ax or canvas.new_axes()
     _draw_density(ax, gmm, rows[:, 0], check_weights(sample_weight, len(rows)))
@@ -119,7 +125,7 @@ def density(
 
 
 def pairs(
-    gmm: GMM,
+    gmm: Mixture,
     x: ArrayLike,
     *,
     feature_names: canvas.Names = None,
@@ -129,7 +135,7 @@ def pairs(
     """Every pair of features as in `scatter`, below a diagonal of each feature's `density`.
 
     Args:
-        gmm: the mixture.
+        gmm: the mixture, or a Fit or what else holds one.
         x: (N, D) data.
         feature_names: the D axis labels.
         sample_weight: (N,), of the rows, for the histograms.
@@ -141,31 +147,32 @@ def pairs(
     Raises:
         ValueError: bad data.
     """
-    whole, names = canvas.checked(gmm, x, feature_names)
+    mixture = as_gmm(gmm)
+    whole, names = canvas.checked(mixture, x, feature_names)
     weight = check_weights(sample_weight, len(whole))
     rows, note = canvas.subsample(whole)
-    owner = canvas.owners(gmm, rows)
+    owner = canvas.owners(mixture, rows)
     figure = canvas.pair_grid(
         names,
         max_features,
-        lambda ax, pair: _draw_scatter(ax, gmm.marginal(pair), rows[:, pair], owner),
-        lambda ax, i: _draw_density(ax, gmm.marginal([i]), whole[:, i], weight),
+        lambda ax, pair: _draw_scatter(ax, mixture.marginal(pair), rows[:, pair], owner),
+        lambda ax, i: _draw_density(ax, mixture.marginal([i]), whole[:, i], weight),
     )
-    if len(canvas.active(gmm)) <= canvas.MAX_LEGEND and min(gmm.n_features, max_features) > 1:
-        figure.legend(handles=_handles(gmm, line=True), loc="upper right", frameon=False)
-    left_out = canvas.left_out(gmm.n_features, max_features)
+    if len(canvas.active(mixture)) <= canvas.MAX_LEGEND and min(mixture.n_features, max_features) > 1:
+        figure.legend(handles=_handles(mixture, line=True), loc="upper right", frameon=False)
+    left_out = canvas.left_out(mixture.n_features, max_features)
     figure.suptitle(canvas.title("Components, with ellipses at 1 and 2 sd", left_out, note), x=0.01, ha="left")
     return figure
 
 
-def responsibilities(gmm: GMM, x: ArrayLike) -> Figure:
+def responsibilities(gmm: Mixture, x: ArrayLike) -> Figure:
     """How surely the rows belong to their components: responsibilities above, uncertainty, 1 - max_k r_nk, below.
 
     Rows are sorted by their most probable component, then from the surest to the most doubtful. Of more than 5000
     rows a random 5000 are drawn; the title says so.
 
     Args:
-        gmm: the mixture.
+        gmm: the mixture, or a Fit or what else holds one.
         x: (N, D) data.
 
     Returns:
@@ -174,11 +181,12 @@ def responsibilities(gmm: GMM, x: ArrayLike) -> Figure:
     Raises:
         ValueError: bad data.
     """
+    gmm = as_gmm(gmm)
     rows, note = canvas.subsample(canvas.checked(gmm, x, None)[0])
     r = np.asarray(gmm.responsibilities(rows), float)
     owner, uncertainty = r.argmax(axis=1), 1 - r.max(axis=1)
     order = np.lexsort((uncertainty, owner))
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = canvas.new_figure(7.2, 4.8)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     steps = np.cumsum(r[order], axis=1)
     for k in canvas.active(gmm):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
 from jaxgmm.tools.errors import UserError
@@ -25,14 +26,16 @@ _OUTLINE = 65  # points of an ellipse
 _INNER, _OUTER = 0.5, 0.9  # of an interval's probability, drawn thick and thin
 
 
-def intervals(tree: "DataTree", gmm: GMM | None = None, *, feature_names: canvas.Names = None, max_features: int = 4) -> Figure:
+def intervals(
+    tree: "DataTree", gmm: Mixture | None = None, *, feature_names: canvas.Names = None, max_features: int = 4
+) -> Figure:
     """Weights, means and standard deviations of each component: median, 50 % and 90 % intervals.
 
     Labels must mean the same in all draws for this to make sense: see `jaxgmm.relabel`.
 
     Args:
         tree: from `jaxgmm.relabel`.
-        gmm: a point estimate to compare with.
+        gmm: a point estimate to compare with, a GMM or a Fit.
         feature_names: axis labels, instead of the tree's.
         max_features: only the first so many are drawn, and the title says so.
 
@@ -53,10 +56,11 @@ def intervals(tree: "DataTree", gmm: GMM | None = None, *, feature_names: canvas
     """
     draws, names = _draws(tree, feature_names)
     n_components, n_features = draws.means.shape[1:]
+    gmm = None if gmm is None else as_gmm(gmm)
     if gmm is not None and gmm.means.shape != (n_components, n_features):
         raise UserError(f"gmm has means of shape {gmm.means.shape}, the draws of {(n_components, n_features)}.")
     shown = min(n_features, max_features)
-    figure = Figure(figsize=(2.6 * (1 + shown), 1.7 + 0.7 * n_components), layout="constrained")
+    figure = canvas.new_figure(2.6 * (1 + shown), 1.7 + 0.7 * n_components)
     axes = figure.subplots(2, 1 + shown, squeeze=False, sharey=True)
     many, one = _location_and_scale(draws), None if gmm is None else _location_and_scale(gmm)
     _draw_intervals(axes[0, 0], "weight", np.asarray(draws.weights), None if gmm is None else np.asarray(gmm.weights))
@@ -83,7 +87,7 @@ def intervals(tree: "DataTree", gmm: GMM | None = None, *, feature_names: canvas
 def draws(
     tree: "DataTree",
     x: ArrayLike,
-    gmm: GMM | None = None,
+    gmm: Mixture | None = None,
     *,
     feature_names: canvas.Names = None,
     sample_weight: ArrayLike | None = None,
@@ -99,7 +103,7 @@ def draws(
     Args:
         tree: from `jaxgmm.relabel`.
         x: (N, D) data.
-        gmm: a point estimate to compare with.
+        gmm: a point estimate to compare with, a GMM or a Fit.
         feature_names: axis labels, instead of the tree's.
         sample_weight: (N,), of the rows, for histograms.
         n_draws: ellipses of at most so many, evenly out of all chains.
@@ -120,6 +124,7 @@ def draws(
         '60 draws from the posterior, ellipses at 2 sd'
     """
     many, names = _draws(tree, feature_names)
+    point = None if gmm is None else as_gmm(gmm)
     few, many = _some(many, check_count(n_draws, "n_draws")), _some(many, _MOST_IN_BANDS)
     one = jax.tree.map(lambda leaf: leaf[0], many)
     whole, names = canvas.checked(one, x, names)
@@ -128,26 +133,26 @@ def draws(
     n_features = whole.shape[1]
     if n_features == 1:
         ax = canvas.new_axes()
-        _draw_bands(ax, many, gmm, whole, weight, 0)
+        _draw_bands(ax, many, point, whole, weight, 0)
         ax.set(xlabel=names[0], ylabel="density")
         ax.set_title("Draws from the posterior, medians and 90 % bands", loc="left", fontsize="medium")
-        ax.legend(handles=_handles(one, gmm, bands=True), **canvas.BESIDE)
-        return ax.figure  # type: ignore[return-value]
+        ax.legend(handles=_handles(one, point, bands=True), **canvas.BESIDE)
+        return canvas.figure_of(ax)
     text = f"{len(few.weights)} draws from the posterior, ellipses at 2 sd"
     if n_features == 2:
         ax = canvas.new_axes()
-        _draw_ellipses(ax, few, gmm, rows, (0, 1))
+        _draw_ellipses(ax, few, point, rows, (0, 1))
         ax.set(xlabel=names[0], ylabel=names[1])
         ax.set_title(canvas.title(text, note), loc="left", fontsize="medium")
-        ax.legend(handles=_handles(one, gmm, bands=False), **canvas.BESIDE)
-        return ax.figure  # type: ignore[return-value]
+        ax.legend(handles=_handles(one, point, bands=False), **canvas.BESIDE)
+        return canvas.figure_of(ax)
     figure = canvas.pair_grid(
         names,
         max_features,
-        lambda ax, pair: _draw_ellipses(ax, few, gmm, rows, pair),
-        lambda ax, i: _draw_bands(ax, many, gmm, whole, weight, i),
+        lambda ax, pair: _draw_ellipses(ax, few, point, rows, pair),
+        lambda ax, i: _draw_bands(ax, many, point, whole, weight, i),
     )
-    figure.legend(handles=_handles(one, gmm, bands=False), loc="upper right", frameon=False)
+    figure.legend(handles=_handles(one, point, bands=False), loc="upper right", frameon=False)
     left_out = canvas.left_out(n_features, max_features)
     figure.suptitle(canvas.title(text, left_out, note), x=0.01, ha="left", fontsize="medium")
     return figure

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from jaxgmm.model.mixture import GMM
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.plots import canvas
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count
@@ -16,7 +16,7 @@ _SMALL, _LARGE = 8.0, 90.0  # areas of points, points^2
 
 
 def uncertainty(
-    gmm: GMM,
+    gmm: Mixture,
     x: ArrayLike,
     *,
     features: Sequence[int] = (0, 1),
@@ -28,7 +28,7 @@ def uncertainty(
     Of one feature the uncertainty stands against its value; of more, two features span the plane.
 
     Args:
-        gmm: the mixture.
+        gmm: the mixture, or a Fit or what else holds one.
         x: (N, D) data.
         features: the two columns to show, where D > 2.
         feature_names: the D axis labels.
@@ -44,6 +44,7 @@ def uncertainty(
         >>> ax.get_title(loc="left")
         'Uncertainty: 1 of 3 rows above 0.1'
     """
+    gmm = as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names)
     r = np.asarray(gmm.responsibilities(rows), float)
     owner, doubt = r.argmax(axis=1), 1 - r.max(axis=1)

@@ -187,6 +187,9 @@ class CompiledMixture:
         weights, means, covariances = map(on_host, (self.weights_, self.means_, self.covariances_))
         return GMM(weights, means, covariances, self.covariance_type, getattr(self, "feature_names_in_", None))
 
+    def _as_gmm(self) -> GMM:
+        return self.gmm_
+
     def to_sklearn(self) -> BaseMixture:
         """The same estimator, fitted or not, as scikit-learn's own class."""
         theirs, own = self._sklearn(), ("_rows", "_metadata_request")  # who has no sample_weight routes none

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from jaxgmm.data.moments import column_moments
 from jaxgmm.fitting.fit import resolve_prior
 from jaxgmm.fitting.starts import assigned_start
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, given_mixture
 from jaxgmm.model.steps import m_step
@@ -109,11 +110,11 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         self.prior = prior
 
     @classmethod
-    def from_gmm(cls, gmm: GMM, **parameters: Any) -> Self:
+    def from_gmm(cls, gmm: Mixture, **parameters: Any) -> Self:
         """A mixture as an estimator that predicts, scores and samples, and that `warm_start=True` goes on from.
 
         Args:
-            gmm: one mixture.
+            gmm: one mixture, or a Fit.
             **parameters: of the estimator, but for `n_components` and `covariance_type`, which the mixture has.
 
         Raises:
@@ -125,6 +126,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
             >>> GaussianMixture.from_gmm(jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")).predict([[3.0]])
             array([1])
         """
+        gmm = as_gmm(gmm)
         if np.ndim(gmm.weights) != 1:
             raise UserError(f"gmm has leading axes {np.shape(gmm.weights)[:-1]}; one mixture is needed.")
         ours = cls(gmm.n_components, covariance_type=gmm.family, **parameters)

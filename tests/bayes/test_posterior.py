@@ -190,7 +190,7 @@ def test_bad_fits_and_data(fitted):
         posterior_of(x, fit, sample_weight=np.full(len(x), 2))
     with pytest.raises(ValueError, match="3 columns"):
         posterior_of(np.column_stack([x, x[:, 0]]), fit)
-    with pytest.raises(TypeError, match="fit must be a Fit or a GMM"):
+    with pytest.raises(TypeError, match="fit must be a GMM, or hold one"):
         posterior_of(x, 3)
     with pytest.raises(ValueError, match="NaN"):
         posterior_of(np.where(x == x[0], np.nan, x), fit)

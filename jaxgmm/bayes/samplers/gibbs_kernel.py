@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
 from jaxgmm.bayes.samplers.kernel import ChainKernel
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -43,11 +44,12 @@ class GibbsKernel(ChainKernel):
         (50, 2, 1)
     """
 
-    def __init__(self, start: GMM, prior: Any) -> None:
+    def __init__(self, start: Mixture, prior: Any) -> None:
         if not isinstance(prior, Prior | RichardsonGreen):
             raise UserTypeError(
                 f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: fit.prior, of a MAP fit."
             )
+        start = as_gmm(start, "start")
         check_single(start.weights, "GibbsKernel(g, prior)")
         prior.check_fits(start)
         if not (np.asarray(start.weights) > 0).all():

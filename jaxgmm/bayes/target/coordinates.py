@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, get_family
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
@@ -46,7 +47,7 @@ def layout_of(gmm: GMM, prior: Any = None) -> Layout:
     return Layout(gmm.n_components, gmm.n_features, gmm.family, names_of_extra(prior))
 
 
-def unconstrain(gmm: GMM, extra: dict[str, Array] | None = None) -> Float[Array, " size"]:
+def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Array, " size"]:
     """A mixture as an unconstrained vector; `constrain` is its inverse.
 
     Covariances become Cholesky factors with log diagonals (log variances for "diag" and "spherical"), weights sticks.
@@ -63,6 +64,7 @@ def unconstrain(gmm: GMM, extra: dict[str, Array] | None = None) -> Float[Array,
         >>> jg.unconstrain(jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")).tolist()
         [0.0, 0.0, 0.0, 4.0, 0.0]
     """
+    gmm = as_gmm(gmm)
     check_single(gmm.weights, "jg.unconstrain(g)")
     if not is_traced(gmm) and not (np.asarray(gmm.weights) > 0).all():
         raise UserError(

@@ -14,6 +14,7 @@ from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws
 from jaxgmm.bayes.trees.schema import PARAMETERS, group_of, require, rows_of
 from jaxgmm.covariance import get_family
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -23,7 +24,7 @@ _TIE = 1e-9  # of the rows: agreements closer than this are equal, and then comp
 _MOST_KMEANS_STEPS = 100
 
 
-def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
+def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataTree:
     """The posterior with its components in the order of a pivot's: label switching undone.
 
     A mixture's likelihood doesn't know the order of its components, so a sampler may visit all K! orders, and then means
@@ -42,7 +43,7 @@ def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
 
     Args:
         tree: from `posterior`.
-        pivot: of the same family, K and D, such as the fit that the draws started from; None for the draw of the highest
+        pivot: a GMM or a Fit of the same family, K and D, such as the fit that the draws started from; None for the draw of the highest
             log joint density (`sample_stats/lp`).
 
     Returns:
@@ -50,7 +51,7 @@ def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
         the component of the original draw that is now the j-th. Relabelling by the same pivot again changes nothing.
 
     Raises:
-        TypeError: not a tree, or a pivot that isn't a GMM.
+        TypeError: not a tree, or a pivot that isn't a mixture.
         ValueError: groups that are missing; a pivot of another family, K or D, or with a component of weight 0.
 
     Warns:
@@ -71,6 +72,7 @@ def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
         require(tree, "relabel without a pivot", sample_stats=("lp",))
         pivot = _highest(draws, group_of(tree, "sample_stats")["lp"].transpose("chain", "draw").values)
     else:
+        pivot = as_gmm(pivot, "pivot")
         _check_pivot(pivot, draws)
         if pivot.feature_names and draws.feature_names and pivot.feature_names != draws.feature_names:
             pivot = pivot.marginal(draws.feature_names)  # its features in the draws' order
@@ -114,10 +116,8 @@ def relabel(tree: xarray.DataTree, pivot: GMM | None = None) -> xarray.DataTree:
     return result
 
 
-def _check_pivot(pivot: Any, draws: GMM) -> None:
-    """Raises where the pivot isn't a mixture whose components the draws' could be."""
-    if not isinstance(pivot, GMM):
-        raise UserTypeError(f"pivot must be a GMM such as fit.gmm, got {type(pivot).__name__}.")
+def _check_pivot(pivot: GMM, draws: GMM) -> None:
+    """Raises where the draws' components couldn't be the pivot's."""
     check_single(pivot.weights, "jg.relabel(tree, g)")
     if pivot.family != draws.family:
         raise UserError(f"pivot is of family {pivot.family!r}, the draws are {draws.family!r}: pass the fit they come from.")

@@ -25,9 +25,15 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
+from jaxgmm.tools.hints import OF_STARTS, keywords
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 
+@keywords(
+    **OF_STARTS,
+    weight_concentration_prior_type="weights='stick-breaking' or 'dirichlet'",
+    weight_concentration_prior="prior, whose concentration is it",
+)
 def fit_vb(
     x: Float[ArrayLike, "N D"],
     n_components: int | None = None,
@@ -125,7 +131,7 @@ def fit_vb(
     fields = _without_padding(q._asdict() | {"counts": counts}, n_components, family)
     status = restarts.status[restarts.best]
     if status is not Status.converged:
-        warnings.warn(f"fit_vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=2)
+        warnings.warn(f"fit_vb ended as {status.name!r}. {status.meaning}", FitWarning, stacklevel=3)
     return VariationalFit(
         **precision.as_parameters(fields, out),
         elbo=float(restarts.objective[restarts.best]),

@@ -27,6 +27,7 @@ from jaxgmm.tools import frames, precision
 from jaxgmm.tools.blocks import map_rows
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats
+from jaxgmm.tools.hints import OF_FITS, Hinting
 from jaxgmm.tools.reading import Page, Readable
 from jaxgmm.tools.validation import check_rows, floating
 
@@ -34,7 +35,7 @@ _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class VariationalFit(Readable):
+class VariationalFit(Readable, Hinting):
     """The factorised approximation q(z) q(weights) prod_k q(mu_k, Sigma_k) of a posterior, and the account of its fit.
 
     Under q, Sigma_k ~ InverseWishart(nu_k, Psi_k) and mu_k | Sigma_k ~ Normal(m_k, Sigma_k / kappa_k), in the family's form
@@ -76,6 +77,20 @@ class VariationalFit(Readable):
     family: str
     fingerprint: str
     feature_names: tuple[str, ...] | None = None
+
+    _elsewhere = OF_FITS | {
+        "weights_": "expected_gmm().weights",
+        "means": "mean, or expected_gmm().means",
+        "means_": "mean, or expected_gmm().means",
+        "covariances": "expected_gmm().covariances",
+        "covariances_": "expected_gmm().covariances",
+        "lower_bound_": "elbo",
+        "gmm": "expected_gmm()",
+        "sample": "expected_gmm().sample",
+    }
+
+    def _as_gmm(self) -> GMM:
+        return self.expected_gmm()
 
     @property
     def converged(self) -> bool:

@@ -182,8 +182,8 @@ def test_bad_input(clusters):
         relabel(tree, inactive)
     with pytest.raises(ValueError, match="leading axes"):
         relabel(tree, draws_of(tree))
-    with pytest.raises(TypeError, match=r"pivot must be a GMM such as fit\.gmm, got Fit"):
-        relabel(tree, fit)
+    with pytest.raises(TypeError, match="pivot must be a GMM, or hold one .* got Restarts"):
+        relabel(tree, fit.restarts)
     with pytest.raises(TypeError, match=r"DataTree that jaxgmm\.posterior returns, got int"):
         relabel(3, fit.gmm)
     for group in ("posterior", "sample_stats", "observed_data"):

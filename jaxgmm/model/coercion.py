@@ -1,0 +1,38 @@
+"""What may be given for a mixture: a `GMM`, or what holds one and says so."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.errors import UserTypeError
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """A `GMM`; a `Fit`, for its `gmm`; a `VariationalFit`, for that of its means; an estimator of `jaxgmm.sklearn`, fitted."""
+
+    def _as_gmm(self) -> GMM: ...
+
+
+def as_gmm(value: Any, name: str = "gmm") -> GMM:
+    """The mixture.
+
+    Args:
+        value: a `GMM` or what holds one.
+        name: the argument's name in the error.
+
+    Raises:
+        TypeError: anything else.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> from jaxgmm.model.coercion import as_gmm
+        >>> fit = jg.fit(jg.datasets.load_faithful().x, 2, key=jax.random.key(0))
+        >>> as_gmm(fit) is fit.gmm
+        True
+    """
+    if isinstance(value, Mixture) and not isinstance(value, type):
+        return value._as_gmm()
+    raise UserTypeError(
+        f"{name} must be a GMM, or hold one as a Fit, a VariationalFit or a fitted estimator of jaxgmm.sklearn does, got "
+        f"{type(value).__name__}."
+    )
