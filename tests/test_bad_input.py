@@ -242,12 +242,17 @@ def test_calls(name):
     raises(*CALLS[name])
 
 
-def test_more_components_than_rows_is_a_question_of_the_prior():
-    """K > N has no maximum likelihood fit; with a prior it has a mode."""
-    with pytest.warns(jg.FitWarning, match="components have no rows"):
-        found = fit(n_components=8, n_init=1)
+@pytest.mark.parametrize("options", [{}, {"prior": None}, {"sample_weight": [1.0, 1, 1, 1, 1, 0], "n_components": 6}])
+def test_more_components_than_rows(options):
+    """A component without a row is nothing but its prior."""
+    with pytest.raises(ValueError, match=r"n_components is \d, but x has \d rows of positive weight"):
+        fit(**{"n_components": 8, **options})
+
+
+def test_a_component_for_each_row():
+    """That many have no maximum likelihood fit; with a prior they have a mode, and those without rows are named."""
+    found = fit(n_components=6, n_init=1)
     assert np.isfinite(found.objective)
-    assert found.empty.any()
 
 
 def test_nothing_usable_raises():

@@ -71,7 +71,9 @@ def test_writes_its_directory_and_says_what_is_in_it(tmp_path, capfd, library):
 
 
 def test_the_criterion_and_the_prior_choose(tmp_path, library):
-    finished = run(settings(tmp_path / "run", "compare.criterion=aic", "compare.families=['tied']", "prior.kind=none"))
+    finished = run(
+        settings(tmp_path / "run", "compare.criterion=aic", "compare.families=['tied']", "prior.kind=none", "compare.n_init=10")
+    )
     table = finished.compared.comparison.table
     assert finished.fit.gmm.n_components == table["n_components"][table["aic"].idxmin()]
     assert finished.fit.prior is None

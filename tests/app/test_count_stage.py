@@ -190,12 +190,13 @@ def test_what_the_table_says_is_what_the_library_is_asked_for(overrides, wanted,
 
 def test_its_prior_is_that_of_the_config_and_of_the_family_of_the_fit(tmp_path, config, monkeypatch):
     table = settings(config, tmp_path / "run", "fit.family=VVV", "prior.mean_precision=0.25")
-    prior = asked_for(table, monkeypatch)["prior"]
-    default = jg.Prior.default(X, 1, "full")
-    assert (prior.family, prior.mean_precision) == ("full", 0.25)
-    np.testing.assert_allclose(prior.scale, default.scale)
-    prior = asked_for(settings(config, tmp_path / "run", "fit.family=EEE", "count.family=VVI"), monkeypatch)["prior"]
-    assert prior.family == "diag"
+    asked, default = asked_for(table, monkeypatch), jg.Prior.default(X, 1, "full")
+    assert asked["family"] == "full"
+    assert asked["prior"](default).mean_precision == 0.25
+    np.testing.assert_array_equal(asked["prior"](default).scale, default.scale)
+    table = settings(config, tmp_path / "run", "fit.family=EEE", "count.family=VVI", "prior.kind=fraley-raftery")
+    asked = asked_for(table, monkeypatch)
+    assert (asked["family"], asked["prior"]) == ("diag", "fraley-raftery")
     prior = asked_for(settings(config, tmp_path / "run", "count.prior=richardson-green"), monkeypatch)["prior"]
     assert (type(prior), prior.family) == (jg.RichardsonGreen, "spherical")
 

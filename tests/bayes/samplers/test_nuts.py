@@ -187,7 +187,7 @@ def test_nuts_mixes(seed):
 def test_nuts_draws_from_the_exact_posterior(blobs, family):
     """One component has a closed-form posterior: means and covariances of it, within Monte-Carlo error."""
     x = blobs[:60]
-    target = problem(x, 1, family)
+    target = problem(x, 1, family, jg.Prior.fraley_raftery(x, 1, family))
     prior, n, d = target.prior, *x.shape
     kappa, nu, scale, m0 = (np.asarray(v) for v in (prior.mean_precision, prior.degrees_of_freedom, prior.scale, prior.mean))
     away = x.mean(0) - m0
