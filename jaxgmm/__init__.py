@@ -43,6 +43,7 @@ _NAMES = {
     "model.prior": ("Prior",),
     "model.statistics": ("Statistics",),
     "model.steps": ("e_step", "m_step"),
+    "tools.cache": ("enable_compilation_cache",),
 }  # public ones, by the module that has them
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("covariance", "data", "datasets", "plots")
@@ -52,9 +53,10 @@ __all__ = [
     "GMM", "ClusterCount", "Comparison", "Diagnostics", "Fit", "FitError", "FitWarning", "GibbsKernel", "Merging", "Prior",
     "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status", "TelescopingKernel", "VariationalFit", "__version__",
     "cluster_count", "coclustering", "compare", "components_given", "constrain", "count_clusters", "count_sensitivity",
-    "covariance", "data", "datasets", "diagnose", "draws_of", "e_step", "fit", "fit_map", "fit_vb", "initialise", "intervals",
-    "load", "load_posterior", "m_step", "membership", "merge_components", "merged_counts", "numpyro_model", "plots",
-    "posterior", "predictive_checks", "relabel", "save_posterior", "similarity", "typical_partition", "unconstrain",
+    "covariance", "data", "datasets", "diagnose", "draws_of", "e_step", "enable_compilation_cache", "fit", "fit_map", "fit_vb",
+    "initialise", "intervals", "load", "load_posterior", "m_step", "membership", "merge_components", "merged_counts",
+    "numpyro_model", "plots", "posterior", "predictive_checks", "relabel", "save_posterior", "similarity", "typical_partition",
+    "unconstrain",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from jaxgmm.model.prior import Prior
     from jaxgmm.model.statistics import Statistics
     from jaxgmm.model.steps import e_step, m_step
+    from jaxgmm.tools.cache import enable_compilation_cache
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -215,13 +216,9 @@ def schema_command(
 @app.command("doctor")
 def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Show versions, devices, precision and the cache; exit code 2 if something is missing or wrong."""
-    import jax
-
     from jaxgmm.app.doctor import examine
 
-    use_compilation_cache()
-    folder = jax.config.jax_compilation_cache_dir
-    found = examine(None if folder is None else Path(folder))
+    found = examine(use_compilation_cache())
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -233,26 +230,13 @@ def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="As JSON
         raise typer.Exit(2)
 
 
-def use_compilation_cache() -> None:
-    """Keep XLA's compiled programs in the user's cache folder, so that a second run starts fast.
+def use_compilation_cache() -> Path | None:
+    """The user's cache folder, so that a second run starts fast; one that can't be written means compiling again, no more."""
+    from jaxgmm.tools.cache import enable_compilation_cache
 
-    The process is the command line's own, so JAX's configuration is too. A cache that the user has set up stays; a
-    folder that can't be written means compiling again, no more.
-    """
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgmm" / "xla"
-    try:
-        # Others must not write there: what is in the cache gets executed.
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return enable_compilation_cache()
 
 
 def _check_folder(output: Path) -> None:

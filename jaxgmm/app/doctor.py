@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +39,10 @@ def examine(cache: Path | None) -> dict[str, dict[str, str]]:
         "x64 by default": "yes" if jax.config.jax_enable_x64 else "no: jaxgmm computes in float64 on CPUs all the same",
         "float64": _float64(),
     }
-    found["cache"] = {"folder": "none: every process compiles anew" if cache is None else f"{cache} ({_size(cache)})"}
+    found["cache"] = {"folder": "none: every process compiles anew"}
+    if cache is not None:
+        kept = _kept()
+        found["cache"] = {"folder": f"{cache} ({_size(cache)})", "kept programs": kept}
     return found
 
 
@@ -53,6 +58,27 @@ def _float64() -> str:
     with jax.enable_x64(True):
         third = jax.jit(lambda a: (a + 1e-12) - a)(np.float64(1.0))
     return "works" if abs(float(third) - 1e-12) < 1e-15 else f"WRONG: (1 + 1e-12) - 1 gives {float(third):.3g}"
+
+
+def _kept() -> str:
+    """Is a program that was compiled found again?"""
+    seen: list[str] = []
+
+    def listen(event: str, **_: Any) -> None:
+        seen.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                jax.jit(lambda a: a * 3 + 2)(np.float32(1))
+                jax.clear_caches()
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    if "/jax/compilation_cache/cache_hits" in seen:
+        return "work"
+    return f"WRONG: they are not found again{'; ' if said else ''}{'; '.join(str(each.message) for each in said)[:200]}"
 
 
 def _size(folder: Path) -> str:
