@@ -140,7 +140,8 @@ def climb[Point](
         rows = np.concatenate([unfinished, stopped])[:_PLACES]
         stride = min(longest, _STRIDE) if unfinished.size > _PLACES else longest
         own = rules._replace(own=_rows(rules.own, rows))
-        part = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
+        with jax.debug_nans(False), jax.debug_infs(False):  # a start that ends in them is a result, with a status
+            part = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
         whole = jax.tree.map(functools.partial(_put, rows), whole, part)
         unfinished = unfinished[_running(whole, max_steps)[unfinished]]
         if report is not None:

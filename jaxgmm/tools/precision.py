@@ -38,7 +38,8 @@ def parameter_dtype(x: Numbers) -> np.dtype:
 def as_parameters[Tree](tree: Tree, dtype: np.dtype) -> Tree:
     """The leaves as JAX arrays of `dtype` or, where JAX's configuration doesn't allow that dtype, NumPy ones."""
     allowed = jax.dtypes.canonicalize_dtype(dtype) == dtype
-    return jax.tree.map(lambda leaf: (jnp.asarray if allowed else np.asarray)(np.asarray(leaf, dtype)), tree)
+    with jax.transfer_guard("allow"):
+        return jax.tree.map(lambda leaf: (jnp.asarray if allowed else np.asarray)(np.asarray(leaf, dtype)), tree)
 
 
 def own_dtype(tree: PyTree[Array]) -> np.dtype:
@@ -77,7 +78,8 @@ def keep[Tree](tree: Tree) -> Tree:
             return value
         return np.asarray(value) if jnp.issubdtype(value.dtype, jnp.floating) else jnp.asarray(np.asarray(value), allowed)
 
-    return jax.tree.map(leaf, tree)
+    with jax.transfer_guard("allow"):
+        return jax.tree.map(leaf, tree)
 
 
 def platform(x: Numbers) -> str:
@@ -96,9 +98,13 @@ def compute_dtype(x: Numbers, *others: PyTree[Array]) -> np.dtype:
 
 
 def scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
-    """A context in which arrays of `dtype` exist."""
+    """A context in which arrays of `dtype` exist, and may go to the device: rows that are handed over are meant to."""
     check_not_forked()
-    return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+    context = contextlib.ExitStack()
+    context.enter_context(jax.transfer_guard("allow"))
+    if dtype == np.float64:
+        context.enter_context(jax.enable_x64(True))
+    return context
 
 
 def cast[Tree](tree: Tree, dtype: np.dtype) -> Tree:

@@ -1,0 +1,48 @@
+"""What a user has switched on in JAX to find mistakes of their own stands in no one's way, and stays on."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+import jaxgmm as jg
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(120, 2)) + 6 * np.repeat([[0, 0], [1, 0], [0, 1]], 40, axis=0)
+REPEATED = np.repeat(X[:6], [30, 1, 1, 1, 1, 1], axis=0)
+GMM = jg.GMM([0.5, 0.5], [[0.0, 0.0], [6.0, 0.0]], [np.eye(2)] * 2)
+
+CALLS = {
+    "fit": lambda: jg.fit(X, 3, key=KEY, n_init=2),
+    "collapse": lambda: jg.fit(REPEATED, 4, key=KEY, prior=None, n_init=2),
+    "initialise": lambda: jg.initialise(X, 3, key=KEY),
+    "prior": lambda: jg.Prior.default(X, 3).log_prob(GMM),
+    "rows": lambda: (GMM.log_prob(X), GMM.predict(X), GMM.responsibilities(X), GMM.bic(X), GMM.sample(KEY, 5)),
+    "mixtures": lambda: (GMM.marginal([0]), GMM.mean(), GMM.covariance()),
+    "steps": lambda: jg.m_step(jg.e_step(GMM, X), GMM),
+    "compare": lambda: jg.compare(X, families=["diag"], n_components=[1, 2], key=KEY, n_init=2),
+    "fit_vb": lambda: jg.fit_vb(X, 3, key=KEY, n_init=2).predict(X),
+    "gibbs": lambda: jg.diagnose(jg.relabel(jg.posterior(X, GMM, method="gibbs", key=KEY, n_draws=10, n_warmup=5))),
+    "count_clusters": lambda: jg.count_clusters(X, key=KEY, family="diag", n_draws=10, n_warmup=5, max_components=10),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_guard_of_transfers(name):
+    """Rows that are handed over are meant to go to the device."""
+    with jax.transfer_guard("disallow"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", jg.FitWarning)
+        CALLS[name]()
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            jax.jit(lambda a: a + 1)(np.ones(3))
+
+
+@pytest.mark.parametrize("name", ["collapse", "rows", "steps", "count_clusters"])
+def test_a_search_for_nan(name):
+    """A start that ends in NaN is a result, with a status."""
+    with jax.debug_nans(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", jg.FitWarning)
+        CALLS[name]()
+        with pytest.raises(FloatingPointError):
+            jax.jit(lambda a: a / a)(jax.numpy.zeros(()))
