@@ -18,6 +18,7 @@ from jaxgmm.comparing.comparison import Comparison, Row
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.batch import Model, Settings, account, climb_models, in_weight, model_key, pad, rows_per_weight
 from jaxgmm.fitting.fit import Change, check_rows_for, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
@@ -28,6 +29,7 @@ from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.mixture import GMM, log_prob_and_complete
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import rows_present
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.types import on_host
@@ -119,16 +121,18 @@ def compare(
             f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "
             f"by {np.count_nonzero(source.weight)}, the number of rows."
         )
-    folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
+    folds = None if held_out_folds is None else pad_rows(_draw_folds(held_out_folds, np.asarray(source.weight) > 0, key))
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
-    data_id, keys = fingerprint(source), {family: [model_key(key, family, k) for k in counts] for family in names}
+    data_id = fingerprint(source)
+    with precision.scope(dtype):
+        keys = {family: [model_key(key, family, k) for k in counts] for family in names}
 
     rows: list[Row] = []
     for family in names:
         with precision.scope(dtype):
-            settings = Settings(family, init, n_init, float(rtol), max_steps)
-            sweep = _Sweep(jax.device_put(source.x), source.feature_names, counts, prior, per_weight, settings, dtype, out)
-            rows += sweep.rows(source.weight, keys[family], folds, data_id, elbo)
+            settings, data = Settings(family, init, n_init, float(rtol), max_steps), on_device(source)
+            sweep = _Sweep(data.x, source.feature_names, counts, prior, per_weight, settings, dtype, out)
+            rows += sweep.rows(pad_rows(source.weight), keys[family], folds, data_id, elbo)
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
@@ -227,7 +231,11 @@ class _Sweep:
 
 @functools.partial(jax.jit, static_argnums=3)
 def _sums(gmms: GMM, x: Array, weight: Array, dtype: np.dtype) -> Float[Array, "M 2"]:
-    return lax.map(lambda gmm: weight @ log_prob_and_complete(gmm, x, dtype), jax.tree.map(jnp.asarray, gmms))
+    def of_model(gmm: GMM) -> Float[Array, " 2"]:
+        values = log_prob_and_complete(gmm, x, dtype, rows_present(weight))
+        return jnp.where(weight[:, None] > 0, weight[:, None] * values, 0).sum(0)
+
+    return lax.map(of_model, jax.tree.map(jnp.asarray, gmms))
 
 
 def _as_configured(fit: Fit, out: np.dtype) -> Fit:

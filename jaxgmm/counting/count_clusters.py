@@ -21,6 +21,7 @@ from jaxgmm.counting.verdict import count_tree
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
+from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
 from jaxgmm.fitting.fit import Change
 from jaxgmm.fitting.status import FitError
@@ -166,7 +167,7 @@ def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int,
     """A partition for each chain, (C, N), from fits with as different numbers of components as there are chains."""
     largest = max(1, min(most, _LARGEST_START, source.n_samples // 2))
     sizes = np.unique(np.linspace(1, largest, n_chains).round().astype(int)).tolist()
-    data = ArraySource(jnp.asarray(source.x), jnp.asarray(source.weight))
+    data = on_device(source)
     moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
     models = [Model(k, Prior.of_moments("default", moments, k, family), model_key(key, family, k)) for k in sizes]
     searches = climb_models(models, data, moments, Settings(family, "k-means++", 1, _START_RTOL, _START_STEPS), dtype)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
+from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import in_jit
@@ -55,19 +56,20 @@ def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) ->
 def _column_moments(x: Array, weight: Array, dense: bool, dtype: np.dtype) -> tuple[Array, Array, Array]:
     weight = weight.astype(dtype)
     origin = x[jnp.argmax(weight > 0)].astype(dtype)
-    block_size = max(1, NUMBERS_IN_A_BLOCK // 8 // x.shape[1])  # each makes a few temporaries of its size
+    most = max(1, NUMBERS_IN_A_BLOCK // 8 // x.shape[1])  # each makes a few temporaries of its size
+    block_size, n_rows = short_blocks(most, x.shape[0]), rows_present(weight)
 
     def first(rows: Array, w: Array) -> tuple[Array, Array]:
         return w.sum(), w @ (rows.astype(dtype) - origin)
 
-    total, sums = reduce_rows(first, x, weight, block_size)
+    total, sums = reduce_rows(first, x, weight, block_size, n_rows=n_rows)
     mean = origin + sums / total
 
     def second(rows: Array, w: Array) -> Array:
         z = rows.astype(dtype) - mean
         return (w[:, None] * z).T @ z if dense else w @ z**2
 
-    return total, mean, reduce_rows(second, x, weight, block_size)
+    return total, mean, reduce_rows(second, x, weight, block_size, n_rows=n_rows)
 
 
 def _column_moments_on_host(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) -> tuple[np.ndarray, ...]:
@@ -150,8 +152,9 @@ def column_steps(x: Any, weight: Any) -> np.ndarray:
     rounded to a step that matters have shown it.
     """
     present = np.flatnonzero(np.asarray(weight) > 0)[:_ROWS_FOR_STEPS]
-    head = x if in_jit() else x[: present[-1] + 1]  # a slice of a constant would be traced
-    rows = np.sort(np.asarray(head)[present].astype(float), axis=0)
+    if isinstance(x, jax.Array) and precision.platform(x) != "cpu":
+        x = x[: min(x.shape[0], 1 << int(present[-1]).bit_length())]  # a few lengths, not each its own
+    rows = np.sort(np.asarray(x)[present].astype(float), axis=0)
     gaps = np.diff(rows, axis=0)
     rounding = 4 * np.finfo(float).eps * np.abs(rows).max(0)
     least = np.where(gaps > rounding, gaps, np.inf).min(0, initial=np.inf)

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import Moments, rows_of_frequencies
+from jaxgmm.data.padding import pad_rows
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared
 from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
@@ -263,7 +264,7 @@ def _given_start(
     if isinstance(given, GMM):
         start = given
     else:
-        own, assigned = None if model.prior is None else as_dtype(model.prior, dtype), on_host(given)
+        own, assigned = None if model.prior is None else as_dtype(model.prior, dtype), on_host(np.asarray(pad_rows(given)))
         start = assigned_start(data.x, data.weight, assigned, rules.shared.centre, model.n_components, family, own)
     return jax.tree.map(lambda leaf: leaf[None], pad(start, capacity, dtype))
 

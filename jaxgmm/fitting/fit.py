@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -11,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models, in_weight, rows_per_weight
 from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.result import Fit, Progress, without_rows
@@ -114,7 +114,7 @@ def fit(
     data_id, rows = fingerprint(source), rows_per_weight(prior, source.weight)
     source = source if rows == 1 else ArraySource(source.x, source.weight * rows)
     with precision.scope(dtype):
-        data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))  # `jnp.asarray` would copy twice
+        data = on_device(source)
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)

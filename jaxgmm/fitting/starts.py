@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.covariance import get_family
 from jaxgmm.data import as_source
 from jaxgmm.data.moments import Moments, column_moments, column_variances
+from jaxgmm.data.padding import on_device
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, at_least_scale
 from jaxgmm.model.statistics import recentre
 from jaxgmm.model.steps import maximise
 from jaxgmm.tools import precision
-from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.blocks import map_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_key, floating, host_only, key_data, unknown
 
@@ -73,12 +74,13 @@ def initialise(
     family = get_family(family).name
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
-        moments = column_moments(source.x, source.weight, False, dtype)
+        data = on_device(source)
+        moments = column_moments(data.x, data.weight, False, dtype)
         scales = column_scales(moments, family)
         uniforms = seed_uniforms(key, 1, n_components, n_components).astype(dtype)
         each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
         counts = np.array([n_components])
-        gmms = seeded_starts(source.x, source.weight, uniforms, moments.mean, scales, counts, init, family, each)
+        gmms = seeded_starts(data.x, data.weight, uniforms, moments.mean, scales, counts, init, family, each)
     start = precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
     return start.named(source.feature_names)
 
@@ -117,13 +119,12 @@ def seeded_starts(
     Every leaf of `prior` has a leading axis of starts.
     """
     weight = weight.astype(centre.dtype)
+    n_rows, block_size = rows_present(weight), short_blocks(max(1, _NUMBERS_AT_ONCE // x.shape[1]), x.shape[0])
 
     def squared_distance(row: Array) -> Float[Array, " N"]:
         seed = x[row].astype(centre.dtype)
         # In blocks: XLA does not fuse the differences into their sum, so they would be a second copy of the data.
-        return map_rows(
-            lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, _NUMBERS_AT_ONCE // x.shape[1]
-        )
+        return map_rows(lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, block_size, n_rows)
 
     def start(u: Float[Array, " K"], n: Array, own: Prior | None) -> GMM:
         seeds, labels = _seeds(u, squared_distance, weight, n, init)
@@ -174,7 +175,7 @@ def grouped_start(
     capacity, n_features = seeds.shape
     kind = get_family(family)
     active = jnp.arange(capacity) < n_components
-    statistics = assigned_statistics(kind.structure, capacity, centre, x, weight, labels)
+    statistics = assigned_statistics(kind.structure, capacity, centre, x, weight, labels, rows_present(weight))
     counts = statistics.counts
     shift = jnp.where(counts[:, None] > 0, statistics.sums / jnp.where(counts > 0, counts, 1)[:, None], 0)
     means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
@@ -211,7 +212,8 @@ def assigned_start(
     """The M-step of given responsibilities (N, K) or labels (N,)."""
     template = mixture_at(n_components, centre, family)
     structure = get_family(family).structure
-    statistics = assigned_statistics(structure, n_components, centre, x, weight.astype(centre.dtype), assigned)
+    weight = weight.astype(centre.dtype)
+    statistics = assigned_statistics(structure, n_components, centre, x, weight, assigned, rows_present(weight))
     return maximise(statistics, template, at_least_scale(prior), jnp.ones(n_components, bool))
 
 

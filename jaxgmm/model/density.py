@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.structure import Structure
-from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.blocks import map_rows, short_blocks
 
 WITHOUT_ROWS = np.finfo(np.float32).tiny  # the weight of a component without rows: it has a place and a prior, but no density
 _ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
@@ -70,6 +70,9 @@ def with_shares(log_joint: Float[Array, "N K"], components: Components) -> Float
     return jnp.where(lost, log_weights(components.weights), log_joint)
 
 
-def by_rows(question: Callable[[Array], Array], components: Components, x: Array, dtype: np.dtype) -> Array:
-    """An answer made of the log joint of each row, a block of rows at a time."""
-    return map_rows(lambda rows: question(log_joint(components, rows.astype(dtype))), x, _ROWS_AT_ONCE)
+def by_rows(
+    question: Callable[[Array], Array], components: Components, x: Array, dtype: np.dtype, n_rows: Array | None = None
+) -> Array:
+    """An answer made of the log joint of each row, a block of rows at a time; of padding from `n_rows` on, any or none."""
+    block_size = _ROWS_AT_ONCE if n_rows is None else short_blocks(_ROWS_AT_ONCE, x.shape[0])
+    return map_rows(lambda rows: question(log_joint(components, rows.astype(dtype))), x, block_size, n_rows)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.model.density import Components
 from jaxgmm.model.statistics import Statistics, recentre
-from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows
+from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows, rows_present, short_blocks
 
 ENGINES = ("auto", "moments", "whitened")
 ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which moments lose half of float64's digits
@@ -52,8 +52,9 @@ def batched_e_step(
     `expand_whole` of these rows, if the caller has it.
     """
     n_starts, n_components, _ = components.means.shape
-    block_size = choose_block_size(components.structure, n_components, x.shape, n_starts)
+    block_size = short_blocks(choose_block_size(components.structure, n_components, x.shape, n_starts), x.shape[0])
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+    arguments["n_rows"] = rows_present(weight)
     whitened = jax.vmap(lambda each: e_step_whitened(each, **arguments))
     if centre.dtype != jnp.float64:
         return whitened(components)
@@ -104,6 +105,7 @@ def e_step_moments(
     centre: Array,
     block_size: int,
     expanded: Float[Array, "N P"] | None = None,
+    n_rows: Array | None = None,
 ) -> Statistics:
     """E-step by the moments engine, in the dtype of `centre`; reads `factor.whitener` alone."""
     structure, means, factor = components.structure, components.means, components.factor
@@ -121,7 +123,8 @@ def e_step_moments(
             responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
         )  # fmt: skip
 
-    counts, sums, total, log_density, total_weight = reduce_rows(block, x if expanded is None else expanded, weight, block_size)
+    summed = x if expanded is None else expanded
+    counts, sums, total, log_density, total_weight = reduce_rows(block, summed, weight, block_size, n_rows=n_rows)
     first, second = sums[:, :n_features], sums[:, n_features:]
     scatter = structure.unpack(second, total, n_features)
     scatter = recentre(structure, scatter, first, counts, shift)
@@ -129,7 +132,9 @@ def e_step_moments(
     return Statistics(counts, first - counts[:, None] * shift, scatter, means, log_likelihood, total_weight)
 
 
-def e_step_whitened(components: Components, x: Array, weight: Array, centre: Array, block_size: int) -> Statistics:
+def e_step_whitened(
+    components: Components, x: Array, weight: Array, centre: Array, block_size: int, n_rows: Array | None = None
+) -> Statistics:
     """E-step by the whitened engine, in the dtype of `centre`."""
     structure, means, factor = components.structure, components.means, components.factor
     shift = means - centre
@@ -143,13 +148,19 @@ def e_step_whitened(components: Components, x: Array, weight: Array, centre: Arr
         sums = jnp.einsum("kb,kbd->kd", responsibilities, y)
         return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y), log_density, w.sum()
 
-    counts, sums, scatter, log_density, total_weight = reduce_rows(block, x, weight, block_size)
+    counts, sums, scatter, log_density, total_weight = reduce_rows(block, x, weight, block_size, n_rows=n_rows)
     sums, scatter = structure.unwhiten(sums, scatter, factor)
     return Statistics(counts, sums, scatter, means, log_density, total_weight)
 
 
 def assigned_statistics(
-    structure: Structure, n_components: int, centre: Float[Array, " D"], x: Array, weight: Array, assigned: Array
+    structure: Structure,
+    n_components: int,
+    centre: Float[Array, " D"],
+    x: Array,
+    weight: Array,
+    assigned: Array,
+    n_rows: Array | None = None,
 ) -> Statistics:
     """Statistics for given responsibilities (N, K) or labels (N,), all about `centre`."""
     n_features = centre.shape[0]
@@ -162,7 +173,8 @@ def assigned_statistics(
         return responsibilities.sum(1), responsibilities @ columns, total, w.sum()
 
     block_size = choose_block_size(structure, n_components, x.shape)
-    counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned)
+    block_size = block_size if n_rows is None else short_blocks(block_size, x.shape[0])
+    counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned, n_rows=n_rows)
     scatter = structure.unpack(sums[:, n_features:], total, n_features)
     shared = jnp.broadcast_to(centre, (n_components, n_features))
     nothing = jnp.zeros((), centre.dtype)

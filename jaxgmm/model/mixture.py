@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
+from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.model import reading
 from jaxgmm.model.density import Components, by_rows, components_of, log_weights, with_shares
 from jaxgmm.tools import frames, precision
@@ -32,6 +33,7 @@ from jaxgmm.tools.validation import (
     check_single,
     check_weights,
     floating,
+    in_jit,
     is_traced,
     unknown,
 )
@@ -347,7 +349,10 @@ class GMM(Readable, Hinting):
         x = check_rows(x, "x", n_features=self.n_features)
         dtype, out = precision.compute_dtype(x, self), precision.result_dtype(x)
         with precision.scope(dtype):
-            return question(precision.fresh(self), jnp.asarray(x), dtype, out)
+            if is_traced(x, self) or in_jit():
+                return question(precision.fresh(self), jnp.asarray(x), dtype, out)
+            n_rows = np.int32(x.shape[0])
+            return first_rows(question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows), x.shape[0])
 
     def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
         check_single(self.weights, "g.bic(x)")
@@ -355,10 +360,13 @@ class GMM(Readable, Hinting):
         weight = check_weights(sample_weight, x.shape[0])
         dtype = precision.compute_dtype(x, self, weight)
         with precision.scope(dtype):
-            log_prob, complete = log_prob_and_complete(precision.fresh(self), jnp.asarray(x), dtype).T
-            weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
-            value = total(weight, log_prob, complete)
-        return value if is_traced(value) else float(value)
+            if is_traced(x, self, weight) or in_jit():
+                weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
+                return total(weight, *log_prob_and_complete(precision.fresh(self), jnp.asarray(x), dtype).T)
+            rows, n_rows = jnp.asarray(padded_rows(x)), np.int32(x.shape[0])
+            values = first_rows(log_prob_and_complete(precision.fresh(self), rows, dtype, n_rows), x.shape[0])
+            log_prob, complete = np.asarray(values).T
+            return float(total(np.ones(x.shape[0], dtype) if weight is None else np.asarray(weight, dtype), log_prob, complete))
 
 
 def load(path: str | Path) -> GMM:
@@ -399,31 +407,34 @@ def _family(gmm: GMM) -> Family:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def log_prob_and_complete(gmm: GMM, x: Float[Array, "N D"], dtype: np.dtype) -> Float[Array, "N 2"]:
+def log_prob_and_complete(
+    gmm: GMM, x: Float[Array, "N D"], dtype: np.dtype, n_rows: Array | None = None
+) -> Float[Array, "N 2"]:
     """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk."""
 
     def of_rows(joint: Array) -> Array:
         return jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1)
 
-    return by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype)
+    return by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype, n_rows)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _log_prob(gmm, x, dtype, out):
-    return by_rows(lambda joint: logsumexp(joint, axis=-1), precision.cast(gmm, dtype).components(), x, dtype).astype(out)
+def _log_prob(gmm, x, dtype, out, n_rows=None):
+    components = precision.cast(gmm, dtype).components()
+    return by_rows(lambda joint: logsumexp(joint, axis=-1), components, x, dtype, n_rows).astype(out)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _responsibilities(gmm, x, dtype, out):
+def _responsibilities(gmm, x, dtype, out, n_rows=None):
     components = precision.cast(gmm, dtype).components()
     softmax = functools.partial(jax.nn.softmax, axis=-1)
-    return by_rows(lambda joint: softmax(with_shares(joint, components)), components, x, dtype).astype(out)
+    return by_rows(lambda joint: softmax(with_shares(joint, components)), components, x, dtype, n_rows).astype(out)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _predict(gmm, x, dtype, out):
+def _predict(gmm, x, dtype, out, n_rows=None):
     components = precision.cast(gmm, dtype).components()
-    return by_rows(lambda joint: with_shares(joint, components).argmax(-1).astype(jnp.int32), components, x, dtype)
+    return by_rows(lambda joint: with_shares(joint, components).argmax(-1).astype(jnp.int32), components, x, dtype, n_rows)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

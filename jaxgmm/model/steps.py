@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.base import per_component
+from jaxgmm.data.padding import pad_rows, padded_rows
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
@@ -20,7 +21,16 @@ from jaxgmm.model.mixture import GMM, PARAMETERS
 from jaxgmm.model.prior import Prior, given_mixture
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools import precision
-from jaxgmm.tools.validation import check_count, check_rows, check_single, check_weights, unknown
+from jaxgmm.tools.blocks import rows_present, short_blocks
+from jaxgmm.tools.validation import (
+    check_count,
+    check_rows,
+    check_single,
+    check_weights,
+    in_jit,
+    is_traced,
+    unknown,
+)
 
 
 def e_step(
@@ -56,23 +66,29 @@ def e_step(
         raise unknown("engine", engine, ENGINES)
     gmm = as_gmm(gmm)
     check_single(gmm.weights, "e_step(g, x)")
-    x = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
-    weight = check_weights(sample_weight, x.shape[0])
+    rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
+    weight: Any = check_weights(sample_weight, rows.shape[0])
     if block_size is not None:
         block_size = check_count(block_size, "block_size")
-    dtype = precision.compute_dtype(x, gmm, weight)
+    dtype = precision.compute_dtype(rows, gmm, weight)
+    traced = is_traced(rows, gmm, weight) or in_jit()
     with precision.scope(dtype):
-        statistics = _e_step(precision.cast(gmm, dtype), jnp.asarray(x), weight, engine, block_size, dtype)
+        if not traced:
+            weight = np.ones(rows.shape[0], dtype) if weight is None else weight
+            rows, weight = padded_rows(rows), pad_rows(weight)
+        statistics = _e_step(precision.cast(gmm, dtype), jnp.asarray(rows), weight, engine, block_size, dtype, not traced)
     return precision.keep(statistics)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _e_step(gmm, x, weight, engine, block_size, dtype):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _e_step(gmm, x, weight, engine, block_size, dtype, padded):
     weight = jnp.ones(x.shape[0], dtype) if weight is None else weight.astype(dtype)
-    components = gmm.components()
-    block_size = block_size or choose_block_size(components.structure, gmm.n_components, x.shape)
+    components, n_rows = gmm.components(), rows_present(weight) if padded else None
+    if block_size is None:
+        block_size = choose_block_size(components.structure, gmm.n_components, x.shape)
+        block_size = short_blocks(block_size, x.shape[0]) if padded else block_size
     centre = gmm.weights @ gmm.means
-    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size, "n_rows": n_rows}
     moments, whitened = functools.partial(e_step_moments, **arguments), functools.partial(e_step_whitened, **arguments)
     if engine == "auto" and dtype == np.float64:
         far = jnp.abs(x.astype(dtype) - centre).max() > np.finfo(np.float64).max ** 0.25  # fourth powers must be numbers

@@ -12,6 +12,7 @@ from sklearn.utils._array_api import get_namespace
 from sklearn.utils._param_validation import StrOptions
 
 from jaxgmm.data.moments import column_moments
+from jaxgmm.data.padding import pad_rows
 from jaxgmm.fitting.fit import resolve_prior
 from jaxgmm.fitting.starts import assigned_start
 from jaxgmm.model.coercion import Mixture, as_gmm
@@ -203,8 +204,8 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         """The M-step of given weighted responsibilities."""
         with float64():
             x, prior = rows.data.x, precision.cast(prior, np.dtype(np.float64))
-            resp = np.pad(resp, ((0, rows.padding), (0, 0)))
-            gmm = assigned_start(x, np.ones(len(x)), resp, rows.mean, self.n_components, self.covariance_type, prior)
+            weight = pad_rows(np.ones(len(resp)))
+            gmm = assigned_start(x, weight, pad_rows(resp), rows.mean, self.n_components, self.covariance_type, prior)
             return Moments(*(np.array(leaf, rows.x.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
 
     def _e_step(self, X: Numbers, xp: ModuleType | None = None) -> tuple[float, np.ndarray | Expectation | NoLabels]:

@@ -12,19 +12,17 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.covariance.factor import invert_tril
 from jaxgmm.data import ArraySource
+from jaxgmm.data.padding import on_device
 from jaxgmm.model.density import Components
 from jaxgmm.model.engines import choose_block_size, e_step_moments, e_step_whitened
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.sklearn.parallel import float64
+from jaxgmm.tools.blocks import rows_present, short_blocks
 from jaxgmm.tools.types import on_host
-
-_MOST_PADDED = 32768  # rows; more take longer to sum than to compile for
 
 
 class Rows:
-    """Rows that are fitted, and their copy on the device.
-
-    The copy is padded with rows of weight 0 to one of a few sizes, since each size compiles a program.
+    """Rows that are fitted, and their copy on the device, which is padded.
 
     Args:
         x: (N, D), float32 or float64; summed in float64 in any case.
@@ -37,11 +35,8 @@ class Rows:
         self.total_weight = float(ones.sum())
         self.mean = ones @ x / self.total_weight
         self.variance = ones @ (x - self.mean) ** 2 / self.total_weight
-        self.padding = _padded_size(len(x)) - len(x)
-        # By a row of the data: nothing overflows there that doesn't anyway.
-        padded = np.pad(x, ((0, self.padding), (0, 0)), mode="edge") if self.padding else x.view()
         with float64():
-            self.data = ArraySource(jax.device_put(padded), jax.device_put(np.pad(ones, (0, self.padding))))
+            self.data = on_device(ArraySource(on_host(x.view()), on_host(ones)))
 
     def statistics(
         self, means: np.ndarray, whiteners: np.ndarray, constants: np.ndarray, covariance_type: str, engine: str
@@ -71,7 +66,7 @@ def _statistics(
 ) -> Float[Array, " S"]:
     family, size = get_family(covariance_type), (n_components, data.n_features)
     centre, means, whiteners, constants = _unpack(parameters, size[1:], size, family.shape(*size), size[:1])
-    block_size = choose_block_size(family.structure, n_components, data.x.shape)
+    block_size = short_blocks(choose_block_size(family.structure, n_components, data.x.shape), data.n_samples)
     dense = family.structure.dense
     whiteners = whiteners if dense else whiteners.reshape(n_components, -1)
     e_step: Callable[..., Statistics]
@@ -81,17 +76,8 @@ def _statistics(
     # Neither engine looks at determinants or weights: the constants have them.
     nothing = jnp.zeros(n_components)
     components = Components(nothing, constants, means, Factor(scale, whiteners, nothing), family.structure)
-    sums = data.reduce(lambda x, w: e_step(components, x, w, centre, block_size))
+    sums = data.reduce(lambda x, w: e_step(components, x, w, centre, block_size, n_rows=rows_present(w)))
     return jnp.concatenate([jnp.ravel(leaf) for leaf in (sums.counts, sums.sums, sums.scatter, sums.log_likelihood)])
-
-
-def _padded_size(n_samples: int) -> int:
-    """The next of 128, 192, 256, 384, ..., 4096; then of steps of an eighth, since there flops are what takes the time."""
-    if n_samples > _MOST_PADDED:
-        return n_samples
-    power = 1 << (max(n_samples, 128) - 1).bit_length()
-    step = power // (4 if power <= 4096 else 16)
-    return -(-max(n_samples, 128) // step) * step
 
 
 def _unpack(vector: Array, *shapes: tuple[int, ...]) -> list[Array]:

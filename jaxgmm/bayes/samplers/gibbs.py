@@ -16,12 +16,13 @@ from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant, log_pr
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.covariance import Factor
+from jaxgmm.data.padding import pad_rows, padded_rows
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
-from jaxgmm.tools.blocks import reduce_rows
+from jaxgmm.tools.blocks import reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.variates import draw_labels
 
@@ -45,13 +46,17 @@ class GibbsState(NamedTuple):
     lp: Float[Array, ""]
 
 
-def gibbs_start(key: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any) -> GibbsState:
+def gibbs_start(
+    key: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any, present: Float[Array, " N"] | None = None
+) -> GibbsState:
     """The state before the first sweep: rows allocated by the responsibilities of `gmm`."""
     gmm = jax.tree.map(jnp.asarray, gmm)
-    return _allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior)
+    return _allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior, present)
 
 
-def gibbs_step(key: Array, state: GibbsState, x: Float[Array, "N D"], prior: Any) -> GibbsState:
+def gibbs_step(
+    key: Array, state: GibbsState, x: Float[Array, "N D"], prior: Any, present: Float[Array, " N"] | None = None
+) -> GibbsState:
     """One sweep: (weights, means, covariances) | allocations, then allocations | (weights, means, covariances).
 
     Both conditionals are exact, so the posterior is invariant. A pure function, for `jit`, `vmap` and `scan`.
@@ -61,6 +66,7 @@ def gibbs_step(key: Array, state: GibbsState, x: Float[Array, "N D"], prior: Any
         state: of `gibbs_start`, or of the last sweep.
         x: (N, D).
         prior: `Prior` (the means integrated out of the covariances' conditional) or `RichardsonGreen`.
+        present: (N,), 1 for rows and 0 for the padding after them; None: no padding.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -75,10 +81,12 @@ def gibbs_step(key: Array, state: GibbsState, x: Float[Array, "N D"], prior: Any
     """
     key_parameters, key_labels = jax.random.split(key)
     gmm, factor, extra = draw_parameters(prior, key_parameters, state.statistics, state.gmm, state.extra)
-    return _allocated(key_labels, gmm, factor, extra, x, prior)
+    return _allocated(key_labels, gmm, factor, extra, x, prior, present)
 
 
-def _allocated(key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Array, prior: Any) -> GibbsState:
+def _allocated(
+    key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Array, prior: Any, present: Array | None
+) -> GibbsState:
     uniform = jax.random.uniform(key, (x.shape[0],), x.dtype)
     # Each row is centred at its own component's mean, so that no digits are lost however far apart the components are.
     components, origin = gmm.components(factor), jnp.zeros_like(gmm.means[0])
@@ -88,7 +96,11 @@ def _allocated(key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x:
         statistics = assigned_statistics(components.structure, gmm.n_components, origin, rows - gmm.means[labels], w, labels)
         return dataclasses.replace(statistics, log_likelihood=w @ log_density)
 
-    statistics = reduce_rows(block, x, jnp.ones(x.shape[0], x.dtype), _ROWS_AT_ONCE, uniform)
+    if present is None:
+        statistics = reduce_rows(block, x, jnp.ones(x.shape[0], x.dtype), _ROWS_AT_ONCE, uniform)
+    else:
+        block_size = short_blocks(_ROWS_AT_ONCE, x.shape[0])
+        statistics = reduce_rows(block, x, present, block_size, uniform, n_rows=rows_present(present))
     statistics = dataclasses.replace(statistics, centre=gmm.means)
     return GibbsState(gmm, extra, statistics, statistics.log_likelihood + log_prior_kernel(prior, gmm, factor, extra))
 
@@ -111,20 +123,21 @@ class GibbsChain(NamedTuple):
         return self.state.lp
 
     @classmethod
-    def start(cls, key: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any) -> "GibbsChain":
+    def start(cls, key: Array, gmm: GMM, x: Array, prior: Any, present: Array | None = None) -> "GibbsChain":
         """A chain at `gmm`, with allocations of its own."""
         key_labels, rng_key = jax.random.split(key)
-        return cls(gibbs_start(key_labels, gmm, x, prior), rng_key)
+        return cls(gibbs_start(key_labels, gmm, x, prior, present), rng_key)
 
-    def advance(self, x: Float[Array, "N D"], prior: Any) -> "GibbsChain":
+    def advance(self, x: Array, prior: Any, present: Array | None = None) -> "GibbsChain":
         """The chain a sweep later."""
         rng_key, key_step = jax.random.split(self.rng_key)
-        return GibbsChain(gibbs_step(key_step, self.state, x, prior), rng_key)
+        return GibbsChain(gibbs_step(key_step, self.state, x, prior, present), rng_key)
 
 
 class _Data(NamedTuple):
     x: Float[Array, "N D"]
     prior: Any
+    present: Float[Array, " N"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +145,7 @@ class _Stepper:
     """What `run_chains` asks for."""
 
     def step(self, chain: GibbsChain, data: _Data) -> GibbsChain:
-        return chain.advance(data.x, data.prior)
+        return chain.advance(*data)
 
     def keep(self, chain: GibbsChain, data: _Data) -> tuple[GMM, dict[str, Array], Array]:
         return chain.state.gmm, chain.state.extra, chain.lp
@@ -153,8 +166,10 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int) -> Dr
         ValueError: weights that aren't whole numbers.
         FitError: draws that aren't finite numbers.
     """
-    data = _Data(_repeat(problem.x, problem.weight), problem.prior)
-    states = start_chains(jax.random.split(key, n_chains), problem.start, data.x, data.prior)
+    rows = _repeat(problem.x, problem.weight)
+    present = pad_rows(np.ones(rows.shape[0], rows.dtype))
+    data = _Data(jax.device_put(padded_rows(rows)), problem.prior, jax.device_put(present))
+    states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
     gmm, extra, lp = run_chains(_Stepper(), states, data, schedule)
     if not np.isfinite(lp).all():
         chain, draw = np.argwhere(~np.isfinite(lp))[0]
@@ -167,9 +182,11 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int) -> Dr
 
 
 @jax.jit
-def start_chains(keys: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any) -> GibbsChain:
+def start_chains(
+    keys: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any, present: Float[Array, " N"] | None = None
+) -> GibbsChain:
     """Chains at one mixture, each with allocations of its own."""
-    return jax.vmap(lambda key: GibbsChain.start(key, gmm, x, prior))(keys)
+    return jax.vmap(lambda key: GibbsChain.start(key, gmm, x, prior, present))(keys)
 
 
 def _repeat(x: Array, weight: Array | None) -> Array:

@@ -14,6 +14,7 @@ from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.batch import TOGETHER, capacity, pad, restarts_of
 from jaxgmm.fitting.fit import names_in, resolve_init
 from jaxgmm.fitting.loop import Rules, climb
@@ -25,6 +26,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import rows_present
 from jaxgmm.tools.hints import OF_STARTS, keywords
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
@@ -107,12 +109,12 @@ def fit_vb(
     step = Ascent(family, weights)
 
     with precision.scope(dtype):
-        data = ArraySource(jax.device_put(source.x), jax.device_put(source.weight))
+        data = on_device(source)
         moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
         if isinstance(prior, str):
             prior = Prior.of_moments(prior, moments, n_components, family)
-        most = capacity(n_components, source.n_samples)
-        at_once = n_starts if source.n_samples * most * n_starts <= TOGETHER else 1
+        most = capacity(n_components, data.n_samples)
+        at_once = n_starts if data.n_samples * most * n_starts <= TOGETHER else 1
         uniforms = seed_uniforms(key, n_starts, n_components, most).astype(dtype)
         rules = rules_of([prior] * at_once, [n_components] * at_once, most, moments, rtol, step, dtype)
         searches = []
@@ -182,5 +184,6 @@ def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, fam
         given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
     summed = jax.jit(assigned_statistics, static_argnums=(0, 1))
     structure = get_family(family).structure
-    statistics = summed(structure, capacity, rules.shared, data.x, data.weight.astype(dtype), given)
+    weight = data.weight.astype(dtype)
+    statistics = summed(structure, capacity, rules.shared, data.x, weight, pad_rows(given), rows_present(weight))
     return jax.tree.map(lambda leaf: leaf[None], statistics)

@@ -16,6 +16,7 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.expectations import expect, log_predictive, scale_terms
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
+from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.fitting.result import Restarts, ended
 from jaxgmm.fitting.status import Status
 from jaxgmm.model import random_scale, reading
@@ -24,7 +25,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.reading import Numbers
 from jaxgmm.tools import frames, precision
-from jaxgmm.tools.blocks import map_rows
+from jaxgmm.tools.blocks import map_rows, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats
 from jaxgmm.tools.hints import OF_FITS, Hinting
@@ -200,20 +201,22 @@ class VariationalFit(Readable, Hinting):
         dtype, out = precision.compute_dtype(x, q), precision.result_dtype(x)
         with precision.scope(dtype):
             q, prior = precision.cast((q, self.prior), dtype)
-            return question(q, prior, jnp.asarray(x), self.weights, self.family, dtype, out)
+            rows, n_rows = jnp.asarray(padded_rows(x)), np.int32(x.shape[0])
+            return first_rows(question(q, prior, rows, n_rows, self.weights, self.family, dtype, out), x.shape[0])
 
 
-def _by_rows(f: Callable[[Array], Array], x: Array, dtype: Any) -> Array:
-    return map_rows(lambda rows: f(rows.astype(dtype)), x, _ROWS_AT_ONCE)
+def _by_rows(f: Callable[[Array], Array], x: Array, n_rows: Array, dtype: Any) -> Array:
+    return map_rows(lambda rows: f(rows.astype(dtype)), x, short_blocks(_ROWS_AT_ONCE, x.shape[0]), n_rows)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _log_prob(q, prior, x, weights, family, dtype, out):
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _log_prob(q, prior, x, n_rows, weights, family, dtype, out):
     mean = WEIGHT_PRIORS[weights].mean(q.concentration)
     left = 1 - mean.sum()
     if weights == "stick-breaking":
         mean, q = jnp.append(mean, jnp.maximum(left, 0)), _with_prior_component(q, prior, family)
-    return _by_rows(lambda rows: logsumexp(jnp.log(mean) + log_predictive(q, rows, family), axis=-1), x, dtype).astype(out)
+    log_mean = jnp.log(mean)
+    return _by_rows(lambda rows: logsumexp(log_mean + log_predictive(q, rows, family), axis=-1), x, n_rows, dtype).astype(out)
 
 
 def _with_prior_component(q: Conjugate, prior: Prior, family: str) -> Conjugate:
@@ -228,18 +231,18 @@ def _with_prior_component(q: Conjugate, prior: Prior, family: str) -> Conjugate:
     return Conjugate(q.concentration, mean, mean_precision, nu, scale)
 
 
-def _joint(q, prior, x, weights, family, dtype):
+def _joint(q, prior, weights, family):
     components, _ = expect(q, prior, WEIGHT_PRIORS[weights], family)
     return lambda rows: log_joint(components, rows)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _responsibilities(q, prior, x, weights, family, dtype, out):
-    joint = _joint(q, prior, x, weights, family, dtype)
-    return _by_rows(lambda rows: jax.nn.softmax(joint(rows), axis=-1), x, dtype).astype(out)
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _responsibilities(q, prior, x, n_rows, weights, family, dtype, out):
+    joint = _joint(q, prior, weights, family)
+    return _by_rows(lambda rows: jax.nn.softmax(joint(rows), axis=-1), x, n_rows, dtype).astype(out)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _predict(q, prior, x, weights, family, dtype, out):
-    joint = _joint(q, prior, x, weights, family, dtype)
-    return _by_rows(lambda rows: jnp.argmax(joint(rows), axis=-1).astype(jnp.int32), x, dtype)
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _predict(q, prior, x, n_rows, weights, family, dtype, out):
+    joint = _joint(q, prior, weights, family)
+    return _by_rows(lambda rows: jnp.argmax(joint(rows), axis=-1).astype(jnp.int32), x, n_rows, dtype)

@@ -1,0 +1,62 @@
+"""Numbers of rows that share a compiled program: rows are padded, by weight 0, to one of a few lengths."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxgmm.data.source import ArraySource
+from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import SHORT_LENGTHS
+from jaxgmm.tools.validation import in_jit, is_traced
+
+
+def padded_length(n_samples: int) -> int:
+    """The next of 2048, 16 384 and 131 072, whose padding is left out of sums; then of eighths of a power of two, at most an
+    eighth more.
+    """
+    for length in SHORT_LENGTHS:
+        if n_samples <= length:
+            return length
+    step = 1 << (n_samples - 1).bit_length() - 4
+    return -(-n_samples // step) * step
+
+
+def on_device(source: ArraySource) -> ArraySource:
+    """The rows on the device and in the current precision, padded."""
+    # `jnp.asarray` would copy twice.
+    return ArraySource(jax.device_put(padded_rows(source.x)), jax.device_put(pad_rows(source.weight)), source.feature_names)
+
+
+def padded_rows(x: Any) -> Any:
+    """Rows (N, ...), the last of them repeated up to the padded length: nothing overflows there that doesn't anyway."""
+    return _padded(x, x[-1:])
+
+
+def pad_rows(values: Any) -> Any:
+    """One entry a row, (N, ...), with zeros up to the padded length."""
+    return _padded(values, np.zeros((), values.dtype))
+
+
+def first_rows(values: Array, n_samples: int) -> Any:
+    """The answers for the rows that aren't padding."""
+    if values.shape[0] == n_samples:
+        return values
+    # A slice would be compiled for each length.
+    return jax.device_put(np.asarray(values)[:n_samples]) if precision.platform(values) == "cpu" else values[:n_samples]
+
+
+def _padded(x: Any, fill: Any) -> Any:
+    n_samples = x.shape[0]
+    length = padded_length(n_samples)
+    split = isinstance(x, jax.Array) and not is_traced(x) and len(x.devices()) > 1  # stays where its shards are
+    if length == n_samples or split or is_traced(x) or in_jit():
+        return x
+    if isinstance(x, jax.Array) and precision.platform(x) != "cpu":
+        rows = jax.numpy.broadcast_to(fill, (length - n_samples, *x.shape[1:]))
+        return jax.numpy.concatenate([x, rows.astype(x.dtype)])
+    host = np.asarray(x)
+    padded = np.empty((length, *host.shape[1:]), host.dtype)
+    padded[:n_samples], padded[n_samples:] = host, np.asarray(fill)
+    return padded
