@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.fitting.loop import Proposal, Rules, Search
 from jaxgmm.model.density import Components
-from jaxgmm.model.engines import batched_e_step, expand_whole
+from jaxgmm.model.engines import COMPLETE, Engine
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel
 from jaxgmm.model.statistics import Statistics
@@ -55,10 +55,12 @@ class EM:
     Attributes:
         fixed: names of parameters that stay.
         stopping: "relative" or "aitken".
+        engine: how rows are summed over, by how they were observed.
     """
 
     fixed: tuple[str, ...] = ()
     stopping: str = "relative"
+    engine: Engine = COMPLETE
 
     def begin(self, starts: GMM) -> tuple[Statistics, PyTree[Array]]:
         """Statistics of nothing."""
@@ -71,7 +73,7 @@ class EM:
     def expand(self, search: Search[GMM], x: Array, rules: EMRules) -> Array | None:
         """The expanded rows, where they fit in one block."""
         structure = get_family(search.point.family).structure
-        return expand_whole(structure, search.point.means.shape, x, rules.shared.centre)
+        return self.engine.expand(structure, search.point.means.shape, x, rules.shared.centre)
 
     def propose(self, search: Search[GMM], rules: EMRules) -> Proposal[GMM]:
         """The M-step."""
@@ -88,7 +90,7 @@ class EM:
         self, ready: Components, x: Array, weight: Array, rules: EMRules, counted: Bool[Array, " R"], expanded: Array | None
     ) -> Statistics:
         """The E-step."""
-        return batched_e_step(ready, x, weight, rules.shared.centre, counted, expanded)
+        return self.engine.sums(ready, x, weight, rules.shared.centre, counted, expanded)
 
     def judge(
         self, point: GMM, ready: Components, statistics: Statistics, rules: EMRules

@@ -1,30 +1,20 @@
 """The one loop with its two drivers: rows in memory, and rows that come in pieces."""
 
-import functools
-import operator
+from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import load_x
+from jax.scipy.special import logsumexp
 
 import jaxgmm as jg
-from jaxgmm.data import ArraySource
+from jaxgmm.data import ArraySource, Pieces
 from jaxgmm.fitting.em_step import EM, Own, Shared
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.squarem import Squarem
-
-
-class Pieces:
-    """Rows that are never together, as those of a file are."""
-
-    traceable = False
-
-    def __init__(self, x, size):
-        self.n_samples, self.n_features = x.shape
-        self.parts = [x[first : first + size] for first in range(0, len(x), size)]
-
-    def reduce(self, f):
-        return functools.reduce(operator.add, (f(part, np.ones(len(part))) for part in self.parts))
+from jaxgmm.model.statistics import Statistics
 
 
 @pytest.mark.parametrize("step", [EM(), EM(stopping="aitken"), Squarem()])
@@ -37,9 +27,62 @@ def test_rows_in_pieces_give_the_search_of_rows_in_memory(step):
     rules = Rules(own, Shared(x.mean(0), np.zeros(2)), np.float64(len(x)), np.float64(1e-9))
     whole = climb(starts, ArraySource(x, np.ones(len(x))), rules, 300, step)
     reports = []
-    pieces = climb(starts, Pieces(x, 100), rules, 300, step, reports.append)
+    pieces = climb(starts, Pieces(lambda: iter(np.split(x, [100, 200]))), rules, 300, step, reports.append)
     assert reports
     np.testing.assert_array_equal(pieces.status, whole.status)
     np.testing.assert_allclose(pieces.objective, whole.objective, rtol=1e-10)
     np.testing.assert_allclose(pieces.point.means, whole.point.means, rtol=1e-5)
     np.testing.assert_allclose(pieces.trace[:, :20], whole.trace[:, :20], rtol=1e-9)
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """An observation pattern: rows of which some entries are missing (NaN), for families of variances."""
+
+    def expand(self, structure, shape, x, centre):
+        return None
+
+    def log_joint(self, components, x):
+        y = (jnp.where(jnp.isnan(x), 0, x)[:, None] - components.means) * components.factor.whitener
+        of_entries = jnp.log(components.factor.whitener) - (jnp.log(2 * jnp.pi) + y**2) / 2
+        return jnp.log(components.weights) + jnp.where(jnp.isnan(x)[:, None], 0, of_entries).sum(-1)
+
+    def sums(self, components, x, weight, centre, running, expanded):
+        def of_start(c):
+            joint, missing = self.log_joint(c, x), jnp.isnan(x)[:, None]
+            r = weight[:, None] * jax.nn.softmax(joint, axis=-1)
+            z = jnp.where(missing, 0, x[:, None] - c.means)  # a missing entry is expected at the mean ...
+            squares = z**2 + jnp.where(missing, 1 / c.factor.whitener**2, 0)  # ... and varies about it
+            counts, sums, scatter = r.sum(0), jnp.einsum("nk,nkd->kd", r, z), jnp.einsum("nk,nkd->kd", r, squares)
+            return Statistics(counts, sums, scatter, c.means, weight @ logsumexp(joint, axis=-1), weight.sum())
+
+        return jax.vmap(of_start)(components)
+
+
+def log_likelihood_of_what_is_seen(leaves, x):
+    """By the formula."""
+    weights, means, variances = leaves
+    z = (jnp.nan_to_num(x)[:, None] - means) ** 2 / variances + jnp.log(2 * jnp.pi * variances)
+    return logsumexp(jnp.log(weights / weights.sum()) - jnp.where(jnp.isnan(x)[:, None], 0, z).sum(-1) / 2, axis=-1).sum()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_an_observation_pattern_is_an_engine(share):
+    x = load_x("iris")
+    x = np.where(np.random.default_rng(0).random(x.shape) < share, np.nan, x)
+    means = x[None, [10, 60, 110]]
+    means = np.where(np.isnan(means), np.nanmean(x, 0), means)
+    variances = np.broadcast_to(np.nanvar(x, 0), (1, 3, 4)).copy()
+    starts = jg.GMM.unchecked(np.full((1, 3), 1 / 3), means, variances, "diag")
+    own = Own(None, np.zeros(1), np.ones((1, 3), bool))
+    rules = Rules(own, Shared(np.nanmean(x, 0), np.zeros(4)), np.float64(len(x)), np.float64(1e-13))
+    found = climb(starts, ArraySource(x, np.ones(len(x))), rules, 3000, EM(engine=Gaps()))
+    assert found.status[0] == jg.Status.converged
+    assert (np.diff(found.trace[0, : found.n_steps[0] + 1]) > -1e-9).all()
+    leaves = tuple(leaf[0] for leaf in jax.tree.leaves(found.point))
+    value, gradient = jax.value_and_grad(log_likelihood_of_what_is_seen)(leaves, x)
+    assert found.objective[0] == pytest.approx(value, rel=1e-12)
+    assert max(abs(g * leaf).max() for g, leaf in zip(gradient, leaves, strict=True)) < 1e-3
+    if share == 0:
+        whole = climb(starts, ArraySource(x, np.ones(len(x))), rules, 3000, EM())
+        np.testing.assert_allclose(found.trace[0, :30], whole.trace[0, :30], rtol=1e-12)
