@@ -109,13 +109,13 @@ def compare(
     check_key(key)
     source = as_source(x, sample_weight, min_rows=2)
     names, counts = _check_families(families), _check_counts(n_components)
-    check_rows_for(counts[-1], source.weight)
+    check_rows_for(counts[-1], source.n_present)
     if init not in METHODS:
         raise unknown("init", init, METHODS)
     n_init, max_steps = check_count(n_init, "n_init"), check_steps(max_steps)
     check_rtol(rtol)
     _check_prior(prior, loo=loo, elbo=elbo)
-    per_weight = rows_per_weight(prior, source.weight)
+    per_weight = rows_per_weight(prior, source)
     if per_weight != 1 and (loo or elbo):
         raise UserError(
             f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "

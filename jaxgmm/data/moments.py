@@ -39,6 +39,11 @@ def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) ->
     """
     # NumPyro runs models inside its own compiled loops, with the rows as constants: compiled sums would be traced there.
     total, mean, scatter = (_column_moments_on_host if in_jit() else _column_moments)(x, weight, dense, dtype)
+    return checked_moments(total, mean, scatter, column_steps(x, weight), dtype)
+
+
+def checked_moments(total: Any, mean: Any, scatter: Any, steps: np.ndarray, dtype: np.dtype) -> Moments:
+    """Moments that can be computed with. Raises ValueError where they overflow or underflow."""
     mean, scatter = np.asarray(mean, float), np.asarray(scatter, float)
     info = np.finfo(dtype)
     variances = scatter if scatter.ndim == 1 else np.diagonal(scatter)
@@ -49,7 +54,7 @@ def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) ->
             f"x has columns too large or too small for {info.dtype.name}: sums of squares {variances.tolist()} leave no room "
             "for products of covariances. Rescale its columns."
         )
-    return Moments(float(total), mean, scatter, column_steps(x, weight))
+    return Moments(float(total), mean, scatter, steps)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -81,10 +86,9 @@ def _column_moments_on_host(x: Numbers, weight: Numbers, dense: bool, dtype: np.
     return total, origin + shift, (w[:, None] * z).T @ z if dense else w @ z**2
 
 
-def rows_of_frequencies(weight: Any) -> float:
+def rows_of_frequencies(total_weight: float, n_present: int) -> float:
     """How many rows a unit of weight is: 1, but where weights add up to 1 they are frequencies, of as many rows as have any."""
-    total, n_rows = float(np.asarray(weight, float).sum()), np.count_nonzero(weight)
-    return n_rows / total if total < 1 + _ROUNDED else 1.0
+    return n_present / total_weight if total_weight < 1 + _ROUNDED else 1.0
 
 
 _ROUNDED = 1e-3  # what sums of frequencies that were rounded may be off
@@ -143,7 +147,7 @@ def _flat(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return np.sqrt(variance) <= 100 * np.finfo(float).eps * np.abs(mean)
 
 
-_ROWS_FOR_STEPS = 10_000
+ROWS_FOR_STEPS = 10_000
 
 
 def column_steps(x: Any, weight: Any) -> np.ndarray:
@@ -151,7 +155,7 @@ def column_steps(x: Any, weight: Any) -> np.ndarray:
     value, whose resolution can't be seen. On the host, of the first rows of positive weight: in so many, values that were
     rounded to a step that matters have shown it.
     """
-    present = np.flatnonzero(np.asarray(weight) > 0)[:_ROWS_FOR_STEPS]
+    present = np.flatnonzero(np.asarray(weight) > 0)[:ROWS_FOR_STEPS]
     if isinstance(x, jax.Array) and precision.platform(x) != "cpu":
         x = x[: min(x.shape[0], 1 << int(present[-1]).bit_length())]  # a few lengths, not each its own
     rows = np.sort(np.asarray(x)[present].astype(float), axis=0)

@@ -1,27 +1,25 @@
 """Where rows come from. EM asks a source for one thing only: the sum of a function over its rows."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_rows, check_weights
 
 _ROWS_HASHED = 65536
 
 
 class Source(Protocol):
-    """Rows that can be summed over: an array here; chunked files and sharded arrays keep to the same interface.
-
-    `reduce(f)` returns the sum, by `+`, of `f(rows, weights)` over disjoint pieces that together are all rows: `f` returns
-    an array or `Statistics`.
-    """
+    """Rows that can be summed over: `ArraySource`, an array, or `Pieces`, more rows than memory holds."""
 
     @property
     def n_samples(self) -> int:
@@ -34,12 +32,46 @@ class Source(Protocol):
         ...
 
     @property
+    def n_present(self) -> int:
+        """Rows of positive weight."""
+        ...
+
+    @property
+    def total_weight(self) -> float:
+        """Of all rows."""
+        ...
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Of the columns, if they have names."""
+        ...
+
+    @property
+    def like(self) -> Numbers:
+        """Some rows, whose dtype and device the others have."""
+        ...
+
+    @property
     def traceable(self) -> bool:
         """Whether `reduce` can run inside a compiled function; if not, `f` is compiled and called for each piece."""
         ...
 
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
-        """Sum of `f(rows, weights)` over the pieces."""
+        """The sum, by `+`, of `f(rows, weights)` over disjoint pieces that together are all rows: `f` returns an array or
+        `Statistics`.
+        """
+        ...
+
+    def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
+        """The same pieces, rows and weights, on the host."""
+        ...
+
+    def moments(self, dense: bool, dtype: np.dtype) -> Moments:
+        """As `column_moments`."""
+        ...
+
+    def some_rows(self, key: Array, n_samples: int) -> "ArraySource":
+        """Rows to begin with: all of them, or at most so many, drawn by weight."""
         ...
 
 
@@ -69,9 +101,36 @@ class ArraySource:
         """D."""
         return self.x.shape[1]
 
+    @property
+    def n_present(self) -> int:
+        """Rows of positive weight."""
+        return int(np.count_nonzero(self.weight))
+
+    @property
+    def total_weight(self) -> float:
+        """Of all rows."""
+        return float(np.asarray(self.weight, float).sum())
+
+    @property
+    def like(self) -> Numbers:
+        """The rows."""
+        return self.x
+
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
         """`f(x, weight)`: blocks within it are the business of `statistics`."""
         return f(self.x, self.weight)
+
+    def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
+        """One part."""
+        yield self.x, self.weight
+
+    def moments(self, dense: bool, dtype: np.dtype) -> Moments:
+        """As `column_moments`."""
+        return column_moments(self.x, self.weight, dense, dtype)
+
+    def some_rows(self, key: Array, n_samples: int) -> "ArraySource":
+        """All of them."""
+        return self
 
 
 def as_source(
@@ -103,14 +162,15 @@ def as_source(
     return ArraySource(rows, weight, names)
 
 
-def fingerprint(source: ArraySource) -> str:
+def fingerprint(source: Source) -> str:
     """16 hex digits that tell one data set from another: a hash of shape, rows and weights, as float64.
 
-    Rows of another dtype that hold the same numbers have the same fingerprint.
+    Rows of another dtype that hold the same numbers, or that come in other pieces, have the same fingerprint.
     """
-    digest = hashlib.blake2b(str(source.x.shape).encode(), digest_size=8)
-    for array in (source.x, source.weight):
-        rows = np.asarray(array)
-        for first in range(0, len(rows), _ROWS_HASHED):
-            digest.update(np.ascontiguousarray(rows[first : first + _ROWS_HASHED], np.float64))
+    digest = hashlib.blake2b(str((source.n_samples, source.n_features)).encode(), digest_size=8)
+    for which in (0, 1):
+        for part in source.parts():
+            rows = np.asarray(part[which])
+            for first in range(0, len(rows), _ROWS_HASHED):
+                digest.update(np.ascontiguousarray(rows[first : first + _ROWS_HASHED], np.float64))
     return digest.hexdigest()

@@ -17,9 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxgmm.covariance import Family, get_family
-from jaxgmm.data import ArraySource
+from jaxgmm.data import ArraySource, Source
 from jaxgmm.data.moments import Moments, rows_of_frequencies
-from jaxgmm.data.padding import pad_rows
+from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared
 from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
@@ -33,6 +33,7 @@ from jaxgmm.tools.types import on_host
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
 _VANISHED = 1e-3  # expected rows of a component, below which its weight is on its way to 0
+_ROWS_FOR_SEEDS = 1 << 14  # of data that come in pieces
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
 type Given = GMM | np.ndarray | None  # a start instead of seeds: a mixture, (N, K) responsibilities or (N,) labels
@@ -65,7 +66,7 @@ def model_key(key: Array, family: str, n_components: int) -> Array:
 
 def climb_models(
     models: Sequence[Model],
-    data: ArraySource,
+    data: Source,
     moments: Moments,
     settings: Settings,
     dtype: np.dtype,
@@ -90,7 +91,8 @@ def climb_models(
     most = max(counts) if len(models) > 1 else capacity(counts[0], data.n_samples)
     rules = _rules(models, moments, _active(counts, most, given), settings, dtype)
     starts = _starts(models, data, moments, settings, n_starts, most, given, dtype)
-    at_once = total if data.n_samples * most * total <= TOGETHER else 1
+    together = data.n_samples * most * total <= TOGETHER or not data.traceable  # a pass over pieces is what takes long
+    at_once = total if together else 1
     searches = []
     for first in range(0, total, at_once):
         part = slice(first, first + at_once)
@@ -113,7 +115,7 @@ def _active(counts: Sequence[int], most: int, given: Given) -> np.ndarray:
 
 def _starts(
     models: Sequence[Model],
-    data: ArraySource,
+    data: Source,
     moments: Moments,
     settings: Settings,
     n_starts: int,
@@ -124,13 +126,14 @@ def _starts(
     """What makes a part of the starts, under its rules: of seeds, `n_starts` a model, or of what is given."""
     if given is not None:
         return lambda part, rules: _given_start(given, data, rules, models[0], most, settings.family, dtype)
+    rows = on_device(data.some_rows(models[0].key, _ROWS_FOR_SEEDS))
     scales = column_scales(moments, settings.family).astype(dtype)
     seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
     uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
 
     def seeded(part: slice, rules: EMRules) -> GMM:
         seeds, own = (uniforms[part], rules.shared.centre, scales, counts[part]), rules.own.prior
-        return seeded_starts(data.x, data.weight, *seeds, init=settings.init, family=settings.family, prior=own)
+        return seeded_starts(rows.x, rows.weight, *seeds, init=settings.init, family=settings.family, prior=own)
 
     return seeded
 
@@ -166,7 +169,7 @@ def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: boo
     )
 
 
-def account(search: Search, model: Model, settings: Settings, source: ArraySource, out: np.dtype, data: str) -> Fit:
+def account(search: Search, model: Model, settings: Settings, source: Source, out: np.dtype, data: str) -> Fit:
     """The best start of a model without its padding, and how every start ended.
 
     Weights that are on their way to 0, the mode of a component without rows, are put there: below a thousandth of a row that
@@ -175,7 +178,7 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
     Raises:
         FitError: no start gave finite, consistent sums.
     """
-    restarts = restarts_of([search], settings.rtol * np.asarray(source.weight, float).sum())
+    restarts = restarts_of([search], settings.rtol * source.total_weight)
     best = restarts.best
     chosen, n_components = search.point, model.n_components
     covariances = chosen.covariances[best]
@@ -201,13 +204,14 @@ def account(search: Search, model: Model, settings: Settings, source: ArraySourc
         prior=model.prior,
         fingerprint=data,
         expected_rows=expected_rows,
-        total_weight=float(np.asarray(source.weight, float).sum()),
+        total_weight=source.total_weight,
     )
 
 
-def rows_per_weight(prior: Any, weight: Any) -> float:
+def rows_per_weight(prior: Any, source: Source) -> float:
     """How many rows a unit of weight is to a prior that is made of the rows, one that is named or a change of the default."""
-    return rows_of_frequencies(weight) if isinstance(prior, str) or callable(prior) else 1.0
+    made = isinstance(prior, str) or callable(prior)
+    return rows_of_frequencies(source.total_weight, source.n_present) if made else 1.0
 
 
 def in_weight(fit: Fit, rows: float) -> Fit:
@@ -224,10 +228,9 @@ def in_weight(fit: Fit, rows: float) -> Fit:
     return dataclasses.replace(fit, **scaled(fit), trace=fit.trace / rows, restarts=restarts, total_weight=total_weight)
 
 
-def in_rows(counts: np.ndarray, source: ArraySource) -> np.ndarray:
+def in_rows(counts: np.ndarray, source: Source) -> np.ndarray:
     """Weight in rows: the same, but where weights are frequencies, which add up to less than there are rows."""
-    weight = np.asarray(source.weight, float)
-    return counts * max(1, np.count_nonzero(weight) / weight.sum())
+    return counts * max(1, source.n_present / source.total_weight)
 
 
 def pad(gmm: GMM, capacity: int, dtype: np.dtype) -> GMM:
@@ -258,12 +261,13 @@ def capacity(n_components: int, n_samples: int) -> int:
 
 
 def _given_start(
-    given: GMM | np.ndarray, data: ArraySource, rules: EMRules, model: Model, capacity: int, family: str, dtype: np.dtype
+    given: GMM | np.ndarray, data: Source, rules: EMRules, model: Model, capacity: int, family: str, dtype: np.dtype
 ) -> GMM:
     """A GMM, or the M-step of responsibilities or labels, padded to `capacity`, with a leading axis of one start."""
     if isinstance(given, GMM):
         start = given
     else:
+        assert isinstance(data, ArraySource)  # `resolve_init` has refused others
         own, assigned = None if model.prior is None else as_dtype(model.prior, dtype), on_host(np.asarray(pad_rows(given)))
         start = assigned_start(data.x, data.weight, assigned, rules.shared.centre, model.n_components, family, own)
     return jax.tree.map(lambda leaf: leaf[None], pad(start, capacity, dtype))

@@ -1,15 +1,17 @@
 """`fit`: expectation-maximisation from many starts, for maximum a posteriori or maximum likelihood."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
-from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data import ArraySource, Pieces, Source, as_source, fingerprint
+from jaxgmm.data.moments import Moments, rows_of_frequencies
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models, in_weight, rows_per_weight
 from jaxgmm.fitting.em_step import EM
@@ -60,7 +62,8 @@ def fit(
 
     Args:
         x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, or a frame of pandas, polars, pyarrow or xarray,
-            whose column names the mixture keeps. With a GMM that has names as `init`, columns are put in its order.
+            whose column names the mixture keeps; or `jaxgmm.data.Pieces`. With a GMM that has names as `init`, columns are put
+            in its order.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.
         family: "full", "tied", "diag", "spherical", or mclust's names. With a GMM as `init`, its family is the default.
@@ -100,7 +103,7 @@ def fit(
     """
     host_only("fit", x, sample_weight, key, instead="; e_step and m_step work inside")
     check_key(key)
-    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
+    source = _source_of(x, sample_weight, names_in(init))
     given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init")
     if given is not None:
@@ -108,14 +111,16 @@ def fit(
     max_steps = check_steps(max_steps)
     step = step_of(check_fixed(fixed), stopping, acceleration, given)
     check_rtol(rtol)
-    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
 
     settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step)
-    data_id, rows = fingerprint(source), rows_per_weight(prior, source.weight)
-    source = source if rows == 1 else ArraySource(source.x, source.weight * rows)
+    data_id, rows = fingerprint(source), rows_per_weight(prior, source)
     with precision.scope(dtype):
-        data = on_device(source)
-        moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
+        data = source
+        if isinstance(source, ArraySource):
+            source = source if rows == 1 else dataclasses.replace(source, weight=source.weight * rows)
+            data = on_device(source)
+        moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
     fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
@@ -131,7 +136,21 @@ def names_in(init: object) -> tuple[str, ...] | None:
     return as_gmm(init).feature_names if isinstance(init, Mixture) else None
 
 
-def resolve_init(init: Init, n_components: int | None, family: str, source: ArraySource) -> tuple[Given, int, str]:
+def _source_of(x: Any, sample_weight: Any, names: tuple[str, ...] | None) -> Source:
+    """Rows in memory or in pieces, checked; with the columns in the order of `names`, if they are known."""
+    if not isinstance(x, Pieces):
+        return as_source(x, sample_weight, min_rows=2, feature_names=names)
+    if sample_weight is not None:
+        raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
+    pieces = x if names is None else dataclasses.replace(x, names=names)
+    if pieces.n_present < 2:
+        raise UserError(f"x has {pieces.n_present} row of positive weight, but at least 2 are needed to estimate a covariance.")
+    if rows_of_frequencies(pieces.total_weight, pieces.n_present) != 1:
+        raise UserError("the weights of x, which comes in pieces, add up to 1: multiply them by the number of rows.")
+    return pieces
+
+
+def resolve_init(init: Init, n_components: int | None, family: str, source: Source) -> tuple[Given, int, str]:
     """The given start (None for a named method), K and the family."""
     family = get_family(family).name
     if n_components is not None:
@@ -143,7 +162,7 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Arra
             raise unknown("init", init, METHODS)
         if n_components is None:
             raise UserError(f"n_components is needed with init={init!r}; only responsibilities, labels or a GMM hold it.")
-        check_rows_for(n_components, source.weight)
+        check_rows_for(n_components, source.n_present)
         return None, n_components, family
     if isinstance(init, GMM):
         if init.weights.ndim != 1:
@@ -154,17 +173,18 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Arra
             raise UserError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
         given: Given = init
         held, family = init.n_components, init.family
+    elif not isinstance(source, ArraySource):
+        raise UserError("init is labels or responsibilities, but x comes in pieces: give a GMM, or the name of a way to start.")
     else:
         given, held = check_assigned(init, source.n_samples)
     if n_components not in (None, held):
         raise UserError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
-    check_rows_for(held, source.weight)
+    check_rows_for(held, source.n_present)
     return given, held, family
 
 
-def check_rows_for(n_components: int, weight: ArrayLike) -> None:
+def check_rows_for(n_components: int, n_rows: int) -> None:
     """Raises ValueError where there are more components than rows of positive weight."""
-    n_rows = np.count_nonzero(weight)
     if n_components > n_rows:
         raise UserError(
             f"n_components is {n_components}, but x has {n_rows} rows of positive weight, and a component without a row is "
@@ -188,7 +208,7 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
 
 
 def resolve_prior(
-    prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str, source: ArraySource
+    prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str, source: Source
 ) -> Prior | None:
     """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
     if isinstance(prior, str):

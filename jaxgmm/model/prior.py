@@ -159,7 +159,9 @@ class Prior(Readable):
         dense = get_family(family).structure.dense
         dtype = precision.compute_dtype(x)
         with precision.scope(dtype):
-            rows = np.ones(x.shape[0], dtype) if weight is None else weight * rows_of_frequencies(weight)
+            rows: Any = np.ones(x.shape[0], dtype) if weight is None else np.asarray(weight)
+            if weight is not None:
+                rows = rows * rows_of_frequencies(float(rows.sum()), int(np.count_nonzero(rows)))
             moments = column_moments(x, rows, dense, dtype)
         return cls.of_moments(name, moments, n_components, family)
 

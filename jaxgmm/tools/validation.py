@@ -112,6 +112,8 @@ def floating(x: ArrayLike, name: str) -> Array:
         return on_host(array.view()) if isinstance(array, np.ndarray) else array
     if hasattr(x, "toarray"):
         raise UserTypeError(f"{name} is a sparse matrix; a Gaussian mixture needs dense rows: {name}.toarray().")
+    if hasattr(x, "parts"):
+        raise UserTypeError(f"{name} comes in pieces, which only fit takes: ask for one piece after the other.")
     raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."
