@@ -30,8 +30,8 @@ class _Survey(NamedTuple):
 class Pieces:
     """Rows that come in pieces, such as those of a file that memory can't hold; `fit` takes them in the place of an array.
 
-    Every pass over the rows asks for all pieces anew, one after the other: a fit makes a few passes, and one for each step of its
-    starts, all of them together. Pieces of about equal size share a compiled program.
+    Every pass over the rows asks for all pieces anew, one after the other: a fit makes a few passes, and one for each step of
+    its starts, all of them together. Pieces of about equal size share a compiled program.
 
     Args:
         pieces: a function without arguments that returns an iterator, a new one each time: of arrays or frames (n, D), n >= 1,
