@@ -166,6 +166,8 @@ def test_names_are_escaped_in_html():
         page = result._repr_html_()
         assert "&lt;i&gt;eruptions&lt;/i&gt;" in page
         assert "<i>" not in page
+    heads = ElementTree.fromstring(large()._repr_html_()).iter("th")
+    assert [head.get("title") for head in heads][2:4] == [name.replace("\n", " ") for name in LONG[:2]]
 
 
 def test_what_is_left_out_is_counted():

@@ -76,3 +76,24 @@ def nats(value: float) -> str:
         return f"{value}"
     decimals = 5 - math.floor(math.log10(abs(value))) if value else 1
     return f"{value:.{min(max(decimals, 1), 6)}f}"
+
+
+def one_line(text: str) -> str:
+    r"""The text without line breaks and what else can't be printed.
+
+    Example:
+        >>> one_line("width\n(mm)")
+        'width (mm)'
+    """
+    return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
+
+
+def clipped(name: str, most: int) -> str:
+    """A name in a line; of a long one the beginning and the end, where names differ.
+
+    Example:
+        >>> clipped("sepal_length_in_mm", 12)
+        'sepal_…in_mm'
+    """
+    name = one_line(name)
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - most + most // 2 + 1 :]}"

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgmm.tools.formatting import clipped, one_line
+
 LINES, WIDTH = 12, 100  # of a repr, at most
 _TABLE = 4  # of the lines, at least: the header, two rows, and what is left out
 _NAME, _LABEL = 18, 30  # characters of a column's and a row's name in a table
@@ -72,7 +74,7 @@ class Readable:
 
 def text(page: Page) -> str:
     """At most 12 lines of at most 100 characters."""
-    head = [part for line in (page.title, *page.lines) if line for part in textwrap.wrap(_one_line(line), WIDTH)]
+    head = [part for line in (page.title, *page.lines) if line for part in textwrap.wrap(one_line(line), WIDTH)]
     most = LINES - (_TABLE if page.table else 0)
     if len(head) > most:
         head = [*head[: most - 1], f"{head[most - 1][: WIDTH - 2]} …"]
@@ -96,7 +98,7 @@ def _aligned(table: Table, n_rows: int) -> tuple[list[str], int]:
     width = max(map(len, [table.corner, *labels]))
     lines, n_columns = [label.ljust(width) for label in (table.corner, *labels)], 0
     for j, name in enumerate(table.columns):
-        cells = [clipped(name), *(table.cell(i, j) for i in range(n_rows))]
+        cells = [clipped(name, _NAME), *(table.cell(i, j) for i in range(n_rows))]
         width = max(map(len, cells)) + 2
         if len(lines[0]) + width > WIDTH:
             break
@@ -117,23 +119,22 @@ def as_html(page: Page) -> str:
 
 def _html_table(table: Table) -> str:
     rows, columns = min(table.n_rows, _ROWS), min(len(table.columns), _COLUMNS)
-    plain, pad = "color: inherit; background: transparent", "text-align: right; padding: 0.1em 0.6em"
+    plain = "color: inherit; background: transparent"
 
-    def line(tag: str, cells: Sequence[str], style: str) -> str:
-        return f'<tr style="{plain}">{"".join(f'<{tag} style="{style}">{_escaped(cell)}</{tag}>' for cell in cells)}</tr>'
+    def line(tag: str, cells: Sequence[str], most: int, rule: str = "") -> str:
+        style = f"text-align: right; padding: 0.1em 0.6em; white-space: nowrap{rule}"
+        made = []
+        for cell in cells:
+            shown = clipped(cell, most)
+            whole = f' title="{_escaped(cell)}"' if shown != cell else ""
+            made.append(f'<{tag} style="{style}"{whole}>{html.escape(shown)}</{tag}>')
+        return f'<tr style="{plain}">{"".join(made)}</tr>'
 
-    header = line(
-        "th", [table.corner, *(clipped(name) for name in table.columns[:columns])], f"{pad}; border-bottom: 1px solid"
-    )
-    body = "".join(
-        line(
-            "td", [clipped(table.label(i), _LABEL), *(table.cell(i, j) for j in range(columns))], f"{pad}; white-space: nowrap"
-        )
-        for i in range(rows)
-    )
+    lines = [line("th", [table.corner, *table.columns[:columns]], _NAME, "; border-bottom: 1px solid")]
+    lines += [line("td", [table.label(i), *(table.cell(i, j) for j in range(columns))], _LABEL) for i in range(rows)]
     note = table.left_out(rows, columns)
     note = f"<div>{_escaped(note)}</div>" if note else ""
-    return f'<table style="{plain}; border-collapse: collapse; margin: 0.4em 0">{header}{body}</table>{note}'
+    return f'<table style="{plain}; border-collapse: collapse; margin: 0.4em 0">{"".join(lines)}</table>{note}'
 
 
 def of_frame(frame: Any, formats: Mapping[str, Callable[[Any], str]], things: tuple[str, str], corner: str = "") -> Table:
@@ -179,15 +180,5 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
 
 
-def clipped(name: str, most: int = _NAME) -> str:
-    """A name in a line; of a long one the beginning and the end, where names differ."""
-    name = _one_line(name)
-    return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - most + most // 2 + 1 :]}"
-
-
-def _one_line(line: str) -> str:
-    return " ".join("".join(mark if mark.isprintable() else " " for mark in line).split())
-
-
 def _escaped(line: str) -> str:
-    return html.escape(_one_line(line))
+    return html.escape(one_line(line))

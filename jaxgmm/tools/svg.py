@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxgmm.tools.formatting import clipped
+
 # Okabe & Ito (2008), Color Universal Design: told apart with every kind of colour vision. Their yellow is left out, too
 # pale on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _INK = "currentColor"  # of the text around
 _WIDTH, _HEIGHT = 260, 170  # of the panel, pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 34  # around it
-_LEGEND = 96  # to the right, if there is one
+_LEGEND, _ENTRIES = 96, 11  # to the right, if there is one: its width, and how many fit
+_LABEL, _NAME = 36, 14  # characters of an axis' label and in a legend
 _TICKS = 6  # an axis, at most
 
 
@@ -84,13 +87,13 @@ def chart(
     for tick in _ticks(low, high):
         outside.append(f'<text x="{_LEFT - 4}" y="{_TOP + y(tick) + 3:.1f}" text-anchor="end">{tick:g}</text>')
     middle = _TOP + _HEIGHT / 2
-    outside.append(f'<text x="{_LEFT + _WIDTH / 2}" y="{base + 28}" text-anchor="middle">{html.escape(labels[0])}</text>')
+    outside.append(f'<text x="{_LEFT + _WIDTH / 2}" y="{base + 28}" text-anchor="middle">{_short(labels[0], _LABEL)}</text>')
     outside.append(
-        f'<text x="10" y="{middle}" text-anchor="middle" transform="rotate(-90 10 {middle})">{html.escape(labels[1])}</text>'
+        f'<text x="10" y="{middle}" text-anchor="middle" transform="rotate(-90 10 {middle})">{_short(labels[1], _LABEL)}</text>'
     )
-    for i, (name, ink) in enumerate((legend or {}).items()):
+    for i, (name, ink) in enumerate(list((legend or {}).items())[:_ENTRIES]):
         at = f'x="{_LEFT + _WIDTH + 12}" y="{_TOP + 10 + 15 * i}"'
-        outside.append(f'<text {at} fill="{ink}" font-weight="bold">{html.escape(name)}</text>')
+        outside.append(f'<text {at} fill="{ink}" font-weight="bold">{_short(name, _NAME)}</text>')
     width, height = _LEFT + _WIDTH + _RIGHT + (_LEGEND if legend else 0), _TOP + _HEIGHT + _BOTTOM
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
@@ -109,6 +112,10 @@ def _path(points: Sequence[tuple[float, float]], mark: Mark) -> str:
     return (
         f'<path d="{way}" fill="none" stroke="{mark.colour}" stroke-width="{mark.width:g}" stroke-opacity="{mark.opacity:g}"/>'
     )
+
+
+def _short(name: str, most: int) -> str:
+    return html.escape(clipped(name, most))
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
