@@ -130,7 +130,7 @@ def test_two_mixtures_of_one_shape_keep_their_own_names():
 def test_the_tree_of_a_posterior(tree):
     assert tree["posterior"]["feature"].values.tolist() == ["length_(mm)", "mass", "depth"]
     assert feature_names_of(tree) == jg.draws_of(tree).feature_names == NAMES
-    np.testing.assert_array_equal(tree["observed_data"]["depth"], FRAME["depth"])
+    np.testing.assert_array_equal(tree["observed_data"]["x"].sel(feature="depth"), FRAME["depth"])
     assert jg.relabel(gibbs(X, GMM), GMM)["posterior"].equals(tree["posterior"])
     for name in ("membership", "sd", "entropy"):
         assert jg.membership(tree, MIXED)[name].equals(jg.membership(tree)[name])

@@ -90,7 +90,7 @@ def posterior(
             `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
 
     Returns:
-        DataTree with the groups posterior, sample_stats, observed_data, constant_data, and those asked for.
+        DataTree with the groups posterior, allocations, sample_stats, observed_data, constant_data, and those asked for.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used, or data that aren't those of the fit.

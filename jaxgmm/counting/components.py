@@ -14,9 +14,10 @@ from jaxgmm.bayes.priors.base import draw_parameters, names_in_partitions, predi
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
-from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require
+from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require, rows_of
 from jaxgmm.counting.partition import Data, blocks_of_labels, expand, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior
+from jaxgmm.counting.verdict import alpha_of
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -56,29 +57,27 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
         ('chain', 'draw', 'component_id', 'feature')
     """
     check_key(key)
-    wanted = {"posterior": ("n_clusters", "n_components", "alpha"), "allocations": ("label",), "observed_data": ()}
-    require(tree, "components_given", **wanted)
-    posterior, observed = group_of(tree, "posterior"), group_of(tree, "observed_data")
-    names = [str(name) for name in observed.data_vars]
-    clusters = posterior["n_clusters"].values.reshape(-1)
+    require(tree, "components_given", posterior=(), allocations=("label", "n_clusters", "n_components"))
+    rows, _ = rows_of(tree, "components_given")
+    posterior, allocations = group_of(tree, "posterior"), group_of(tree, "allocations")
+    clusters = allocations["n_clusters"].values.reshape(-1)
     if n_clusters is None:
         n_clusters = int(np.bincount(clusters).argmax())
     n_clusters = check_count(n_clusters, "n_clusters")
     chosen = np.flatnonzero(clusters == n_clusters)
     if chosen.size == 0:
         raise UserError(f"no draw has {n_clusters} clusters; there are draws with {np.unique(clusters).tolist()}.")
-    rows = np.stack([observed[name].values for name in names], axis=-1)
-    labels = group_of(tree, "allocations")["label"].values.reshape(clusters.size, -1)[chosen]
+    labels = allocations["label"].values.reshape(clusters.size, -1)[chosen]
 
-    def each(name: str) -> np.ndarray:
-        return posterior[name].values.reshape(-1)[chosen]
+    def each(values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1)[chosen]
 
     prior = prior_of(tree)
-    alpha = each("alpha")
-    gamma = alpha / each("n_components") if facts_of(tree)["weights"] == "dynamic" else alpha
+    alpha = each(alpha_of(tree))
+    gamma = alpha / each(allocations["n_components"].values) if facts_of(tree)["weights"] == "dynamic" else alpha
     if facts_of(tree)["weights"] == "dirichlet-process":
         gamma = np.zeros_like(alpha)
-    extra = {name: each(name) for name in names_in_partitions(prior)}
+    extra = {name: each(posterior[name].values) for name in names_in_partitions(prior)}
     key_draws, key_tree = jax.random.split(key)
     dtype = np.dtype(np.float64)
     with precision.scope(dtype):

@@ -101,10 +101,11 @@ def count_clusters(
         keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
 
     Returns:
-        DataTree with the groups posterior (`n_clusters`, `n_components`, `alpha`, `sorted_weights` and, of the mixture that the
-        rows were allocated by, `log_likelihood` and `entropy`, each (chain, draw, ...)), allocations (`label` (chain, draw,
-        obs_id)), cluster_count (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data.
-        Everything is computed in float64, on every device.
+        DataTree with the groups posterior (`alpha` where it is random and, of the mixture that the rows were allocated by,
+        `log_likelihood` and `entropy`), allocations (whole numbers, and what may never change: `label` (chain, draw, obs_id),
+        `n_clusters`, `n_components`, and `sorted_weights` (chain, draw, rank), 0 of ranks beyond `n_components`), cluster_count
+        (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data (with `alpha` where it
+        is given). Everything is computed in float64, on every device.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used; names them.
@@ -114,7 +115,7 @@ def count_clusters(
         >>> import jax, jaxgmm as jg
         >>> x = jg.datasets.load_faithful().x
         >>> tree = jg.count_clusters(x, key=jax.random.key(0), n_draws=100, n_warmup=100)
-        >>> int(tree["posterior"]["n_clusters"].median())
+        >>> int(tree["allocations"]["n_clusters"].median())
         2
     """
     host_only("count_clusters", x, key)

@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-from jaxgmm.bayes.trees.schema import facts_of, group_of
+from jaxgmm.bayes.trees.schema import facts_of
 from jaxgmm.counting.components import prior_of
 from jaxgmm.counting.count_clusters import count_clusters
-from jaxgmm.counting.verdict import cluster_count
+from jaxgmm.counting.verdict import alpha_of, cluster_count
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools.errors import UserError
 
@@ -42,7 +42,7 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
         if options.get(name):
             raise UserError(f"{name} keeps one run, and count_sensitivity makes five: leave it out.")
     base = count_clusters(x, key=key, **options)
-    prior, alpha = prior_of(base), float(np.median(group_of(base, "posterior")["alpha"]))
+    prior, alpha = prior_of(base), float(np.median(alpha_of(base)))
     own = options | {"prior": prior, "family": None}
     if facts_of(base)["alpha"] not in ("f", "gamma"):
         own["alpha"] = alpha

@@ -11,7 +11,7 @@ import xarray
 from jaxtyping import Float
 
 from jaxgmm.bayes.priors.base import names_in_partitions
-from jaxgmm.bayes.trees.build import creation_facts, dataset_of, prior_constants
+from jaxgmm.bayes.trees.build import creation_facts, dataset_of, dataset_of_rows, prior_constants
 from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
@@ -20,7 +20,6 @@ from jaxgmm.tools.svg import Mark, chart, colour
 from jaxgmm.tools.types import Facts
 
 _DRAW = ("chain", "draw")
-_OF_DRAW = ("n_clusters", "n_components", "alpha", "log_likelihood", "entropy")
 _COVERED = 0.9
 _DRAWN = 1e-3  # probability
 
@@ -113,12 +112,12 @@ def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 20
         >>> jg.cluster_count(tree).table.columns.tolist()
         ['posterior', 'mcse', 'prior', 'bayes_factor', 'n_components']
     """
-    require(tree, "cluster_count", posterior=("n_clusters", "n_components"), cluster_count=("prior",))
+    require(tree, "cluster_count", allocations=("n_clusters", "n_components"), cluster_count=("prior",))
     for name, value, least in (("r_hat", r_hat, 1), ("ess", ess, 0), ("cut_off", cut_off, 0)):
         if not value >= least:
             raise UserError(f"{name} must be at least {least}, got {value!r}.")
-    posterior, facts = group_of(tree, "posterior"), facts_of(tree)
-    clusters, components = posterior["n_clusters"].values, posterior["n_components"].values
+    allocations, facts = group_of(tree, "allocations"), facts_of(tree)
+    clusters, components = allocations["n_clusters"].values, allocations["n_components"].values
     prior = group_of(tree, "cluster_count")["prior"].values
     most = len(prior)
     p, p_components = (np.bincount(values.ravel(), minlength=most + 1)[1:] / values.size for values in (clusters, components))
@@ -168,21 +167,26 @@ def count_tree(
 ) -> xarray.DataTree:
     """The tree of a run, from what its chains kept."""
     names = check_feature_names(feature_names, rows.shape[1])
-    posterior: dict[str, tuple[Any, Any]] = {name: (_DRAW, kept[name]) for name in (*_OF_DRAW, *names_in_partitions(prior))}
-    posterior["sorted_weights"] = ((*_DRAW, "rank"), kept["sorted_weights"])
-    for name in ("n_clusters", "n_components"):
-        posterior[name] = (_DRAW, np.asarray(kept[name], int))
+    posterior = ["log_likelihood", "entropy", *(["alpha"] if partition_prior.alpha_prior else []), *names_in_partitions(prior)]
+    allocations = {
+        "label": ((*_DRAW, "obs_id"), kept["labels"]),
+        "n_clusters": (_DRAW, np.asarray(kept["n_clusters"], int)),
+        "n_components": (_DRAW, np.asarray(kept["n_components"], int)),
+        "sorted_weights": ((*_DRAW, "rank"), kept["sorted_weights"]),
+    }
     constants = {name: value for name, value in prior_constants(prior, None).items() if name != "prior_concentration"}
     constants["prior_n_components"] = (("count",), np.exp(np.asarray(partition_prior.log_components)))
+    if not partition_prior.alpha_prior:
+        constants["alpha"] = ((), np.asarray(partition_prior.alpha))
     counts = {"count": np.arange(1, partition_prior.most + 1)}
     features = {"feature": np.array(names), "feature_bis": np.array(names)}
     tree = xarray.DataTree.from_dict(
         {
-            "posterior": dataset_of(posterior, {}),
-            "allocations": dataset_of({"label": ((*_DRAW, "obs_id"), kept["labels"])}, {}),
+            "posterior": dataset_of({name: (_DRAW, kept[name]) for name in posterior}, {}),
+            "allocations": dataset_of(allocations, {}),
             "cluster_count": dataset_of({"prior": (("count",), partition_prior.implied(len(rows)))}, counts),
             "sample_stats": dataset_of({"accepted": (_DRAW, kept["accepted"])}, {}),
-            "observed_data": dataset_of({name: (("obs_id",), rows[:, d]) for d, name in enumerate(names)}, {}),
+            "observed_data": dataset_of_rows(rows, names),
             "constant_data": dataset_of(constants, counts | features),
         }
     )
@@ -203,6 +207,14 @@ def count_tree(
         {"verdict": found.verdict, "r_hat": found.r_hat, "ess_bulk": found.ess_bulk, "ess_tail": found.ess_tail}
     )
     return tree.assign({"cluster_count": xarray.DataTree(made)})
+
+
+def alpha_of(tree: xarray.DataTree) -> Float[np.ndarray, "chain draw"]:
+    """The partition prior's alpha of each draw of `count_clusters`, random or given."""
+    posterior = group_of(tree, "posterior")
+    if "alpha" in posterior:
+        return posterior["alpha"].values
+    return np.full((posterior.sizes["chain"], posterior.sizes["draw"]), group_of(tree, "constant_data")["alpha"].values)
 
 
 def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:

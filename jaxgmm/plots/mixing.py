@@ -43,10 +43,11 @@ def chains(tree: "DataTree") -> Figure:
     """
     from jaxgmm.bayes.trees.schema import group_of, require
 
-    require(tree, "plots.chains", posterior=(*_WORDS, "sorted_weights"))
-    posterior = group_of(tree, "posterior").transpose("chain", "draw", ...)
-    shown = {words: posterior[name].values for name, words in _WORDS.items()}
-    weights = posterior["sorted_weights"].values
+    require(tree, "plots.chains", posterior=("log_likelihood", "entropy", "sorted_weights"), allocations=("n_clusters",))
+    quantities = group_of(tree, "posterior").merge(group_of(tree, "allocations")[["n_clusters"]])
+    quantities = quantities.transpose("chain", "draw", ...)
+    shown = {words: quantities[name].values for name, words in _WORDS.items()}
+    weights = quantities["sorted_weights"].values
     for rank in range(max(1, min(weights.shape[-1] - 1, _MOST_ROWS - len(shown)))):  # the last is 1 less all others
         shown[f"weight of rank {rank}"] = weights[..., rank]
     figure = canvas.new_figure(9.6, 0.8 + 1.35 * len(shown))

@@ -44,18 +44,19 @@ def test_one_gaussian_is_one():
 def test_tree_and_units(two):
     """Other units and another origin change nothing but the log-likelihood."""
     assert list(two.children) == ["posterior", "allocations", "cluster_count", "sample_stats", "observed_data", "constant_data"]
-    posterior, labels = two["posterior"], two["allocations"]["label"]
+    posterior, allocations = two["posterior"], two["allocations"]
+    labels = allocations["label"]
     assert labels.dims == ("chain", "draw", "obs_id")
     used = np.array([np.unique(draw).size for draw in labels.values.reshape(-1, 500)])
-    np.testing.assert_array_equal(used, posterior["n_clusters"].values.ravel())
-    assert (posterior["n_components"] >= posterior["n_clusters"]).all()
-    np.testing.assert_allclose(posterior["sorted_weights"].sum("rank"), 1, rtol=1e-12)
+    np.testing.assert_array_equal(used, allocations["n_clusters"].values.ravel())
+    assert (allocations["n_components"] >= allocations["n_clusters"]).all()
+    np.testing.assert_allclose(allocations["sorted_weights"].sum("rank"), 1, rtol=1e-12)
     assert two["cluster_count"].attrs["verdict"] == jg.cluster_count(two).verdict
     scale = np.array([1e-3, 1e4])
     other = jg.count_clusters(simulated() * scale - 1e5, key=KEY, family="diag", n_draws=1000, n_warmup=200)
     change = other["posterior"]["log_likelihood"].values[:, 0] - posterior["log_likelihood"].values[:, 0]
     np.testing.assert_allclose(change, -500 * np.log(scale).sum(), atol=1e-3)
-    np.testing.assert_array_equal(other["posterior"]["n_clusters"].values[:, :50], posterior["n_clusters"].values[:, :50])
+    np.testing.assert_array_equal(other["allocations"]["n_clusters"].values[:, :50], allocations["n_clusters"].values[:, :50])
 
 
 def test_typical_partition_and_components(two):
@@ -130,8 +131,8 @@ def test_other_models(model):
     tree = jg.count_clusters(
         simulated()[::5], key=KEY, family="spherical", model=model, n_draws=200, n_warmup=100, max_components=10
     )
-    assert tree["posterior"]["n_clusters"].median() == 2
-    assert (tree["posterior"]["n_components"] == 10).all()
+    assert tree["allocations"]["n_clusters"].median() == 2
+    assert (tree["allocations"]["n_components"] == 10).all()
 
 
 def test_sensitivity():
@@ -169,7 +170,7 @@ def test_verdict_is_withheld_where_components_run_out():
 def test_odd_data_stay_finite(x, family):
     tree = jg.count_clusters(x, key=KEY, family=family, n_draws=20, n_warmup=10, n_chains=2)
     assert np.isfinite(tree["posterior"]["log_likelihood"]).all()
-    assert (tree["posterior"]["n_clusters"] <= len(x)).all()
+    assert (tree["allocations"]["n_clusters"] <= len(x)).all()
 
 
 def test_resumed_run_is_the_uninterrupted_one(tmp_path):

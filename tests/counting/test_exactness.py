@@ -246,7 +246,7 @@ def test_without_evidence_the_posterior_is_the_implied_prior(model):
     tree = jg.count_clusters(
         x, key=KEY, prior=pinned, model=model, max_components=8, n_draws=800, n_warmup=50, n_chains=16, n_moves=1
     )
-    clusters, implied = tree["posterior"]["n_clusters"].values, tree["cluster_count"]["prior"].values
+    clusters, implied = tree["allocations"]["n_clusters"].values, tree["cluster_count"]["prior"].values
     for t in np.flatnonzero(implied > 0.01) + 1:
         happened = (clusters == t).astype(float)
         ess = float(az.ess(happened, method="mean"))

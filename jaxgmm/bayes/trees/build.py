@@ -61,16 +61,19 @@ def to_datatree(
 ) -> xarray.DataTree:
     """Draws as an ArviZ tree, with the quantities that label switching leaves alone.
 
-    Groups: posterior (the parameters, the prior's own further ones, and `log_likelihood`, `sorted_weights`, `entropy`,
-    `n_clusters` of each draw, see `per_draw.label_invariant`), sample_stats, observed_data (one variable a feature),
-    constant_data (the prior's parameters, sample_weight), and on request:
+    Groups: posterior (the parameters, the prior's own further ones, and `log_likelihood`, `sorted_weights`, `entropy` of each
+    draw, see `per_draw.label_invariant`), allocations (`n_clusters` of each draw, a whole number that may never change: ArviZ
+    takes what is in posterior for numbers that do), sample_stats, observed_data (`x`, the rows), constant_data (the prior's
+    parameters, sample_weight), and on request:
 
-    - log_likelihood: `x`, w_n log p(x_n) of each draw and row, all features together; memory N x draws numbers. With
-      posterior_predictive it is also there as a coordinate under each feature's name (no copy), since `az.loo_pit` looks
-      for it there: rows are left out whole.
+    - log_likelihood: `x`, w_n log p(x_n) of each draw and row, all features together; memory N x draws numbers.
     - log_prior: log density of the parameters.
-    - posterior_predictive: N rows drawn from each draw, one variable a feature; memory N x D x draws numbers.
+    - posterior_predictive: `x`, N rows drawn from each draw; memory N x D x draws numbers.
     - prior: parameters from the prior, and prior_predictive: N rows from each; one chain of at most 1000 draws.
+
+    Rows have the dimensions (obs_id, feature), but functions of ArviZ that look at single rows want one number of each:
+    `az.plot_loo_pit(tree.sel(feature="eruptions"))`, where rows still are left out whole. With one component `weights`,
+    `sorted_weights` and `entropy` never change, and ArviZ warns that they have no r-hat.
 
     Args:
         draws: from a method.
@@ -95,7 +98,7 @@ def to_datatree(
         >>> draws = Draws(many, {}, {"lp": np.zeros((4, 50))}, {})
         >>> tree = to_datatree(draws, x, None, jg.Prior.default(x, 2), key=jax.random.key(0))
         >>> list(tree.children)
-        ['posterior', 'sample_stats', 'observed_data', 'constant_data']
+        ['posterior', 'allocations', 'sample_stats', 'observed_data', 'constant_data']
     """
     check_key(key)
     rows = np.asarray(check_rows(x, "x", n_features=draws.gmm.means.shape[-1]))
@@ -116,7 +119,7 @@ def to_datatree(
         made = _groups(draws, rows, weight, prior, key, names, set(groups), dtype)
     tree = xarray.DataTree.from_dict(made)
     tree.attrs = encode_facts(facts)
-    return with_feature_aliases(tree)
+    return tree
 
 
 def _groups(
@@ -131,24 +134,23 @@ def _groups(
     def per_draw(values: Any) -> np.ndarray:
         return np.asarray(values).reshape(*shape, *values.shape[1:])
 
-    def features(array: Any, leading: tuple[str, ...]) -> xarray.Dataset:
-        return dataset_of({name: (leading, array[..., d]) for d, name in enumerate(names)}, {})
-
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
     values |= {name: per_draw(value) for name, value in label_invariant(gmm, x, w, key_labels).items()}
     hidden = summed_out_of_draws(gmm, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
     values |= {name: per_draw(value) for name, value in hidden.items()}
+    n_clusters = values.pop("n_clusters").astype(int)
     posterior_dims = dims | {"sorted_weights": ("rank",)}
     made = {
         "posterior": dataset_of({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
+        "allocations": dataset_of({"n_clusters": (_DRAW, n_clusters)}, {}),
         "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, {}),
-        "observed_data": features(rows, ("obs_id",)),
+        "observed_data": dataset_of_rows(rows, names),
         "constant_data": dataset_of(prior_constants(prior, weight), coords),
     }
     made["sample_stats"].attrs = encode_facts(draws.attrs)
     if "posterior_predictive" in wanted:
         replicated = per_draw(replicate(gmm, key_rows, len(rows)).astype(precision.result_dtype(rows)))
-        made["posterior_predictive"] = features(replicated, (*_DRAW, "obs_id"))
+        made["posterior_predictive"] = dataset_of_rows(replicated, names, _DRAW)
     if "log_likelihood" in wanted:
         made["log_likelihood"] = dataset_of({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, {})
     if "log_prior" in wanted:
@@ -158,7 +160,7 @@ def _groups(
     if "prior" in wanted:
         n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)
         site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype))
-        made["prior_predictive"] = features(np.asarray(site.pop("x"))[None], (*_DRAW, "obs_id"))
+        made["prior_predictive"] = dataset_of_rows(np.asarray(site.pop("x"))[None], names, _DRAW)
         made["prior"] = dataset_of({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
     return made
 
@@ -167,6 +169,11 @@ def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mappi
     """Variables given as (dimensions, values); dimensions without coordinates are counted from 0."""
     dataset = xarray.Dataset({name: (tuple(dims), np.asarray(value)) for name, (dims, value) in variables.items()})
     return dataset.assign_coords({dim: coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()})
+
+
+def dataset_of_rows(rows: Any, feature_names: Sequence[str], leading: tuple[str, ...] = ()) -> xarray.Dataset:
+    """Rows (..., N, D) as a group has them: one variable, features as coordinates."""
+    return dataset_of({ROW: ((*leading, "obs_id", "feature"), rows)}, {"feature": np.array(feature_names)})
 
 
 def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
@@ -183,28 +190,6 @@ def creation_facts() -> dict[str, str]:
     now = datetime.datetime.now(datetime.UTC).isoformat()
     library = {"creation_library": "jaxgmm", "creation_library_version": __version__}
     return {"created_at": now, **library, "creation_library_language": "Python", **versions}
-
-
-def with_feature_aliases(tree: xarray.DataTree) -> xarray.DataTree:
-    """The tree with the rows' log-likelihood also under each feature's name, as coordinates that share its memory.
-
-    `az.loo_pit` wants a log_likelihood variable for each observed one, `az.loo` exactly one in all: coordinates serve the
-    first and aren't counted by the second. Only where there are replicated rows, without which there is no LOO-PIT.
-    """
-    if not {"log_likelihood", "posterior_predictive"} <= set(tree.children):
-        return tree
-    group = group_of(tree, "log_likelihood")
-    aliases = {name: group[ROW].variable for name in group_of(tree, "observed_data").data_vars if name != ROW}
-    return tree.assign({"log_likelihood": xarray.DataTree(group.assign_coords(aliases))})
-
-
-def without_feature_aliases(tree: xarray.DataTree) -> xarray.DataTree:
-    """The tree with the rows' log-likelihood once, for a file."""
-    if "log_likelihood" not in tree.children:
-        return tree
-    group = group_of(tree, "log_likelihood")
-    aliases = [name for name, coord in group.coords.items() if coord.ndim > 1]
-    return tree.assign({"log_likelihood": xarray.DataTree(group.drop_vars(aliases))})
 
 
 def draws_of(tree: xarray.DataTree) -> GMM:

@@ -18,7 +18,7 @@ from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
 from jaxgmm.tools.types import Facts
 
-INVARIANT = ("log_likelihood", "sorted_weights", "entropy", "n_clusters")
+INVARIANT = ("log_likelihood", "sorted_weights", "entropy")
 _PROBABILITY = 0.9
 _MOST_CORRELATIONS = 300
 _LEAST_CHAINS, _LEAST_DRAWS = 2, 4
@@ -99,7 +99,7 @@ def diagnose(
     for name, value, least, most in (*bounds, ("pareto_k", pareto_k, -np.inf, np.inf)):
         if not least <= value <= most:
             raise UserError(f"{name} must lie between {least} and {most}, got {value}.")
-    require(tree, "diagnose", posterior=(*PARAMETERS, *INVARIANT), sample_stats=())
+    require(tree, "diagnose", posterior=(*PARAMETERS, *INVARIANT), allocations=("n_clusters",), sample_stats=())
     facts = facts_of(tree.children["sample_stats"]) | facts_of(tree)
     approximate = facts.get("method") in approximations()
     sizes = group_of(tree, "posterior").sizes
@@ -140,7 +140,8 @@ def _quantities(tree: xarray.DataTree) -> tuple[xarray.Dataset, xarray.Dataset, 
     posterior, draws = group_of(tree, "posterior"), draws_of(tree)
     family, notes = get_family(draws.family), []
     extra = [name for name in posterior.data_vars if name not in (*INVARIANT, *PARAMETERS)]
-    invariant = posterior[[*INVARIANT, *(name for name in extra if "component_id" not in posterior[name].dims)]]
+    invariant = posterior[list(INVARIANT)].merge(group_of(tree, "allocations")[["n_clusters"]])
+    invariant = invariant.merge(posterior[[name for name in extra if "component_id" not in posterior[name].dims]])
     components = posterior[["weights", "means"]]
 
     own = parameter_dims(draws.family)["covariances"]
@@ -208,8 +209,8 @@ def _of_method(tree: xarray.DataTree, facts: Facts, approximate: bool, pareto_k:
 
 def _other_ways(tree: xarray.DataTree, facts: Facts) -> str:
     """What else than a longer run would help: fewer components only where some own no rows, the other sampler elsewhere."""
-    posterior = group_of(tree, "posterior")
-    empty = float((posterior["n_clusters"] < posterior.sizes["component_id"]).mean())
+    n_components = group_of(tree, "posterior").sizes["component_id"]
+    empty = float((group_of(tree, "allocations")["n_clusters"] < n_components).mean())
     ways = ""
     if facts.get("method") == "gibbs":
         ways += ", or take method='nuts', which moves further where components overlap"

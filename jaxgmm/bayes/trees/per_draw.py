@@ -39,7 +39,7 @@ def label_invariant(
     Returns:
         `log_likelihood` (S,), sum_n w_n log p(x_n), nats; `sorted_weights` (S, K), descending; `entropy` (S,), the mean of
         -sum_k r_nk log r_nk over the rows, nats; `n_clusters` (S,), components that own a row of positive weight in one
-        draw of the allocations. All are floats: ArviZ's plots fail on whole numbers that never change.
+        draw of the allocations.
     """
     n_components, total = gmm.n_components, weight.sum()
     at_once, block_size = _blocks(gmm, x.shape[0])

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws
-from jaxgmm.bayes.trees.schema import group_of, require
+from jaxgmm.bayes.trees.schema import group_of, require, rows_of
 from jaxgmm.model.mixture import GMM, draw_rows
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
@@ -55,9 +55,8 @@ def predictive_checks(tree: xarray.DataTree, *, key: Array, n_replicates: int = 
     n_replicates = check_count(n_replicates, "n_replicates", least=20)
     if "constant_data" in tree.children and "sample_weight" in group_of(tree, "constant_data"):
         raise UserError("the rows have weights, so how many a replicate should have isn't known: no predictive checks.")
-    observed = group_of(tree, "observed_data")
-    names = [str(name) for name in observed.data_vars]
-    rows = np.column_stack([observed[name].values for name in names])
+    rows, _ = rows_of(tree, "predictive_checks")
+    names = [str(name) for name in group_of(tree, "observed_data")["feature"].values]
     draws = draws_of(tree)
     with precision.scope(precision.compute_dtype(rows)):
         flat = flatten_draws(jax.tree.map(np.asarray, draws))

@@ -18,7 +18,7 @@ from jaxgmm.tools.types import Facts
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
 PARAMETERS = ("weights", "means", "covariances")
-ROW = "x"  # the rows' name in the log_likelihood group: NumPyro's site
+ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
 _RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder
 
 
@@ -84,16 +84,14 @@ def names_of_data(feature_names: Sequence[str]) -> dict[str, str]:
 
 
 def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " N"]]:
-    """The observed rows, columns in the order of the posterior's features, and their weights. `user` needs them.
+    """The observed rows and their weights. `user` needs them.
 
     Raises:
         ValueError: groups or variables that are missing.
     """
-    require(tree, user, posterior=("means",))
-    names = [str(name) for name in group_of(tree, "posterior")["feature"].values]
-    require(tree, user, observed_data=names)
+    require(tree, user, observed_data=(ROW,))
     observed, constants = group_of(tree, "observed_data"), group_of(tree, "constant_data")
-    rows = np.stack([observed[name].values for name in names], axis=-1)
+    rows = observed[ROW].transpose("obs_id", "feature").values
     return rows, constants["sample_weight"].values if "sample_weight" in constants else np.ones(len(rows), rows.dtype)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import xarray
 
-from jaxgmm.bayes.trees.build import with_feature_aliases, without_feature_aliases
+from jaxgmm.bayes.trees.earlier import as_now
 from jaxgmm.bayes.trees.schema import PARAMETERS, encode_facts, require
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, whole
@@ -24,8 +24,7 @@ def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
 
     A tree of `count_clusters` is one, too: its draws are partitions.
 
-    What `load_posterior` can make again isn't written: with log_likelihood and posterior_predictive in the tree, the file
-    is smaller than that of `tree.to_netcdf`. `az.from_netcdf` reads both (but `az.plot_loo_pit` needs `load_posterior`).
+    `az.from_netcdf` reads it, too.
 
     Raises:
         TypeError, ValueError: not a tree that `posterior` or `count_clusters` returned.
@@ -37,7 +36,7 @@ def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
         path = path.with_name(path.name + ".nc")
     try:
         with whole(path) as partial:
-            without_feature_aliases(tree).to_netcdf(partial, engine=_ENGINE)
+            tree.to_netcdf(partial, engine=_ENGINE)
             _seal(partial)
     except ImportError as error:
         raise _missing(error) from None
@@ -45,7 +44,7 @@ def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
 
 
 def load_posterior(path: str | Path) -> xarray.DataTree:
-    """Read a posterior that `save_posterior` (or `to_netcdf`) wrote, into memory.
+    """Read a posterior that `save_posterior` (or `to_netcdf`) wrote, into memory; one of an earlier version as if of this one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -80,8 +79,9 @@ def load_posterior(path: str | Path) -> xarray.DataTree:
         raise UserError(f"{path} does not hold a posterior of jaxgmm: it has no attribute creation_library = 'jaxgmm'.")
     for group in tree.subtree:
         group.attrs = encode_facts(group.attrs)  # plain numbers again, as they were
+    tree = as_now(tree)
     _check(tree, f"load_posterior({str(path)!r})")
-    return with_feature_aliases(tree)
+    return tree
 
 
 def _seal(path: Path) -> None:
@@ -120,7 +120,7 @@ def _check_seal(path: Path) -> None:
 def _check(tree: xarray.DataTree, user: str) -> None:
     require(tree, user)
     if "cluster_count" in tree.children:
-        require(tree, user, posterior=("n_clusters", "n_components"), allocations=("label",))
+        require(tree, user, allocations=("label", "n_clusters", "n_components"))
     else:
         require(tree, user, posterior=PARAMETERS)
 

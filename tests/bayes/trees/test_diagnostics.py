@@ -43,11 +43,11 @@ def relabelled(tree, pivot):
         return relabel(tree, pivot)
 
 
-def with_posterior(tree, **variables):
-    """A tree with other values of some posterior variables."""
-    posterior = tree["posterior"].to_dataset()
-    changed = {name: posterior[name].copy(data=values) for name, values in variables.items()}
-    return tree.assign({"posterior": xarray.DataTree(posterior.assign(changed))})
+def with_posterior(tree, group="posterior", **variables):
+    """A tree with other values of some variables of a group."""
+    dataset = tree[group].to_dataset()
+    changed = {name: dataset[name].copy(data=values) for name, values in variables.items()}
+    return tree.assign({group: xarray.DataTree(dataset.assign(changed))})
 
 
 def test_table_is_arvizs(relabelled):
@@ -129,7 +129,7 @@ def test_chains_that_crawl(relabelled):
 def test_chains_stuck_at_different_values(relabelled, values):
     """K+ constant in each chain but not between them: r-hat, which has no spread to divide by, mustn't be missing."""
     stuck = np.broadcast_to(np.array(values, float)[:, None], (4, 400))
-    problems = diagnose(with_posterior(relabelled, n_clusters=stuck)).problems
+    problems = diagnose(with_posterior(relabelled, "allocations", n_clusters=stuck)).problems
     assert any("r-hat is up to" in sentence and "(n_clusters)" in sentence for sentence in problems)
 
 
@@ -348,9 +348,8 @@ def test_advice_depends_on_what_was_seen(blobs, method, other, empty):
     apart = dataclasses.replace(draws, means=draws.means + np.arange(4)[:, None, None, None])
     tree = tree_of(apart, blobs, attrs={"method": method})
     seen = np.full((4, 50), 2.0 if empty else 3.0)
-    sentence = next(
-        text for text in diagnose(with_posterior(tree, n_clusters=seen)).problems if text.startswith("r-hat is up to")
-    )
+    problems = diagnose(with_posterior(tree, "allocations", n_clusters=seen)).problems
+    sentence = next(text for text in problems if text.startswith("r-hat is up to"))
     assert other in sentence
     assert f"method='{method}'" not in sentence
     assert ("fewer components: in 100% of the draws one is without rows" in sentence) == empty

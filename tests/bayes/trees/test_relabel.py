@@ -190,8 +190,8 @@ def test_bad_input(clusters):
         with pytest.raises(ValueError, match=f"relabel needs the group {group}"):
             relabel(tree.filter(lambda node, name=group: node.name != name), fit.gmm)
     lacking = tree.copy()
-    del lacking["observed_data"]["x1"]
-    with pytest.raises(ValueError, match="relabel needs observed_data/x1"):
+    del lacking["observed_data"]["x"]
+    with pytest.raises(ValueError, match="relabel needs observed_data/x"):
         relabel(lacking, fit.gmm)
     lacking = tree.copy()
     del lacking["sample_stats"]["lp"]
