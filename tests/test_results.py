@@ -229,7 +229,15 @@ def test_reading_waits_for_no_matplotlib():
 
 @pytest.mark.parametrize("scale", [None, 1.0, 1 / 136, "frequencies"])
 @pytest.mark.parametrize(
-    ("how", "prior"), [("fit", "default"), ("fit", None), ("compare", "default"), ("compare", None), ("fit_map", "default")]
+    ("how", "prior"),
+    [
+        ("fit", "default"),
+        ("fit", None),
+        ("pieces", "default"),
+        ("compare", "default"),
+        ("compare", None),
+        ("fit_map", "default"),
+    ],
 )
 def test_the_criteria_of_a_fit_are_those_of_its_rows(how, scale, prior):
     x = load_x("faithful")
@@ -237,7 +245,14 @@ def test_the_criteria_of_a_fit_are_those_of_its_rows(how, scale, prior):
     if weight is not None:
         weight = weight / weight.sum() if scale == "frequencies" else weight * scale
     key = jax.random.key(0)
-    if how == "compare":
+    if how == "pieces":
+        parts = [x, np.ones(len(x)) if weight is None else weight]
+        if scale == "frequencies":
+            parts[1] = weight * len(x)  # pieces take no frequencies
+            weight = parts[1]
+        rows = jg.data.Pieces(lambda: zip(*(np.array_split(part, 3) for part in parts), strict=True))
+        fit = jg.fit(rows, 2, key=key, prior=prior, n_init=2)
+    elif how == "compare":
         fit = jg.compare(x, families=["full"], n_components=[2], key=key, sample_weight=weight, prior=prior).select("bic")
     else:
         fit = jg.fit(x, 2, key=key, sample_weight=weight, prior=prior, n_init=2)

@@ -16,7 +16,7 @@ from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_o
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
-from jaxgmm.tools.svg import Mark, chart, colour
+from jaxgmm.tools.svg import bar, chart, colour
 from jaxgmm.tools.types import Facts
 
 _DRAW = ("chain", "draw")
@@ -78,10 +78,8 @@ class ClusterCount(Readable):
         shown = self.table.loc[: self.table.index[(self.table[["posterior", "prior"]] > _DRAWN).any(axis=1)].max()]
         bars = []
         for name, shift, ink in (("prior", 0.2, "currentColor"), ("posterior", -0.2, colour(0))):
-            for number, p in shown[name].items():
-                left, right = float(number) + shift - 0.2, float(number) + shift + 0.2
-                corners = np.array([[left, 0], [left, p], [right, p], [right, 0]])
-                bars.append(Mark(corners, ink, filled=True, opacity=0.3 if name == "prior" else 1))
+            at, opacity = shown.index.to_numpy() + shift, 0.3 if name == "prior" else 1
+            bars += [bar(x - 0.2, x + 0.2, p, ink, opacity) for x, p in zip(at, shown[name], strict=True)]
         legend = {"posterior": colour(0), "prior": "currentColor"}
         return chart(bars, ("clusters", "probability"), legend=legend, whole=True)
 

@@ -111,7 +111,7 @@ def as_html(page: Page) -> str:
     parts = [f"<div><b>{_escaped(page.title)}</b></div>", *(f"<div>{_escaped(line)}</div>" for line in page.lines if line)]
     if page.table is not None:
         parts.append(_html_table(page.table))
-    left = f'<div style="max-width: 46em; overflow-x: auto">{"".join(parts)}</div>'
+    left = f'<div style="max-width: 54em; overflow-x: auto">{"".join(parts)}</div>'
     picture = page.picture() if page.picture else ""
     style = "display: flex; flex-wrap: wrap; gap: 0.5em 2em; align-items: flex-start; color: inherit; background: transparent"
     return f'<div style="{style}">{left}{f"<div>{picture}</div>" if picture else ""}</div>'

@@ -30,6 +30,12 @@ class Mark(NamedTuple):
     filled: bool = False
 
 
+def bar(left: float, right: float, height: float, colour: str = _INK, opacity: float = 1.0) -> Mark:
+    """Between two places, from 0 up."""
+    corners = [[left, 0], [left, height], [right, height], [right, 0]]
+    return Mark(np.array(corners, float), colour, opacity=opacity, filled=True)
+
+
 class Word(NamedTuple):
     """Text in the panel, centred on a point in units of the axes."""
 

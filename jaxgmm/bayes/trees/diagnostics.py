@@ -16,6 +16,7 @@ from jaxgmm.bayes.trees.summaries import correlations, labels_known, standard_de
 from jaxgmm.covariance import get_family
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
+from jaxgmm.tools.svg import bar, chart, colour
 from jaxgmm.tools.types import Facts
 
 INVARIANT = ("log_likelihood", "sorted_weights", "entropy")
@@ -29,6 +30,7 @@ _FORMATS: Mapping[str, Callable[[Any], str]] = dict.fromkeys(("mean", "sd", "low
     "ess_bulk": "{:.0f}".format,
     "ess_tail": "{:.0f}".format,
 }
+_DRAWN = 200  # quantities in a picture
 _NAMED = 3  # quantities named in a sentence
 
 
@@ -59,7 +61,18 @@ class Diagnostics(Readable):
             f"Diagnostics: {counted(len(self.problems), 'problem') if self.problems else 'no problems found'}",
             [*self.problems, *(f"Note: {sentence}" for sentence in self.notes)],
             of_frame(self.table, formats, ("row", "column")),
+            self._picture,
         )
+
+    def _picture(self) -> str:
+        """The effective sample size of each quantity, grey where labels may switch; nothing for approximations."""
+        shown = self.table.iloc[:_DRAWN]
+        least = shown[["ess_bulk", "ess_tail"]].min(axis=1)
+        inks = [("currentColor", 0.3) if meaning == "labels may switch" else (colour(0), 1.0) for meaning in shown["meaning"]]
+        bars = [
+            bar(i + 0.1, i + 0.9, ess, *ink) for i, (ess, ink) in enumerate(zip(least, inks, strict=True)) if np.isfinite(ess)
+        ]
+        return chart(bars, ("row of the table", "effective sample size"), whole=True)
 
     def __str__(self) -> str:
         parts = [self.table.to_string(formatters={**_FORMATS, "mcse_mean": "{:.4g}".format}, na_rep="-")]
