@@ -1,7 +1,6 @@
 """`relabel`: undo label switching, and say how well that can be done."""
 
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_single
 
 _TIE = 1e-9  # of the rows: agreements closer than this are equal, and then components stay where they are
@@ -43,8 +42,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
 
     Args:
         tree: from `posterior`.
-        pivot: a GMM or a Fit of the same family, K and D, such as the fit that the draws started from; None for the draw of the highest
-            log joint density (`sample_stats/lp`).
+        pivot: a GMM or a Fit of the same family, K and D, such as the fit that the draws started from; None for the draw of
+            the highest log joint density (`sample_stats/lp`).
 
     Returns:
         A new tree: every posterior variable with the dimension `component_id` permuted, and `sample_stats/permutation`,

@@ -182,7 +182,7 @@ def test_bad_input(clusters):
         relabel(tree, inactive)
     with pytest.raises(ValueError, match="leading axes"):
         relabel(tree, draws_of(tree))
-    with pytest.raises(TypeError, match="pivot must be a GMM, or hold one .* got Restarts"):
+    with pytest.raises(TypeError, match=r"pivot must be a GMM, or hold one .* got Restarts"):
         relabel(tree, fit.restarts)
     with pytest.raises(TypeError, match=r"DataTree that jaxgmm\.posterior returns, got int"):
         relabel(3, fit.gmm)
