@@ -33,7 +33,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "nuts": Method("jaxgmm.bayes.samplers.nuts:nuts", "chain", 500, ("target_accept", "max_tree_depth", "dense_mass")),
-    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500),
+    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500, ("thin",)),
     "svi": Method(
         "jaxgmm.bayes.samplers.svi:svi", "approximation", options=("guide", "n_steps", "learning_rate", "batch_size")
     ),

@@ -86,8 +86,8 @@ def posterior(
         resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run. It starts from the beginning
             where nothing is kept.
         keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
-        **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `guide`, `n_steps`,
-            `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
+        **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `thin` for "gibbs"; `guide`,
+            `n_steps`, `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
 
     Returns:
         DataTree with the groups posterior, allocations, sample_stats, observed_data, constant_data, and those asked for.

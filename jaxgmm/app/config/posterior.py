@@ -49,6 +49,7 @@ class PosteriorTable(StrictTable):
         prior: "fit", that of the fit, or "richardson-green", for one feature.
         groups: to add to posterior.nc: "log_likelihood", "log_prior", "prior", "posterior_predictive".
         target_accept, max_tree_depth, dense_mass: of "nuts".
+        thin: of "gibbs".
         guide, n_steps, learning_rate, batch_size: of "svi".
         rtol, max_steps: of "vb".
         thresholds: of the diagnostics.
@@ -64,6 +65,7 @@ class PosteriorTable(StrictTable):
     target_accept: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_tree_depth: Annotated[int, Field(ge=1, le=20)] | None = None
     dense_mass: bool | None = None
+    thin: Annotated[int, Field(ge=1)] | None = None
     guide: Guide | None = None
     n_steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Positive | None = None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
@@ -24,8 +25,10 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.blocks import reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_count
 from jaxgmm.tools.variates import draw_labels
 
+_ROWS_A_DRAW, _MOST_SWEEPS = 10_000, 10  # unless the caller says how many sweeps a draw takes
 _ROWS_AT_ONCE = 4096  # rows allocated together: bounds memory at K x 4096 x D numbers a chain
 
 
@@ -144,14 +147,16 @@ class _Data(NamedTuple):
 class _Stepper:
     """What `run_chains` asks for."""
 
+    thin: int
+
     def step(self, chain: GibbsChain, data: _Data) -> GibbsChain:
-        return chain.advance(*data)
+        return lax.fori_loop(0, self.thin, lambda _, state: state.advance(*data), chain)
 
     def keep(self, chain: GibbsChain, data: _Data) -> tuple[GMM, dict[str, Array], Array]:
         return chain.state.gmm, chain.state.extra, chain.lp
 
 
-def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int) -> Draws:
+def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, thin: int | None = None) -> Draws:
     """Draws by conjugate blocked Gibbs sampling (`gibbs_step`), chains side by side.
 
     Chains start from the problem's mixture, each from its own draw of the allocations.
@@ -161,16 +166,20 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int) -> Dr
         key: a PRNG key.
         schedule: warm-up and draws.
         n_chains: how many.
+        thin: sweeps to a draw; default 10 for up to 1000 rows, and fewer, of 10 000 rows together, for more. Where components
+            overlap, allocations move slowly: 4 chains of 1000 draws of one sweep each had an effective size of 100 on 300 rows
+            of two Gaussians of sd 30 and 22 that are 80 apart.
 
     Raises:
-        ValueError: weights that aren't whole numbers.
+        ValueError: weights that aren't whole numbers, a `thin` that isn't a whole number of at least 1.
         FitError: draws that aren't finite numbers.
     """
     rows = _repeat(problem.x, problem.weight)
+    thin = int(np.clip(_ROWS_A_DRAW // rows.shape[0], 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
     present = pad_rows(np.ones(rows.shape[0], rows.dtype))
     data = _Data(jax.device_put(padded_rows(rows)), problem.prior, jax.device_put(present))
     states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
-    gmm, extra, lp = run_chains(_Stepper(), states, data, schedule)
+    gmm, extra, lp = run_chains(_Stepper(thin), states, data, schedule)
     if not np.isfinite(lp).all():
         chain, draw = np.argwhere(~np.isfinite(lp))[0]
         raise FitError(
@@ -178,7 +187,7 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int) -> Dr
             f"{lp.dtype}. Rescale the columns of x, or raise prior.degrees_of_freedom or prior.mean_precision."
         )
     lp = lp + log_prior_constant(jax.tree.map(np.asarray, problem.prior), problem.start.n_components)
-    return Draws(gmm, extra, {"lp": lp}, {})
+    return Draws(gmm, extra, {"lp": lp}, {"thin": thin})
 
 
 @jax.jit
