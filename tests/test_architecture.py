@@ -1,6 +1,7 @@
 """jaxgmm/README.md: its steps lead to a family that works, its table of rooms is whole, and imports go down it."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -84,8 +85,11 @@ def _table():
     return [([name.strip("`/") for name in names.split(", ")], words) for names, words in rows]
 
 
+@functools.cache
 def _modules():
-    return {file.relative_to(ROOT.parent).with_suffix("") for file in ROOT.rglob("*.py")}
+    """Files and folders."""
+    files = {file.relative_to(ROOT.parent).with_suffix("") for file in ROOT.rglob("*.py")}
+    return files | {file.parent for file in files}
 
 
 def _level(module, levels):
@@ -103,7 +107,7 @@ def _imported(file):
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "jaxgmm":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if Path(*whole.split(".")) in {*_modules(), *(m.parent for m in _modules())} else node.module
+                yield whole if Path(*whole.split(".")) in _modules() else node.module
 
 
 def test_the_table_names_what_is_there_and_leaves_nothing_out():

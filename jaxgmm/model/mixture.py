@@ -347,12 +347,15 @@ class GMM(Readable, Hinting):
         if x.shape == (self.n_features,):
             return self._ask(question, x[None])[0]
         x = check_rows(x, "x", n_features=self.n_features)
-        dtype, out = precision.compute_dtype(x, self), precision.result_dtype(x)
+        dtype = precision.compute_dtype(x, self)
+        out = precision.answer_dtype(x, dtype)
         with precision.scope(dtype):
             if is_traced(x, self) or in_jit():
                 return question(precision.fresh(self), jnp.asarray(x), dtype, out)
             n_rows = np.int32(x.shape[0])
-            return first_rows(question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows), x.shape[0])
+            answers = question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows)
+            answers = first_rows(answers, x.shape[0])
+        return precision.keep(answers)
 
     def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
         check_single(self.weights, "g.bic(x)")

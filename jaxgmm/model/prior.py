@@ -187,9 +187,11 @@ class Prior(Readable):
         """
         gmm = as_gmm(gmm)
         self.check_fits(gmm)
-        dtype, out = precision.compute_dtype(gmm.means, gmm, self), precision.result_dtype(gmm.means)
+        dtype = precision.compute_dtype(gmm.means, gmm, self)
+        out = precision.answer_dtype(gmm.means, dtype)
         with precision.scope(dtype):
-            return _log_prob(self, gmm, dtype, out)
+            value = _log_prob(self, gmm, dtype, out)
+        return precision.keep(value)
 
     def check_fits(self, gmm: GMM) -> None:
         """Raises ValueError where the prior is for another family or number of features or components than `gmm`."""

@@ -27,6 +27,11 @@ def result_dtype(x: Numbers) -> np.dtype:
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 
+def answer_dtype(x: Numbers, compute: np.dtype) -> np.dtype:
+    """The dtype of answers about rows that are computed in `compute`: the rows' own, at least float32, if float64 is at hand."""
+    return np.dtype(jnp.promote_types(x.dtype, jnp.float32)) if compute == np.float64 else result_dtype(x)
+
+
 def parameter_dtype(x: Numbers) -> np.dtype:
     """The dtype of fitted parameters and of sums: float64 on a CPU, whatever the rows are, else that of results.
 

@@ -198,11 +198,13 @@ class VariationalFit(Readable, Hinting):
             return self._ask(question, x[None])[0]
         x = check_rows(x, "x", n_features=self.mean.shape[1])
         q = Conjugate(self.concentration, self.mean, self.mean_precision, self.degrees_of_freedom, self.scale)
-        dtype, out = precision.compute_dtype(x, q), precision.result_dtype(x)
+        dtype = precision.compute_dtype(x, q)
+        out = precision.answer_dtype(x, dtype)
         with precision.scope(dtype):
             q, prior = precision.cast((q, self.prior), dtype)
             rows, n_rows = jnp.asarray(padded_rows(x)), np.int32(x.shape[0])
-            return first_rows(question(q, prior, rows, n_rows, self.weights, self.family, dtype, out), x.shape[0])
+            answers = first_rows(question(q, prior, rows, n_rows, self.weights, self.family, dtype, out), x.shape[0])
+        return precision.keep(answers)
 
 
 def _by_rows(f: Callable[[Array], Array], x: Array, n_rows: Array, dtype: Any) -> Array:
