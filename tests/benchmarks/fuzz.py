@@ -1,8 +1,8 @@
 """Random calls with odd but possible input: `python tests/benchmarks/fuzz.py [calls] [first seed]`.
 
 Rows of every dtype, memory layout, offset and magnitude, with constant, repeated and collinear columns; frames; weights; all
-families, priors and ways to start. A call may raise a TypeError or ValueError of our own, or FitError. What it must not do: raise
-any other, or say `converged` where a public number isn't finite.
+families, priors and ways to start. A call may raise a TypeError or ValueError of our own, or FitError. What it must not do:
+raise any other, or say `converged` where a public number isn't finite.
 """
 
 import collections
