@@ -28,7 +28,7 @@ def result_dtype(x: Numbers) -> np.dtype:
 
 
 def answer_dtype(x: Numbers, compute: np.dtype) -> np.dtype:
-    """The dtype of answers about rows that are computed in `compute`: the rows' own, at least float32, if float64 is at hand."""
+    """Of answers about rows that are computed in `compute`: the rows' own, at least float32, where float64 is at hand."""
     return np.dtype(jnp.promote_types(x.dtype, jnp.float32)) if compute == np.float64 else result_dtype(x)
 
 
