@@ -39,10 +39,11 @@ _NAMES = {
     "fitting.result": ("Fit", "Restarts", "Progress"),
     "fitting.starts": ("initialise",),
     "fitting.status": ("Status", "FitError", "FitWarning"),
-    "model.mixture": ("GMM", "load"),
+    "model.mixture": ("GMM",),
     "model.prior": ("Prior",),
     "model.statistics": ("Statistics",),
     "model.steps": ("e_step", "m_step"),
+    "model.storage": ("load",),
     "tools.cache": ("enable_compilation_cache",),
 }  # public ones, by the module that has them
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -89,10 +90,11 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.result import Fit, Progress, Restarts
     from jaxgmm.fitting.starts import initialise
     from jaxgmm.fitting.status import FitError, FitWarning, Status
-    from jaxgmm.model.mixture import GMM, load
+    from jaxgmm.model.mixture import GMM
     from jaxgmm.model.prior import Prior
     from jaxgmm.model.statistics import Statistics
     from jaxgmm.model.steps import e_step, m_step
+    from jaxgmm.model.storage import load
     from jaxgmm.tools.cache import enable_compilation_cache
 
 

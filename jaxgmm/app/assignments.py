@@ -11,7 +11,8 @@ from scipy.special import chdtrc
 from jaxgmm.app import output
 from jaxgmm.app.rows import usable
 from jaxgmm.app.tables import read_table
-from jaxgmm.model.mixture import GMM, load
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.storage import load
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import read_parsed
 

@@ -24,9 +24,10 @@ from jaxgmm.fitting.fit import Change, check_rows_for, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status
+from jaxgmm.model.answers import log_prob_and_complete
 from jaxgmm.model.criteria import Scores
 from jaxgmm.model.default_prior import check_name, not_a_prior
-from jaxgmm.model.mixture import GMM, log_prob_and_complete
+from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import rows_present

@@ -1,7 +1,6 @@
 """`GMM`: the parameter pytree that EM, MAP, variational inference and MCMC share, and what a mixture can answer."""
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.data.padding import first_rows, padded_rows
-from jaxgmm.model import reading
-from jaxgmm.model.density import Components, by_rows, components_of, log_weights, with_shares
+from jaxgmm.model import answers, reading
+from jaxgmm.model.density import Components, components_of, log_weights
+from jaxgmm.model.requirements import are_of_mixtures, check_names, check_shapes, check_values, places_of
 from jaxgmm.tools import frames, precision
-from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.files import write_arrays
 from jaxgmm.tools.hints import OF_MIXTURES, Hinting
 from jaxgmm.tools.pytree import pytree, unchecked
 from jaxgmm.tools.reading import Page, Readable, is_on_host
@@ -35,11 +34,10 @@ from jaxgmm.tools.validation import (
     floating,
     in_jit,
     is_traced,
-    unknown,
 )
 
 PARAMETERS = ("weights", "means", "covariances")
-_FORMAT, _KIND = 1, "jaxgmm.GMM"  # of files
+FORMAT, KIND = 1, "jaxgmm.GMM"  # of files
 
 
 @pytree(static=("family",), labels=("feature_names",))
@@ -83,10 +81,10 @@ class GMM(Readable, Hinting):
         object.__setattr__(self, "family", get_family(self.family).name)
         for name in ("weights", "means", "covariances"):
             object.__setattr__(self, name, floating(getattr(self, name), name))
-        _check_shapes(self)
-        object.__setattr__(self, "feature_names", _check_names(self.feature_names, self.n_features))
+        check_shapes(self.weights, self.means, self.covariances, self.family)
+        object.__setattr__(self, "feature_names", check_names(self.feature_names, self.n_features))
         if not is_traced(self):
-            _check_values(self)
+            check_values(np.asarray(self.weights), np.asarray(self.means), np.asarray(self.covariances), self.family)
 
     @classmethod
     def unchecked(
@@ -111,7 +109,7 @@ class GMM(Readable, Hinting):
             >>> bool(gmm.log_prob(pd.DataFrame({"b": [10.0], "a": [0.0]})) == gmm.log_prob([[0.0, 10.0]]))
             True
         """
-        names = _check_names(feature_names, self.n_features)
+        names = check_names(feature_names, self.n_features)
         return GMM.unchecked(self.weights, self.means, self.covariances, self.family, names)
 
     # What it is
@@ -171,7 +169,7 @@ class GMM(Readable, Hinting):
     def _page(self) -> Page:
         leaves = {name: getattr(self, name) for name in PARAMETERS}
         shapes = [getattr(leaf, "shape", None) for leaf in leaves.values()]
-        if not _are_of_mixtures(shapes, self.family):  # JAX puts shapes, axes and whatever else a user maps to in their place
+        if not are_of_mixtures(shapes, self.family):  # JAX puts shapes, axes and whatever else a user maps to in their place
             return Page(f"GMM: {self.family}", [f"{name}: {leaf!r}" for name, leaf in leaves.items()])
         title = f"GMM: {reading.what(self.family, self.n_components, self.n_features)}"
         if self.weights.ndim == 1 and is_on_host(*leaves.values()):
@@ -199,15 +197,15 @@ class GMM(Readable, Hinting):
             >>> float(gmm.log_prob([[0.0, 0.0]])[0])
             -1.837877...
         """
-        return self._ask(_log_prob, x)
+        return self._ask(answers.log_prob, x)
 
     def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
         """p(component k given x_n); each row adds up to one. Arguments and errors as for `log_prob`."""
-        return self._ask(_responsibilities, x)
+        return self._ask(answers.responsibilities, x)
 
     def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
         """The most probable component of each row. Arguments and errors as for `log_prob`."""
-        return self._ask(_predict, x)
+        return self._ask(answers.predict, x)
 
     def log_likelihood(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
         """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n).
@@ -268,7 +266,7 @@ class GMM(Readable, Hinting):
             >>> gmm.marginal([1]).means.tolist()
             [[2.0]]
         """
-        keep = _check_features(features, self)
+        keep = places_of(features, self.feature_names, self.n_features)
         check_single(self.weights, "g.marginal(features)")
         return precision.derive(lambda gmm: _marginal(gmm, keep), self).named(_names_of(self, keep))
 
@@ -292,7 +290,7 @@ class GMM(Readable, Hinting):
             1.6
         """
         check_single(self.weights, "g.condition(features, values)")
-        given = _check_features(features, self)
+        given = places_of(features, self.feature_names, self.n_features)
         if given.size == self.n_features:
             raise UserError(f"features {list(features)!r} are all {self.n_features}: nothing is left to condition.")
         given_values = floating(values, "values")
@@ -338,7 +336,7 @@ class GMM(Readable, Hinting):
             if array.dtype.kind != "f":  # bfloat16, which npz can't name
                 arrays[name] = array.astype(np.float32)
         names = None if self.feature_names is None else list(self.feature_names)
-        write_arrays(path, arrays, header={"format": _FORMAT, "kind": _KIND, "family": self.family, "feature_names": names})
+        write_arrays(path, arrays, header={"format": FORMAT, "kind": KIND, "family": self.family, "feature_names": names})
         return path
 
     def _ask(self, question: Callable, x: Any) -> Any:
@@ -353,9 +351,8 @@ class GMM(Readable, Hinting):
             if is_traced(x, self) or in_jit():
                 return question(precision.fresh(self), jnp.asarray(x), dtype, out)
             n_rows = np.int32(x.shape[0])
-            answers = question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows)
-            answers = first_rows(answers, x.shape[0])
-        return precision.keep(answers)
+            said = first_rows(question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows), x.shape[0])
+        return precision.keep(said)
 
     def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
         check_single(self.weights, "g.bic(x)")
@@ -365,79 +362,15 @@ class GMM(Readable, Hinting):
         with precision.scope(dtype):
             if is_traced(x, self, weight) or in_jit():
                 weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
-                return total(weight, *log_prob_and_complete(precision.fresh(self), jnp.asarray(x), dtype).T)
+                return total(weight, *answers.log_prob_and_complete(precision.fresh(self), jnp.asarray(x), dtype).T)
             rows, n_rows = jnp.asarray(padded_rows(x)), np.int32(x.shape[0])
-            values = first_rows(log_prob_and_complete(precision.fresh(self), rows, dtype, n_rows), x.shape[0])
+            values = first_rows(answers.log_prob_and_complete(precision.fresh(self), rows, dtype, n_rows), x.shape[0])
             log_prob, complete = np.asarray(values).T
             return float(total(np.ones(x.shape[0], dtype) if weight is None else np.asarray(weight, dtype), log_prob, complete))
 
 
-def load(path: str | Path) -> GMM:
-    """Read a mixture that `GMM.save` wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a mixture, cut short, of a newer format, or with parameters that aren't a mixture's.
-
-    Example:
-        >>> import jaxgmm as jg, tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "gmm.npz"
-        >>> jg.load(jg.GMM([1.0], [[0.0]], [1.0], "spherical").save(path)).family
-        'spherical'
-    """
-    path = check_path(path)
-    try:
-        arrays, (header,) = read_arrays(path, "header")
-        leaves: dict[str, Any] = {name: arrays[name] for name in PARAMETERS}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {path}") from None
-    except (DamagedFileError, KeyError) as error:
-        raise UserError(
-            f"{path} is not a whole jaxgmm mixture ({error}): it may be cut short, or of another program."
-        ) from None
-    if not isinstance(header, dict) or header.get("kind") != _KIND:
-        raise UserError(f"{path} does not hold a jaxgmm mixture.")
-    form, family, names = header.get("format", 0), header.get("family"), header.get("feature_names")
-    if not isinstance(form, int) or not isinstance(family, str) or not isinstance(names, list | None):
-        raise UserError(f"{path} does not hold a jaxgmm mixture: its header says {json.dumps(header)[:200]}.")
-    if form > _FORMAT:
-        raise UserError(f"{path} has format {form}; this version reads up to {_FORMAT}: update jaxgmm.")
-    return GMM(**leaves, family=family, feature_names=None if names is None else tuple(names))
-
-
 def _family(gmm: GMM) -> Family:
     return get_family(gmm.family)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def log_prob_and_complete(
-    gmm: GMM, x: Float[Array, "N D"], dtype: np.dtype, n_rows: Array | None = None
-) -> Float[Array, "N 2"]:
-    """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk."""
-
-    def of_rows(joint: Array) -> Array:
-        return jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1)
-
-    return by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype, n_rows)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _log_prob(gmm, x, dtype, out, n_rows=None):
-    components = precision.cast(gmm, dtype).components()
-    return by_rows(lambda joint: logsumexp(joint, axis=-1), components, x, dtype, n_rows).astype(out)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _responsibilities(gmm, x, dtype, out, n_rows=None):
-    components = precision.cast(gmm, dtype).components()
-    softmax = functools.partial(jax.nn.softmax, axis=-1)
-    return by_rows(lambda joint: softmax(with_shares(joint, components)), components, x, dtype, n_rows).astype(out)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _predict(gmm, x, dtype, out, n_rows=None):
-    components = precision.cast(gmm, dtype).components()
-    return by_rows(lambda joint: with_shares(joint, components).argmax(-1).astype(jnp.int32), components, x, dtype, n_rows)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -509,79 +442,5 @@ def draw_rows(gmm: GMM, key: Array, n_samples: int) -> tuple[Float[Array, "N D"]
     return means[labels] + rows, labels
 
 
-def _check_features(features: Sequence[int] | Sequence[str], gmm: GMM) -> np.ndarray:
-    """The places of features that are given by place or by name."""
-    given, n_features = np.atleast_1d(np.asarray(features)), gmm.n_features
-    if given.dtype.kind == "U" and gmm.feature_names is not None:
-        for name in given.flat:
-            if name not in gmm.feature_names:
-                raise unknown("name in features", str(name), gmm.feature_names)
-        given = np.array([gmm.feature_names.index(name) for name in given.flat]).reshape(given.shape)
-    if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iu":
-        unnamed = "; this mixture's features have no names" if given.dtype.kind == "U" else ""
-        raise UserError(f"features must be a list of column indices or names, got {features!r}{unnamed}.")
-    if (given < 0).any() or (given >= n_features).any():
-        raise UserError(f"features {given.tolist()} must lie in 0..{n_features - 1}, the mixture's features.")
-    if np.unique(given).size != given.size:
-        raise UserError(f"features {list(features)} names a feature twice.")
-    return given
-
-
 def _names_of(gmm: GMM, features: np.ndarray) -> tuple[str, ...] | None:
     return None if gmm.feature_names is None else tuple(gmm.feature_names[i] for i in features)
-
-
-def _check_names(names: Sequence[str] | None, n_features: int) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise UserTypeError(f"feature_names must be {n_features} strings, got {names!r}.")
-    if len(names) != n_features:
-        raise UserError(f"feature_names has {len(names)} names, the mixture {n_features} features: {list(names)}.")
-    if len(set(names)) < len(names):
-        raise UserError(f"feature_names has a name twice: {list(names)}.")
-    return tuple(map(str, names))
-
-
-def _are_of_mixtures(shapes: Sequence[tuple[int, ...] | None], family: str) -> bool:
-    weights, means, covariances = shapes
-    if not weights or not means or covariances is None or means[:-1] != weights:
-        return False
-    return covariances == weights[:-1] + get_family(family).shape(weights[-1], means[-1])
-
-
-def _check_shapes(gmm: GMM) -> None:
-    weights, means, covariances = gmm.weights, gmm.means, gmm.covariances
-    if weights.ndim < 1 or weights.shape[-1] < 1:
-        raise UserError(f"weights has shape {weights.shape}; one weight for each of K >= 1 components is needed, (K,).")
-    leading, k = weights.shape[:-1], weights.shape[-1]
-    if means.ndim != weights.ndim + 1 or means.shape[:-1] != weights.shape or means.shape[-1] < 1:
-        raise UserError(
-            f"means has shape {means.shape}, but weights has shape {weights.shape}: means must be {(*leading, k)} x features."
-        )
-    wanted = leading + _family(gmm).shape(k, means.shape[-1])
-    if covariances.shape != wanted:
-        raise UserError(
-            f"covariances has shape {covariances.shape}, but family {gmm.family!r} with {k} components and "
-            f"{means.shape[-1]} features needs {wanted}: pass another family, or reshape."
-        )
-
-
-def _check_values(gmm: GMM) -> None:
-    weights, means, covariances = (np.asarray(leaf) for leaf in jax.tree.leaves(gmm))
-    tolerance = 10 * weights.shape[-1] * float(jnp.finfo(weights.dtype).eps) + 1e-6
-    if not np.isfinite(weights).all() or (weights < 0).any() or (abs(weights.sum(-1) - 1) > tolerance).any():
-        raise UserError(
-            f"weights must be non-negative and sum to one, got {weights.tolist()} with sum {weights.sum(-1).tolist()}: "
-            "weights / weights.sum() if they are counts."
-        )
-    if not np.isfinite(means).all():
-        raise UserError(f"means must be finite, got {means.tolist()}.")
-    if not np.isfinite(covariances).all():
-        raise UserError("covariances must be finite; some entries are NaN or infinite.")
-    subnormal = np.abs(covariances) < jnp.finfo(covariances.dtype).tiny  # compiled code takes them for 0
-    bad = _family(gmm).structure.flaw(np.where(subnormal, 0, covariances).astype(float), means.shape[-1])
-    if bad:
-        raise UserError(
-            f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
-        )

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxgmm.app import output
 from jaxgmm.app.tables import read_table
-from jaxgmm.model.mixture import GMM, load
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.storage import load
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_parsed
 from jaxgmm.tools.formatting import with_names
