@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,6 +229,30 @@ def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="As JSON
                 typer.echo(f"  {name:<16}{value}")
     if any(value.startswith(("MISSING", "WRONG")) for facts in found.values() for value in facts.values()):
         raise typer.Exit(2)
+
+
+@app.command("warmup")
+def warmup_command(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="TOML files, as for `jaxgmm run`.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stdout, no progress on stderr.")] = False,
+) -> None:
+    """Run CONFIG for nothing but what it compiles, which is kept: runs of it, and of other such data, then start at once."""
+    from jaxgmm.app.config.toml import load_config
+    from jaxgmm.app.lock import terminable
+    from jaxgmm.app.run import run
+    from jaxgmm.app.terminal import watched
+
+    checked = {config: load_config(config, ()) for config in configs}
+    folder = use_compilation_cache()
+    if folder is None:
+        raise UserError("what is compiled can't be kept: set XDG_CACHE_HOME to a folder that can be written.")
+    for config, settings in checked.items():
+        before = sum(1 for _ in folder.iterdir())
+        with tempfile.TemporaryDirectory() as place, terminable(), watched(config.stem, quiet=quiet) as watch:
+            elsewhere = settings.output.model_copy(update={"directory": str(Path(place) / "run")})
+            run(settings.model_copy(update={"output": elsewhere}), overwrite=False, resume=False, watch=watch)
+        if not quiet:
+            typer.echo(f"{config}: {sum(1 for _ in folder.iterdir()) - before} new files in {folder}")
 
 
 def use_compilation_cache() -> Path | None:

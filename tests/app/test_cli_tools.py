@@ -9,6 +9,7 @@ import struct
 import tomllib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pydantic
@@ -249,9 +250,21 @@ def test_a_folder_that_is_read_only(tmp_path, jaxgmm, monkeypatch):
     assert err == "error: mine/report.html can't be written: no permission for mine; copy the run to a folder of yours\n"
 
 
+def test_warmup_keeps_what_a_config_compiles(jaxgmm, tmp_path):
+    config = write(tmp_path / "small.toml", SMALL)
+    code, out, err = jaxgmm("warmup", config)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(rf"{re.escape(str(config))}: \d+ new files in {re.escape(jax.config.jax_compilation_cache_dir)}\n", out)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.toml"}
+    assert jaxgmm("warmup", config, "--quiet") == (0, "", "")
+    code, out, err = jaxgmm("warmup", config, "absent.toml")
+    assert (code, out) == (2, "")
+    assert "absent.toml" in err
+
+
 def test_completion_for_the_shell(jaxgmm, monkeypatch):
     monkeypatch.setenv("_JAXGMM_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "jaxgmm ")
     monkeypatch.setenv("COMP_CWORD", "1")
     _, out, _ = jaxgmm()
-    assert {"run", "report", "predict", "init", "schema", "doctor"} <= set(out.split())
+    assert {"run", "report", "predict", "init", "schema", "doctor", "warmup"} <= set(out.split())
