@@ -326,7 +326,7 @@ BAD = [
     ({"weights": "dirichlett"}, ValueError, "unknown weights 'dirichlett'; did you mean 'dirichlet'"),
     ({"prior": jg.Prior.default(X, 2, "diag")}, ValueError, "prior is for family 'diag', the mixture is 'full'"),
     ({"prior": "defualt"}, ValueError, "unknown prior 'defualt'; did you mean 'default'"),
-    ({"prior": None}, TypeError, "prior must be 'default' or a Prior, got NoneType"),
+    ({"prior": None}, ValueError, "prior must be 'default', 'fraley-raftery' or a Prior, got None, maximum likelihood"),
     (
         {"prior": jg.Prior([1.0, 2.0], [0, 0], 1, 4, np.eye(2)), "weights": "stick-breaking"},
         ValueError,
