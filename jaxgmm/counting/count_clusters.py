@@ -116,7 +116,7 @@ def count_clusters(
         >>> x = jg.datasets.load_faithful().x
         >>> tree = jg.count_clusters(x, key=jax.random.key(0), n_draws=100, n_warmup=100)
         >>> int(tree["allocations"]["n_clusters"].median())
-        2
+        3
     """
     host_only("count_clusters", x, key)
     check_key(key)

@@ -46,7 +46,7 @@ class Pieces:
         >>> import jax, jaxgmm as jg, numpy as np
         >>> x = jg.datasets.load_faithful().x
         >>> rows = jg.data.Pieces(lambda: iter(np.array_split(x, 3)))
-        >>> jg.fit(rows, 2, key=jax.random.key(0)).gmm.weights.round(2).tolist()
+        >>> sorted(jg.fit(rows, 2, key=jax.random.key(0)).gmm.weights.round(2).tolist())
         [0.36, 0.64]
     """
 
