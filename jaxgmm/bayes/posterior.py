@@ -27,7 +27,7 @@ from jaxgmm.model.coercion import as_gmm
 from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
-from jaxgmm.tools import precision
+from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, host_only, key_data, unknown
@@ -90,7 +90,10 @@ def posterior(
             `n_steps`, `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
 
     Returns:
-        DataTree with the groups posterior, allocations, sample_stats, observed_data, constant_data, and those asked for.
+        DataTree with the groups posterior, allocations, sample_stats, observed_data, constant_data, and those asked for. Rows
+        are labelled, `obs_id`, as in a pandas frame's index, repeated labels and gaps as they are, or along an xarray array's
+        first dimension; by their positions 0, 1, ... where there are no labels, and where they aren't numbers, strings, or
+        dates without time zone, such as a MultiIndex'.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used, or data that aren't those of the fit.
@@ -163,7 +166,7 @@ def posterior(
         attrs = settings | draws.attrs | {"fingerprint": data}
         tree = to_datatree(
             draws, source.x, None if sample_weight is None else source.weight, target,
-            key=key_tree, groups=groups, feature_names=names, attrs=attrs,
+            key=key_tree, groups=groups, feature_names=names, row_labels=frames.row_labels(x), attrs=attrs,
         )  # fmt: skip
     if checkpoint is not None and not keep_checkpoint:
         forget(check_path(checkpoint, "checkpoint"))

@@ -14,7 +14,7 @@ from jaxgmm.bayes.priors.base import draw_parameters, names_in_partitions, predi
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
-from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require, rows_of
+from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require, row_labels_of, rows_of
 from jaxgmm.counting.partition import Data, blocks_of_labels, expand, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.verdict import alpha_of
@@ -89,7 +89,10 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
         gmm, extra, log_likelihood = jax.tree.map(np.asarray, _draw_all(keys, labels, gamma, extra, data, n_clusters))
     draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm.moved(centre), extra, {"lp": log_likelihood}, {}))
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
-    return to_datatree(draws, rows, None, prior, key=key_tree, feature_names=feature_names_of(tree), attrs=attrs)
+    return to_datatree(
+        draws, rows, None, prior,
+        key=key_tree, feature_names=feature_names_of(tree), row_labels=row_labels_of(tree), attrs=attrs,
+    )  # fmt: skip
 
 
 def prior_of(tree: xarray.DataTree) -> Prior | RichardsonGreen:

@@ -26,7 +26,7 @@ from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
 from jaxgmm.fitting.fit import Change
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior
-from jaxgmm.tools import precision
+from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.types import Facts
@@ -105,7 +105,7 @@ def count_clusters(
         `log_likelihood` and `entropy`), allocations (whole numbers, and what may never change: `label` (chain, draw, obs_id),
         `n_clusters`, `n_components`, and `sorted_weights` (chain, draw, rank), 0 of ranks beyond `n_components`), cluster_count
         (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data (with `alpha` where it
-        is given). Everything is computed in float64, on every device.
+        is given). `obs_id` is as in `posterior`. Everything is computed in float64, on every device.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used; names them.
@@ -158,7 +158,9 @@ def count_clusters(
             "columns of x, or raise prior.degrees_of_freedom."
         )
     settings["key"] = signature["key"]
-    tree = count_tree(kept, rows, names, own, partition_prior, settings | {"fingerprint": signature["data"]})
+    tree = count_tree(
+        kept, rows, names, frames.row_labels(x), own, partition_prior, settings | {"fingerprint": signature["data"]}
+    )
     if path is not None and not keep_checkpoint:
         forget(path)
     return tree

@@ -22,7 +22,7 @@ def similarity(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xarr
 
     Args:
         tree: from `count_clusters`.
-        rows: indices of the rows to compare; None for all, at most 4000.
+        rows: the places of the rows to compare, from 0; None for all, at most 4000.
 
     Returns:
         (obs_id, obs_id_bis).
@@ -30,7 +30,7 @@ def similarity(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xarr
     Raises:
         TypeError, ValueError: a tree without allocations, indices that aren't rows, more than 4000 rows that nobody chose.
     """
-    labels = _labels(tree, "similarity")
+    labels, obs_id = _labels(tree, "similarity")
     n_samples = labels.shape[-1]
     index = np.arange(n_samples) if rows is None else np.asarray(rows)
     if rows is None and index.size > _MOST_ROWS:
@@ -39,8 +39,8 @@ def similarity(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xarr
         )
     if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= n_samples:
         raise UserError(f"rows must be row indices in 0..{n_samples - 1}, got {rows!r}.")
-    shared = _similarity(labels[:, index])
-    return xarray.DataArray(shared, {"obs_id": index, "obs_id_bis": index}, ("obs_id", "obs_id_bis"), "similarity")
+    shared, obs_id = _similarity(labels[:, index]), obs_id[index]
+    return xarray.DataArray(shared, {"obs_id": obs_id, "obs_id_bis": obs_id}, ("obs_id", "obs_id_bis"), "similarity")
 
 
 def typical_partition(tree: xarray.DataTree, probability: float = 0.95) -> xarray.Dataset:
@@ -62,7 +62,7 @@ def typical_partition(tree: xarray.DataTree, probability: float = 0.95) -> xarra
     """
     if not 0 < probability < 1:
         raise UserError(f"probability must lie between 0 and 1, got {probability!r}: 0.95, say.")
-    labels = _labels(tree, "typical_partition")
+    labels, obs_id = _labels(tree, "typical_partition")
     n_samples = labels.shape[-1]
     if n_samples > _MOST_ROWS:
         raise UserError(
@@ -100,7 +100,7 @@ def typical_partition(tree: xarray.DataTree, probability: float = 0.95) -> xarra
     }
     return xarray.Dataset(
         {name: (("obs_id",), value) for name, value in parts.items()},
-        {"obs_id": np.arange(n_samples)},
+        {"obs_id": obs_id},
         {"expected_loss": min(losses), "radius": radius, "probability": probability, "n_clusters": int(best.max()) + 1},
     )
 
@@ -147,7 +147,8 @@ def _in_order(labels: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _labels(tree: xarray.DataTree, user: str) -> Int[np.ndarray, "S N"]:
+def _labels(tree: xarray.DataTree, user: str) -> tuple[Int[np.ndarray, "S N"], np.ndarray]:
+    """The rows' labels in each draw, and the rows' own, (N,)."""
     require(tree, user, allocations=("label",))
-    labels = group_of(tree, "allocations")["label"].transpose("chain", "draw", "obs_id").values
-    return labels.reshape(-1, labels.shape[-1])
+    labels = group_of(tree, "allocations")["label"].transpose("chain", "draw", "obs_id")
+    return labels.values.reshape(-1, labels.sizes["obs_id"]), labels["obs_id"].values

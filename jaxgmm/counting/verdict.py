@@ -11,7 +11,7 @@ import xarray
 from jaxtyping import Float
 
 from jaxgmm.bayes.priors.base import names_in_partitions
-from jaxgmm.bayes.trees.build import creation_facts, dataset_of, dataset_of_rows, prior_constants
+from jaxgmm.bayes.trees.build import coordinates, creation_facts, dataset_of, dataset_of_rows, prior_constants
 from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
@@ -159,6 +159,7 @@ def count_tree(
     kept: Facts,
     rows: Float[np.ndarray, "N D"],
     feature_names: Sequence[str] | None,
+    row_labels: np.ndarray | None,
     prior: Any,
     partition_prior: PartitionPrior,
     facts: Facts,
@@ -176,16 +177,15 @@ def count_tree(
     constants["prior_n_components"] = (("count",), np.exp(np.asarray(partition_prior.log_components)))
     if not partition_prior.alpha_prior:
         constants["alpha"] = ((), np.asarray(partition_prior.alpha))
-    counts = {"count": np.arange(1, partition_prior.most + 1)}
-    features = {"feature": np.array(names), "feature_bis": np.array(names)}
+    coords = {**coordinates(names, row_labels), "count": np.arange(1, partition_prior.most + 1)}
     tree = xarray.DataTree.from_dict(
         {
-            "posterior": dataset_of({name: (_DRAW, kept[name]) for name in posterior}, {}),
-            "allocations": dataset_of(allocations, {}),
-            "cluster_count": dataset_of({"prior": (("count",), partition_prior.implied(len(rows)))}, counts),
-            "sample_stats": dataset_of({"accepted": (_DRAW, kept["accepted"])}, {}),
-            "observed_data": dataset_of_rows(rows, names),
-            "constant_data": dataset_of(constants, counts | features),
+            "posterior": dataset_of({name: (_DRAW, kept[name]) for name in posterior}, coords),
+            "allocations": dataset_of(allocations, coords),
+            "cluster_count": dataset_of({"prior": (("count",), partition_prior.implied(len(rows)))}, coords),
+            "sample_stats": dataset_of({"accepted": (_DRAW, kept["accepted"])}, coords),
+            "observed_data": dataset_of_rows(rows, coords),
+            "constant_data": dataset_of(constants, coords),
         }
     )
     facts = {

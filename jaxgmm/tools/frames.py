@@ -14,6 +14,7 @@ from jaxgmm.tools.errors import UserError, UserTypeError
 
 _KINDS = {"pandas": ("DataFrame",), "polars": ("DataFrame",), "pyarrow": ("Table", "RecordBatch"), "xarray": ("DataArray",)}
 _OF_AN_INDEX = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name into Arrow tables
+_KINDS_OF_LABELS = "iufUM"  # that xarray and netCDF know
 _SHOWN = 5
 
 
@@ -96,6 +97,31 @@ def to_numbers(x: Any, name: str = "x") -> np.ndarray | None:
         return x.cast(polars.Float32 if dtype == np.float32 else polars.Float64).to_numpy()
     arrays = [column.cast(str(dtype), safe=False).to_numpy(zero_copy_only=False) for column in x.columns]
     return np.column_stack(arrays) if arrays else np.empty((x.num_rows, 0))
+
+
+def row_labels(x: Any) -> np.ndarray | None:
+    """The labels of the rows, by which answers about them are joined to a frame: numbers, strings or dates without time zone.
+
+    They are the index of a pandas frame, and the coordinate of an xarray array's first dimension, repeated labels and gaps as
+    they are. None, which is for the positions 0, 1, ..., where there are no labels, and where they are of another kind: a
+    MultiIndex, periods, a mixture of kinds.
+
+    Example:
+        >>> import pandas as pd
+        >>> from jaxgmm.tools import frames
+        >>> frames.row_labels(pd.DataFrame({"a": [1.0, None, 3.0]}).dropna()), frames.row_labels([[1.0], [2.0]])
+        (array([0, 2]), None)
+    """
+    if _is(x, "pandas"):
+        index = x.index
+    elif _is(x, "xarray"):
+        index = x.indexes.get(x.dims[0]) if x.dims else None
+    else:
+        return None
+    labels = np.asarray(index) if index is not None and index.nlevels == 1 else np.array(None)
+    if labels.dtype.kind == "O" and labels.ndim and all(isinstance(label, str) for label in labels):
+        return labels.astype(str)
+    return labels if labels.dtype.kind in _KINDS_OF_LABELS else None
 
 
 def _is(x: Any, library: str, kinds: tuple[str, ...] = ()) -> bool:

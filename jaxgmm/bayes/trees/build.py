@@ -43,6 +43,7 @@ from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_key, check_rows, check_weights, unknown
 from jaxgmm.version import __version__
 
+type Coordinates = Mapping[str, np.ndarray]
 _DRAW = ("chain", "draw")
 _MOST_PRIOR_DRAWS = 1000
 _VERSIONS = ("jax", "numpyro", "arviz")
@@ -57,6 +58,7 @@ def to_datatree(
     key: Array,
     groups: Sequence[str] = (),
     feature_names: Sequence[str] | None = None,
+    row_labels: np.ndarray | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> xarray.DataTree:
     """Draws as an ArviZ tree, with the quantities that label switching leaves alone.
@@ -83,6 +85,7 @@ def to_datatree(
         key: a PRNG key, for allocations and replicated rows.
         groups: further groups, of "log_likelihood", "log_prior", "prior", "posterior_predictive".
         feature_names: D of them; default x0, x1, ...
+        row_labels: (N,), the coordinate obs_id, such as `frames.row_labels`; default 0, 1, ...
         attrs: facts about the run; what isn't a string or a number is written as JSON, so that files keep it.
 
     Raises:
@@ -116,20 +119,19 @@ def to_datatree(
     }
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
-        made = _groups(draws, rows, weight, prior, key, names, set(groups), dtype)
+        made = _groups(draws, rows, weight, prior, key, coordinates(names, row_labels), set(groups), dtype)
     tree = xarray.DataTree.from_dict(made)
     tree.attrs = encode_facts(facts)
     return tree
 
 
 def _groups(
-    draws: Draws, rows: Any, weight: Any, prior: Any, key: Array, names: tuple[str, ...], wanted: set[str], dtype: Any
+    draws: Draws, rows: Any, weight: Any, prior: Any, key: Array, coords: Coordinates, wanted: set[str], dtype: Any
 ) -> dict[str, xarray.Dataset]:
     gmm, x = precision.cast(flatten_draws(draws.gmm), dtype), jnp.asarray(rows, dtype)
     w = jnp.ones(len(rows), dtype) if weight is None else jnp.asarray(weight, dtype)
     shape, dims = np.shape(draws.gmm.weights)[:2], parameter_dims(gmm.family)
     key_labels, key_rows, key_prior = jax.random.split(key, 3)
-    coords = {"feature": np.array(names), "feature_bis": np.array(names)}
 
     def per_draw(values: Any) -> np.ndarray:
         return np.asarray(values).reshape(*shape, *values.shape[1:])
@@ -142,38 +144,44 @@ def _groups(
     posterior_dims = dims | {"sorted_weights": ("rank",)}
     made = {
         "posterior": dataset_of({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
-        "allocations": dataset_of({"n_clusters": (_DRAW, n_clusters)}, {}),
-        "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, {}),
-        "observed_data": dataset_of_rows(rows, names),
+        "allocations": dataset_of({"n_clusters": (_DRAW, n_clusters)}, coords),
+        "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, coords),
+        "observed_data": dataset_of_rows(rows, coords),
         "constant_data": dataset_of(prior_constants(prior, weight), coords),
     }
     made["sample_stats"].attrs = encode_facts(draws.attrs)
     if "posterior_predictive" in wanted:
         replicated = per_draw(replicate(gmm, key_rows, len(rows)).astype(precision.result_dtype(rows)))
-        made["posterior_predictive"] = dataset_of_rows(replicated, names, _DRAW)
+        made["posterior_predictive"] = dataset_of_rows(replicated, coords, _DRAW)
     if "log_likelihood" in wanted:
-        made["log_likelihood"] = dataset_of({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, {})
+        made["log_likelihood"] = dataset_of({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, coords)
     if "log_prior" in wanted:
         extra = {name: jnp.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
         log_prior = log_prior_of_draws(gmm, extra, precision.cast(prior, dtype))
-        made["log_prior"] = dataset_of({"log_prior": (_DRAW, per_draw(log_prior))}, {})
+        made["log_prior"] = dataset_of({"log_prior": (_DRAW, per_draw(log_prior))}, coords)
     if "prior" in wanted:
         n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)
         site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype))
-        made["prior_predictive"] = dataset_of_rows(np.asarray(site.pop("x"))[None], names, _DRAW)
+        made["prior_predictive"] = dataset_of_rows(np.asarray(site.pop("x"))[None], coords, _DRAW)
         made["prior"] = dataset_of({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
     return made
 
 
-def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any]) -> xarray.Dataset:
+def coordinates(feature_names: Sequence[str], row_labels: np.ndarray | None) -> Coordinates:
+    """Of features and, where they have labels, of rows."""
+    names = np.array(feature_names)
+    return {"feature": names, "feature_bis": names} | ({} if row_labels is None else {"obs_id": row_labels})
+
+
+def dataset_of(variables: Mapping[str, tuple[Sequence[str], Any]], coords: Coordinates) -> xarray.Dataset:
     """Variables given as (dimensions, values); dimensions without coordinates are counted from 0."""
     dataset = xarray.Dataset({name: (tuple(dims), np.asarray(value)) for name, (dims, value) in variables.items()})
     return dataset.assign_coords({dim: coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()})
 
 
-def dataset_of_rows(rows: Any, feature_names: Sequence[str], leading: tuple[str, ...] = ()) -> xarray.Dataset:
+def dataset_of_rows(rows: Any, coords: Coordinates, leading: tuple[str, ...] = ()) -> xarray.Dataset:
     """Rows (..., N, D) as a group has them: one variable, features as coordinates."""
-    return dataset_of({ROW: ((*leading, "obs_id", "feature"), rows)}, {"feature": np.array(feature_names)})
+    return dataset_of({ROW: ((*leading, "obs_id", "feature"), rows)}, coords)
 
 
 def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:

@@ -95,6 +95,11 @@ def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"],
     return rows, constants["sample_weight"].values if "sample_weight" in constants else np.ones(len(rows), rows.dtype)
 
 
+def row_labels_of(tree: xarray.DataTree) -> np.ndarray:
+    """The observed rows' labels, (N,): see `frames.row_labels`."""
+    return np.asarray(group_of(tree, "observed_data")["obs_id"].values)
+
+
 def group_of(tree: xarray.DataTree, name: str) -> xarray.Dataset:
     """A group of a tree; empty if there is none."""
     child = tree.children.get(name)

@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws, mean_and_sd_of_memberships, shared_membership
-from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, rows_of
+from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, row_labels_of, rows_of
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
-from jaxgmm.tools import precision
+from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows
 
@@ -86,7 +86,8 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
         `membership` (obs_id, component_id), the mean of r_nk over the draws: the probability that row n belongs to
         component k; `sd` (obs_id, component_id), its standard deviation over the draws: how far not knowing the
         parameters moves it; `entropy` (obs_id), of the row's mean memberships, in nats: 0 for a row that surely belongs
-        to one component, log K for one that could be of any.
+        to one component, log K for one that could be of any. `obs_id` are the rows' labels, see `posterior`, by which it
+        can be joined to a frame: `frame.join(jg.membership(tree)["membership"].to_pandas())`.
 
     Raises:
         ValueError: labels that may switch, missing groups, rows that can't be used.
@@ -106,13 +107,15 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
         rows = rows_of(tree, "membership")[0]
     else:
         rows = np.asarray(check_rows(x, "x", n_features=draws.n_features, feature_names=draws.feature_names))
+    labels = row_labels_of(tree) if x is None else frames.row_labels(x)
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
         both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), jnp.asarray(rows, dtype))
         mean, sd = np.moveaxis(np.asarray(both), -1, 0)
     entropy = -np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1)), 0).sum(-1)
     dims = ("obs_id", "component_id")
-    coords = {"obs_id": np.arange(len(rows)), "component_id": group_of(tree, "posterior")["component_id"].values}
+    component_id = group_of(tree, "posterior")["component_id"].values
+    coords = {"obs_id": np.arange(len(rows)) if labels is None else labels, "component_id": component_id}
     return xarray.Dataset({"membership": (dims, mean), "sd": (dims, sd), "entropy": (dims[:1], entropy)}, coords)
 
 
@@ -124,7 +127,7 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
 
     Args:
         tree: from `posterior`, with observed_data.
-        rows: indices of the rows to compare; None for all.
+        rows: the places of the rows to compare, from 0; None for all.
 
     Returns:
         (obs_id, obs_id_bis).
@@ -157,7 +160,8 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
         draws = precision.cast(flatten_draws(draws_of(tree)), dtype)
         shared = np.array(shared_membership(draws, jnp.asarray(observed[index], dtype)))
     shared[index[:, None] == index] = 1
-    return xarray.DataArray(shared, {"obs_id": index, "obs_id_bis": index}, ("obs_id", "obs_id_bis"), "coclustering")
+    labels = row_labels_of(tree)[index]
+    return xarray.DataArray(shared, {"obs_id": labels, "obs_id_bis": labels}, ("obs_id", "obs_id_bis"), "coclustering")
 
 
 def check_labels(tree: xarray.DataTree, user: str) -> None:

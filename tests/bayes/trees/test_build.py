@@ -169,7 +169,7 @@ def test_weighted_log_likelihood_of_rows_adds_up(blob_tree):
 
 
 def test_log_prior_is_the_priors(blob_tree, blobs, family):
-    prior = jg.Prior.default(blobs, 3, family)
+    prior = jg.Prior.fraley_raftery(blobs, 3, family)
     for index, gmm in each(draws_of(blob_tree)):
         np.testing.assert_allclose(blob_tree["log_prior"]["log_prior"][index], prior.log_prob(gmm), rtol=1e-10)
 
@@ -205,7 +205,7 @@ def test_replicated_rows_have_the_moments_of_their_draw(blobs):
 
 
 def test_prior_draws_are_the_priors(tree, faithful):
-    prior = jg.Prior.default(faithful, 2)
+    prior = jg.Prior.fraley_raftery(faithful, 2)
     draws = tree["prior"].isel(chain=0)
     assert draws.sizes["draw"] == 400
     # Dirichlet(1, 1): each weight is uniform; a diagonal entry of an inverse-Wishart is an inverse gamma

@@ -98,7 +98,7 @@ def test_verdict_on_components_is_withheld_while_labels_may_switch(tree):
 def test_verdict_is_withheld_where_components_overlap():
     rng = np.random.default_rng(1)
     x = np.concatenate([rng.normal(size=80) - 0.5, rng.normal(size=80) + 0.5])[:, None]
-    fit = jg.fit(x, 2, key=KEY, family="spherical")
+    fit = jg.fit(x, 2, key=KEY, family="spherical", prior="fraley-raftery")
     result = relabel(tree_of(gibbs_in_numpy(x, fit.gmm, fit.prior, 300), x), fit.gmm)
     rate = result.attrs["non_permutation_rate"]
     problems = " ".join(diagnose(result).problems)

@@ -95,7 +95,7 @@ def test_without_a_pivot_the_highest_draw_is_it(clusters):
 def test_separated_clusters_match_em():
     """Posterior means by component are EM's (MAP), to a fraction of the posterior's own width; labels were shuffled."""
     x = one_feature(8)
-    fit = jg.fit(x, 2, key=KEY, family="spherical")
+    fit = jg.fit(x, 2, key=KEY, family="spherical", prior="fraley-raftery")
     draws = gibbs_in_numpy(x, fit.gmm, fit.prior, 500)
     result = relabel(tree_of(shuffled(draws)[0], x), fit.gmm)
     assert result.attrs["non_permutation_rate"] == 0
@@ -113,7 +113,7 @@ def test_overlapping_clusters_are_admitted():
     rates = []
     for distance in (8, 2.5, 1):
         x = one_feature(distance)
-        fit = jg.fit(x, 2, key=KEY, family="spherical")
+        fit = jg.fit(x, 2, key=KEY, family="spherical", prior="fraley-raftery")
         tree = tree_of(gibbs_in_numpy(x, fit.gmm, fit.prior, 500), x)
         rates.append(relabel(tree, fit.gmm).attrs["non_permutation_rate"])
     assert rates[0] == 0
