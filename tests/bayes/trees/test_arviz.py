@@ -91,8 +91,8 @@ PLOTS_OF_ONE_FEATURE = plainly(
     )
 }
 OF_PRIOR = {  # of what has one: ArviZ takes whatever is in posterior unless it is told
-    "bayes_factor": lambda tree: az.bayes_factor(tree.sel(component_id=0), "weights", ref_vals=0.5),
-    "plot_bf": lambda tree: az.plot_bf(tree.sel(component_id=0), "weights", ref_val=0.5),
+    "bayes_factor": lambda tree: az.bayes_factor(tree.sel(component_id=0), "weights", ref_vals=0.36),
+    "plot_bf": lambda tree: az.plot_bf(tree.sel(component_id=0), "weights", ref_val=0.36),
     "plot_prior_posterior": lambda tree: az.plot_prior_posterior(tree, var_names=["weights", "means", "covariances"]),
 }
 OF_NUTS = plainly("bfmi plot_energy")
