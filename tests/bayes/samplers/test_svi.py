@@ -16,8 +16,8 @@ from jaxgmm.bayes.target.problem import Problem
 KEY = jax.random.key(0)
 
 
-def problem(x, n_components, family="full"):
-    fit = jg.fit(x, n_components, key=KEY, family=family, n_init=3)
+def problem(x, n_components, prior="default"):
+    fit = jg.fit(x, n_components, key=KEY, prior=prior, n_init=3)
     return Problem(jnp.asarray(x), None, fit.gmm, fit.prior, layout_of(fit.gmm, fit.prior))
 
 
@@ -85,7 +85,7 @@ def test_the_bound_is_below_the_evidence():
     from scipy.special import multigammaln
 
     x = jg.datasets.load_faithful().x
-    target = problem(x, 1)
+    target = problem(x, 1, "fraley-raftery")
     p, (n, d) = target.prior, x.shape
     kappa, nu = float(p.mean_precision), float(p.degrees_of_freedom)
     psi = p.scale + (x - x.mean(0)).T @ (x - x.mean(0))
