@@ -1,12 +1,12 @@
 """A partition of the rows into blocks, and what sampling one needs of the rows: sums, and densities."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.bayes.priors.base import Blocks, predictive
+from jaxgmm.bayes.priors.base import Blocks, MixturePrior, predictive
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.factor import Factor
@@ -22,7 +22,7 @@ class Data(NamedTuple):
     """
 
     rows: Float[Array, "N P"]
-    prior: Any
+    prior: MixturePrior
     partition_prior: PartitionPrior
 
     @property

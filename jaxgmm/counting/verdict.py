@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import arviz as az
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import xarray
 from jaxtyping import Float
 
-from jaxgmm.bayes.priors.base import names_in_partitions
+from jaxgmm.bayes.priors.base import MixturePrior, names_in_partitions
 from jaxgmm.bayes.trees.build import coordinates, creation_facts, dataset_of, dataset_of_rows, prior_constants
 from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
 from jaxgmm.counting.partition_prior import PartitionPrior
@@ -160,7 +159,7 @@ def count_tree(
     rows: Float[np.ndarray, "N D"],
     feature_names: Sequence[str] | None,
     row_labels: np.ndarray | None,
-    prior: Any,
+    prior: MixturePrior,
     partition_prior: PartitionPrior,
     facts: Facts,
 ) -> xarray.DataTree:

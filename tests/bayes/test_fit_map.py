@@ -26,8 +26,8 @@ def test_agrees_with_map_em(data, n_components, family):
     """From the same start, to 1e-6 of each parameter's own size; columns of a frame are put in the start's order."""
     x = rows(data)
     frame = pd.DataFrame(x).add_prefix("f")
-    rough = rough_start(frame, n_components, family)
-    start = jg.fit(frame, key=KEY, family=family, init=rough, rtol=1e-4).gmm  # near enough to one optimum for both to climb that
+    start = rough_start(frame, n_components, family)
+    start = jg.fit(frame, key=KEY, family=family, init=start, rtol=1e-4).gmm  # near enough to one optimum for both to climb it
     em = jg.fit(x, key=KEY, family=family, init=start, rtol=1e-14, max_steps=20_000)
     ours = jg.fit_map(frame.iloc[:, ::-1], key=KEY, family=family, init=start)
     assert ours.converged

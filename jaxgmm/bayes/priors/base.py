@@ -8,7 +8,7 @@ p(rows | variance) p(variance) / r(variance | rows) at a variance drawn from a n
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +23,33 @@ from jaxgmm.tools.errors import UserTypeError
 host_gammaln = np.vectorize(math.lgamma)
 
 
+class MixturePrior(Protocol):
+    """A prior of mixtures: `Prior`, `RichardsonGreen`, or another dataclass that registers its answers below."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def family(self) -> str:
+        """Of the covariances."""
+        ...
+
+    @property
+    def concentration(self) -> Array:
+        """Alpha, () or (K,)."""
+        ...
+
+    @property
+    def mean(self) -> Array:
+        """(D,), what means are drawn about."""
+        ...
+
+    def check_fits(self, gmm: GMM) -> None:
+        """Raises ValueError where the prior is not for such a mixture."""
+        ...
+
+
 @functools.singledispatch
-def sample_mixture(prior: Any, n_components: int) -> GMM:
+def sample_mixture(prior: MixturePrior, n_components: int) -> GMM:
     """The sites `weights`, `means`, `covariances` of a prior (and its own further ones), inside a NumPyro model.
 
     Raises:
@@ -34,36 +59,36 @@ def sample_mixture(prior: Any, n_components: int) -> GMM:
 
 
 @functools.singledispatch
-def log_prior_kernel(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+def log_prior_kernel(prior: MixturePrior, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
     """`log_prior` up to a constant, `log_prior_constant`. For traced arrays."""
     raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
 @functools.singledispatch
-def log_prior_constant(prior: Any, n_components: int, xp: Any = np, gammaln: Any = host_gammaln) -> Any:
+def log_prior_constant(prior: MixturePrior, n_components: int, xp: Any = np, gammaln: Any = host_gammaln) -> Any:
     """What `log_prior_kernel` leaves out. On the host by default: a float64 log-gamma takes seconds to compile."""
     raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
 
 
-def log_prior(prior: Any, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
+def log_prior(prior: MixturePrior, gmm: GMM, factor: Factor, extra: dict[str, Array]) -> Float[Array, ""]:
     """Log density of a mixture that is factored already, and of the prior's own further parameters, in nats."""
     return log_prior_kernel(prior, gmm, factor, extra) + log_prior_constant(prior, gmm.n_components, jnp, jax_gammaln)
 
 
 @functools.singledispatch
-def start_of_extra(prior: Any, gmm: GMM) -> dict[str, Array]:
+def start_of_extra(prior: MixturePrior, gmm: GMM) -> dict[str, Array]:
     """Values of a prior's own further parameters to start from, given a mixture: none, for most."""
     return {}
 
 
 @functools.singledispatch
-def names_of_extra(prior: Any) -> tuple[str, ...]:
+def names_of_extra(prior: MixturePrior | None) -> tuple[str, ...]:
     """Names of a prior's own further parameters, all positive."""
     return ()
 
 
 @functools.singledispatch
-def draw_summed_out(prior: Any, key: Array, gmm: GMM, factor: Factor) -> dict[str, Array]:
+def draw_summed_out(prior: MixturePrior, key: Array, gmm: GMM, factor: Factor) -> dict[str, Array]:
     """A draw, given a mixture, of what a prior's density has summed out, by name: nothing, for most."""
     return {}
 
@@ -72,20 +97,20 @@ def draw_summed_out(prior: Any, key: Array, gmm: GMM, factor: Factor) -> dict[st
 
 
 @functools.singledispatch
-def names_in_partitions(prior: Any) -> tuple[str, ...]:
+def names_in_partitions(prior: MixturePrior) -> tuple[str, ...]:
     """Names of the further parameters that a chain over partitions keeps: of these, `extra` has values below."""
     return names_of_extra(prior)
 
 
 @functools.singledispatch
-def start_in_partitions(prior: Any, rows: Float[Array, "N D"], n_clusters: Any) -> dict[str, Array]:
+def start_in_partitions(prior: MixturePrior, rows: Float[Array, "N D"], n_clusters: Any) -> dict[str, Array]:
     """Values of these to start from, given the rows, about their mean, and how many clusters they are in."""
     return {}
 
 
 @functools.singledispatch
 def draw_parameters(
-    prior: Any, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]
+    prior: MixturePrior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]
 ) -> tuple[GMM, Factor, dict[str, Array]]:
     """A draw of weights, means, covariances and the prior's own further parameters, given allocated rows.
 
@@ -126,7 +151,7 @@ def statistics_of(blocks: Blocks) -> Statistics:
 
 
 @functools.singledispatch
-def log_evidence(prior: Any, blocks: Blocks, variance: Array, extra: dict[str, Array]) -> Float[Array, " K"]:
+def log_evidence(prior: MixturePrior, blocks: Blocks, variance: Array, extra: dict[str, Array]) -> Float[Array, " K"]:
     """Log p(rows of the block | the prior's further parameters), 0 for a block without rows, in nats.
 
     Args:
@@ -139,12 +164,12 @@ def log_evidence(prior: Any, blocks: Blocks, variance: Array, extra: dict[str, A
 
 
 @functools.singledispatch
-def draw_variance(prior: Any, key: Array, blocks: Blocks, extra: dict[str, Array]) -> Float[Array, " K"]:
+def draw_variance(prior: MixturePrior, key: Array, blocks: Blocks, extra: dict[str, Array]) -> Float[Array, " K"]:
     """The random part of `log_evidence`: nothing, for a conjugate prior."""
     return jnp.ones_like(blocks.counts)
 
 
 @functools.singledispatch
-def predictive(prior: Any, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
+def predictive(prior: MixturePrior, blocks: Blocks, extra: dict[str, Array]) -> tuple[Array, Array]:
     """Means (K, D) and covariances, in the family's shape, of a Gaussian like what a block predicts of a further row."""
     raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")

@@ -5,7 +5,7 @@ anew, by the density that EM's E-step has. Allocations are never kept: their sta
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.priors.base import MixturePrior, draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.covariance import Factor
@@ -50,7 +50,7 @@ class GibbsState(NamedTuple):
 
 
 def gibbs_start(
-    key: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any, present: Float[Array, " N"] | None = None
+    key: Array, gmm: GMM, x: Float[Array, "N D"], prior: MixturePrior, present: Float[Array, " N"] | None = None
 ) -> GibbsState:
     """The state before the first sweep: rows allocated by the responsibilities of `gmm`."""
     gmm = jax.tree.map(jnp.asarray, gmm)
@@ -58,7 +58,7 @@ def gibbs_start(
 
 
 def gibbs_step(
-    key: Array, state: GibbsState, x: Float[Array, "N D"], prior: Any, present: Float[Array, " N"] | None = None
+    key: Array, state: GibbsState, x: Float[Array, "N D"], prior: MixturePrior, present: Float[Array, " N"] | None = None
 ) -> GibbsState:
     """One sweep: (weights, means, covariances) | allocations, then allocations | (weights, means, covariances).
 
@@ -88,7 +88,7 @@ def gibbs_step(
 
 
 def _allocated(
-    key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Array, prior: Any, present: Array | None
+    key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Array, prior: MixturePrior, present: Array | None
 ) -> GibbsState:
     uniform = jax.random.uniform(key, (x.shape[0],), x.dtype)
     # Each row is centred at its own component's mean, so that no digits are lost however far apart the components are.
@@ -126,12 +126,12 @@ class GibbsChain(NamedTuple):
         return self.state.lp
 
     @classmethod
-    def start(cls, key: Array, gmm: GMM, x: Array, prior: Any, present: Array | None = None) -> "GibbsChain":
+    def start(cls, key: Array, gmm: GMM, x: Array, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
         """A chain at `gmm`, with allocations of its own."""
         key_labels, rng_key = jax.random.split(key)
         return cls(gibbs_start(key_labels, gmm, x, prior, present), rng_key)
 
-    def advance(self, x: Array, prior: Any, present: Array | None = None) -> "GibbsChain":
+    def advance(self, x: Array, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
         """The chain a sweep later."""
         rng_key, key_step = jax.random.split(self.rng_key)
         return GibbsChain(gibbs_step(key_step, self.state, x, prior, present), rng_key)
@@ -139,7 +139,7 @@ class GibbsChain(NamedTuple):
 
 class _Data(NamedTuple):
     x: Float[Array, "N D"]
-    prior: Any
+    prior: MixturePrior
     present: Float[Array, " N"]
 
 
@@ -192,7 +192,7 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
 
 @jax.jit
 def start_chains(
-    keys: Array, gmm: GMM, x: Float[Array, "N D"], prior: Any, present: Float[Array, " N"] | None = None
+    keys: Array, gmm: GMM, x: Float[Array, "N D"], prior: MixturePrior, present: Float[Array, " N"] | None = None
 ) -> GibbsChain:
     """Chains at one mixture, each with allocations of its own."""
     return jax.vmap(lambda key: GibbsChain.start(key, gmm, x, prior, present))(keys)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.infer.hmc import HMCState, hmc
 
-from jaxgmm.bayes.priors.base import log_prior_constant, start_of_extra
+from jaxgmm.bayes.priors.base import MixturePrior, log_prior_constant, start_of_extra
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.coordinates import Layout, constrain_factored, log_posterior
 from jaxgmm.bayes.target.problem import Draws, Problem
@@ -25,7 +25,7 @@ class Data(NamedTuple):
 
     x: Float[Array, "N D"]
     weight: Float[Array, " N"] | None
-    prior: Any
+    prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame
 

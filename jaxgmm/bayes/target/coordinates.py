@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.priors.base import log_prior, log_prior_kernel, names_of_extra
+from jaxgmm.bayes.priors.base import MixturePrior, log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, get_family
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.density import log_joint
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
         return self.covariance_size + self.n_components * self.n_features + self.n_components - 1 + len(self.extra)
 
 
-def layout_of(gmm: GMM, prior: Any = None) -> Layout:
+def layout_of(gmm: GMM, prior: MixturePrior | None = None) -> Layout:
     """The layout of a mixture's vector under a prior."""
     return Layout(gmm.n_components, gmm.n_features, gmm.family, names_of_extra(prior))
 
@@ -136,7 +136,7 @@ def log_posterior(
     layout: Layout,
     x: Float[Array, "N D"],
     weight: Float[Array, " N"] | None,
-    prior: Any,
+    prior: MixturePrior,
     constant: Any = None,
 ) -> Float[Array, ""]:
     """Log joint density of rows and parameters with respect to the vector, in nats: minus NumPyro's potential energy.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgmm.bayes.priors.base import MixturePrior
 from jaxgmm.bayes.target.coordinates import Layout
 from jaxgmm.model.mixture import GMM
 
@@ -23,7 +24,7 @@ class Problem(NamedTuple):
     x: Float[Array, "N D"]
     weight: Float[Array, " N"] | None
     start: GMM
-    prior: Any
+    prior: MixturePrior
     layout: Layout
 
 

@@ -6,7 +6,7 @@ An affine map makes no difference to what a multivariate normal approximation is
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxgmm.bayes.priors.base import log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.priors.base import MixturePrior, log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.target.coordinates import Layout, constrain_factored
 from jaxgmm.bayes.target.problem import Problem
 from jaxgmm.bayes.target.whitening import Frame, frame_at, log_volume, shifted, spread
@@ -43,7 +43,7 @@ class Target(NamedTuple):
 
     x: Float[Array, "N D"]
     weight: Float[Array, " N"] | None
-    prior: Any
+    prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame
     shift: Float[Array, " D"]

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from numpyro.infer import Predictive
 
-from jaxgmm.bayes.priors.base import draw_summed_out, log_prior
+from jaxgmm.bayes.priors.base import MixturePrior, draw_summed_out, log_prior
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.covariance import Factor
 from jaxgmm.model.density import log_joint
@@ -86,13 +86,13 @@ def log_density_of_rows(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, "
 
 
 @jax.jit
-def log_prior_of_draws(gmm: GMM, extra: dict[str, Array], prior: Any) -> Float[Array, " S"]:
+def log_prior_of_draws(gmm: GMM, extra: dict[str, Array], prior: MixturePrior) -> Float[Array, " S"]:
     """Log density of each draw's parameters under the prior, nats."""
     return jax.vmap(lambda g, e: log_prior(prior, g, g.factored(), e))(gmm, extra)
 
 
 @jax.jit
-def summed_out_of_draws(gmm: GMM, key: Array, prior: Any) -> dict[str, Float[Array, " S"]]:
+def summed_out_of_draws(gmm: GMM, key: Array, prior: MixturePrior) -> dict[str, Float[Array, " S"]]:
     """For each draw, a draw of what the prior's density has summed out, by name."""
     keys = jax.random.split(key, gmm.weights.shape[0])
     return jax.vmap(lambda g, k: draw_summed_out(prior, k, g, g.factored()))(gmm, keys)
@@ -106,7 +106,9 @@ def replicate(gmm: GMM, key: Array, n_samples: int) -> Float[Array, "S N D"]:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def from_prior(key: Array, n_draws: int, n_samples: int, n_components: int, family: str, prior: Any) -> dict[str, Array]:
+def from_prior(
+    key: Array, n_draws: int, n_samples: int, n_components: int, family: str, prior: MixturePrior
+) -> dict[str, Array]:
     """Mixtures drawn from the prior, and `n_samples` rows of each under "x"."""
     predictive = Predictive(numpyro_model, num_samples=n_draws)
     return predictive(key, None, n_components, family, prior, n_samples=n_samples)
