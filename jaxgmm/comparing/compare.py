@@ -122,18 +122,20 @@ def compare(
             f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "
             f"by {np.count_nonzero(source.weight)}, the number of rows."
         )
-    folds = None if held_out_folds is None else pad_rows(_draw_folds(held_out_folds, np.asarray(source.weight) > 0, key))
+    folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     data_id = fingerprint(source)
     with precision.scope(dtype):
         keys = {family: [model_key(key, family, k) for k in counts] for family in names}
+        x = on_device(source).x
+    weight, folds = pad_rows(source.weight, len(x)), None if folds is None else pad_rows(folds, len(x))
 
     rows: list[Row] = []
     for family in names:
         with precision.scope(dtype):
-            settings, data = Settings(family, init, n_init, float(rtol), max_steps), on_device(source)
-            sweep = _Sweep(data.x, source.feature_names, counts, prior, per_weight, settings, dtype, out)
-            rows += sweep.rows(pad_rows(source.weight), keys[family], folds, data_id, elbo)
+            settings = Settings(family, init, n_init, float(rtol), max_steps)
+            sweep = _Sweep(x, source.feature_names, counts, prior, per_weight, settings, dtype, out)
+            rows += sweep.rows(weight, keys[family], folds, data_id, elbo)
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))

@@ -25,18 +25,23 @@ def padded_length(n_samples: int) -> int:
 
 def on_device(source: ArraySource) -> ArraySource:
     """The rows on the device and in the current precision, padded."""
+    rows = padded_rows(source.x)
     # `jnp.asarray` would copy twice.
-    return ArraySource(jax.device_put(padded_rows(source.x)), jax.device_put(pad_rows(source.weight)), source.feature_names)
+    return ArraySource(jax.device_put(rows), jax.device_put(pad_rows(source.weight, len(rows))), source.feature_names)
 
 
 def padded_rows(x: Any) -> Any:
-    """Rows (N, ...), the last of them repeated up to the padded length: nothing overflows there that doesn't anyway."""
-    return _padded(x, x[-1:])
+    """Rows (N, ...), the last of them repeated up to the padded length: nothing overflows there that doesn't anyway.
+
+    Rows that are traced, or spread over several devices, stay as they are.
+    """
+    spread = isinstance(x, jax.Array) and not is_traced(x) and len(x.devices()) > 1
+    return x if spread or is_traced(x) or in_jit() else _padded(x, padded_length(x.shape[0]), repeat=True)
 
 
-def pad_rows(values: Any) -> Any:
-    """One entry a row, (N, ...), with zeros up to the padded length."""
-    return _padded(values, np.zeros((), values.dtype))
+def pad_rows(values: Any, length: int) -> Any:
+    """One entry a row, (N, ...), with zeros up to the length that the rows have been padded to."""
+    return _padded(values, length, repeat=False)
 
 
 def first_rows(values: Array, n_samples: int) -> Any:
@@ -47,16 +52,14 @@ def first_rows(values: Array, n_samples: int) -> Any:
     return jax.device_put(np.asarray(values)[:n_samples]) if precision.platform(values) == "cpu" else values[:n_samples]
 
 
-def _padded(x: Any, fill: Any) -> Any:
+def _padded(x: Any, length: int, repeat: bool) -> Any:
     n_samples = x.shape[0]
-    length = padded_length(n_samples)
-    split = isinstance(x, jax.Array) and not is_traced(x) and len(x.devices()) > 1  # stays where its shards are
-    if length == n_samples or split or is_traced(x) or in_jit():
+    if length == n_samples:
         return x
     if isinstance(x, jax.Array) and precision.platform(x) != "cpu":
-        rows = jax.numpy.broadcast_to(fill, (length - n_samples, *x.shape[1:]))
-        return jax.numpy.concatenate([x, rows.astype(x.dtype)])
-    host = np.asarray(x)
+        more = ((0, length - n_samples), *((0, 0) for _ in x.shape[1:]))
+        return jax.numpy.pad(x, more, mode="edge" if repeat else "constant")
+    host = np.asarray(x)  # a slice of a JAX array would be compiled for each length
     padded = np.empty((length, *host.shape[1:]), host.dtype)
-    padded[:n_samples], padded[n_samples:] = host, np.asarray(fill)
+    padded[:n_samples], padded[n_samples:] = host, host[-1] if repeat else 0
     return padded

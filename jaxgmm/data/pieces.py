@@ -1,7 +1,7 @@
 """Rows that come in pieces: more of them than memory holds."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,10 +51,14 @@ class Pieces:
     """
 
     pieces: Callable[[], Iterable[Any]]
-    names: tuple[str, ...] | None = None
+    names: Sequence[str] | None = None
     traceable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if self.names is not None:
+            if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
+                raise UserTypeError(f"names must be strings, one for each column, got {self.names!r}.")
+            object.__setattr__(self, "names", tuple(self.names))
         if not callable(self.pieces):
             raise UserTypeError(
                 f"pieces must be a function that returns a new iterator each time, got {type(self.pieces).__name__}: "
@@ -94,7 +98,7 @@ class Pieces:
     @functools.cached_property
     def _survey(self) -> _Survey:
         n_samples = n_present = 0
-        total, like, names = 0.0, None, self.names
+        total, like, names = 0.0, None, None if self.names is None else tuple(self.names)
         for i, (rows, weight, known) in enumerate(_checked(self.pieces(), names)):
             like, names = (rows[:1], known) if like is None else (like, names)
             if rows.shape[1] != like.shape[1]:
@@ -102,6 +106,8 @@ class Pieces:
             like = like.astype(np.result_type(like, rows), copy=False)
             n_samples, n_present = n_samples + len(rows), n_present + int((weight > 0).sum())
             total += float(weight.sum())
+        if like is not None and names is not None and len(names) != like.shape[1]:
+            raise UserError(f"names has {len(names)} names, but the pieces have {like.shape[1]} columns: {list(names)}.")
         if like is None:
             raise UserError("pieces gave no piece: give at least one, of at least one row.")
         return _Survey(n_samples, n_present, total, like, names)
@@ -126,7 +132,8 @@ class Pieces:
         """Sum of `f(rows, weights)` over the pieces, which are padded."""
         total = None
         for rows, weight in self.parts():
-            value = f(padded_rows(rows), pad_rows(weight))
+            padded = padded_rows(rows)
+            value = f(padded, pad_rows(weight, len(padded)))
             total = value if total is None else total + value
         return total
 

@@ -268,7 +268,8 @@ def _given_start(
         start = given
     else:
         assert isinstance(data, ArraySource)  # `resolve_init` has refused others
-        own, assigned = None if model.prior is None else as_dtype(model.prior, dtype), on_host(np.asarray(pad_rows(given)))
+        own = None if model.prior is None else as_dtype(model.prior, dtype)
+        assigned = on_host(np.asarray(pad_rows(given, data.n_samples)))
         start = assigned_start(data.x, data.weight, assigned, rules.shared.centre, model.n_components, family, own)
     return jax.tree.map(lambda leaf: leaf[None], pad(start, capacity, dtype))
 

@@ -4,6 +4,7 @@ Rows from `n_rows` on are padding, of which nothing is said; answers are compute
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,20 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgmm.model.density import by_rows, with_shares
+from jaxgmm.model.density import Components, with_shares
+from jaxgmm.model.engines import COMPLETE
 from jaxgmm.tools import precision
+from jaxgmm.tools.blocks import map_rows, short_blocks
+
+_ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
+
+
+def _by_rows(
+    question: Callable[[Array], Array], components: Components, x: Array, dtype: np.dtype, n_rows: Array | None = None
+) -> Array:
+    """An answer made of the log joint of each row, a block of rows at a time; of padding from `n_rows` on, any or none."""
+    block_size = _ROWS_AT_ONCE if n_rows is None else short_blocks(_ROWS_AT_ONCE, x.shape[0])
+    return map_rows(lambda rows: question(COMPLETE.log_joint(components, rows.astype(dtype))), x, block_size, n_rows)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -24,14 +37,14 @@ def log_prob_and_complete(
     def of_rows(joint: Array) -> Array:
         return jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1)
 
-    return by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype, n_rows)
+    return _by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype, n_rows)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def log_prob(gmm: PyTree, x: Array, dtype: np.dtype, out: np.dtype, n_rows: Array | None = None) -> Float[Array, " N"]:
     """Log p(x_n)."""
     components = precision.cast(gmm, dtype).components()
-    return by_rows(lambda joint: logsumexp(joint, axis=-1), components, x, dtype, n_rows).astype(out)
+    return _by_rows(lambda joint: logsumexp(joint, axis=-1), components, x, dtype, n_rows).astype(out)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -39,11 +52,11 @@ def responsibilities(gmm: PyTree, x: Array, dtype: np.dtype, out: np.dtype, n_ro
     """p(component k given x_n)."""
     components = precision.cast(gmm, dtype).components()
     softmax = functools.partial(jax.nn.softmax, axis=-1)
-    return by_rows(lambda joint: softmax(with_shares(joint, components)), components, x, dtype, n_rows).astype(out)
+    return _by_rows(lambda joint: softmax(with_shares(joint, components)), components, x, dtype, n_rows).astype(out)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def predict(gmm: PyTree, x: Array, dtype: np.dtype, out: np.dtype, n_rows: Array | None = None) -> Int[Array, " N"]:
     """The most probable component of each row."""
     components = precision.cast(gmm, dtype).components()
-    return by_rows(lambda joint: with_shares(joint, components).argmax(-1).astype(jnp.int32), components, x, dtype, n_rows)
+    return _by_rows(lambda joint: with_shares(joint, components).argmax(-1).astype(jnp.int32), components, x, dtype, n_rows)

@@ -1,6 +1,5 @@
 """What a mixture's density is made of, and the density itself: `Components`, and the log joint of rows and components."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -10,10 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.structure import Structure
-from jaxgmm.tools.blocks import map_rows, short_blocks
 
 WITHOUT_ROWS = np.finfo(np.float32).tiny  # the weight of a component without rows: it has a place and a prior, but no density
-_ROWS_AT_ONCE = 4096  # rows whitened together in a query: bounds memory at K x 4096 x D numbers
 
 
 @jax.tree_util.register_dataclass
@@ -68,11 +65,3 @@ def with_shares(log_joint: Float[Array, "N K"], components: Components) -> Float
     """The log joint to make responsibilities of: a row too far from all components for a number belongs to them by weight."""
     lost = jnp.isneginf(log_joint).all(-1, keepdims=True)
     return jnp.where(lost, log_weights(components.weights), log_joint)
-
-
-def by_rows(
-    question: Callable[[Array], Array], components: Components, x: Array, dtype: np.dtype, n_rows: Array | None = None
-) -> Array:
-    """An answer made of the log joint of each row, a block of rows at a time; of padding from `n_rows` on, any or none."""
-    block_size = _ROWS_AT_ONCE if n_rows is None else short_blocks(_ROWS_AT_ONCE, x.shape[0])
-    return map_rows(lambda rows: question(log_joint(components, rows.astype(dtype))), x, block_size, n_rows)

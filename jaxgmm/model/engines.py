@@ -6,7 +6,7 @@ float32, and the fallback.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,40 +22,16 @@ ENGINES = ("auto", "moments", "whitened")
 ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which moments lose half of float64's digits
 
 
-class Engine(Protocol):
-    """How rows are summed over, by how they were observed: `Complete` here. Static: each is a program of its own."""
+@dataclass(frozen=True)
+class Engine:
+    """How rows are summed over, by how they were observed: here, without gaps. Static: each class is a program of its own."""
 
     def expand(self, structure: Structure, shape: tuple[int, ...], x: Array, centre: Float[Array, " D"]) -> Array | None:
         """What all passes over rows in memory can share, or None; arguments as for `expand_whole`."""
-        ...
-
-    def log_joint(self, components: Components, x: Array) -> Float[Array, "N K"]:
-        """Log p(what was observed of row n, component k)."""
-        ...
-
-    def sums(
-        self,
-        components: Components,
-        x: Array,
-        weight: Array,
-        centre: Float[Array, " D"],
-        running: Bool[Array, " R"],
-        expanded: Array | None,
-    ) -> Statistics:
-        """Expected statistics of R mixtures given what was observed; arguments as for `batched_e_step`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Complete:
-    """The `Engine` of rows without gaps."""
-
-    def expand(self, structure: Structure, shape: tuple[int, ...], x: Array, centre: Float[Array, " D"]) -> Array | None:
-        """Where they fit in one block."""
         return expand_whole(structure, shape, x, centre)
 
     def log_joint(self, components: Components, x: Array) -> Float[Array, "N K"]:
-        """Whitened."""
+        """Log p(what was observed of row n, component k)."""
         return log_joint(components, x)
 
     def sums(
@@ -67,11 +43,11 @@ class Complete:
         running: Bool[Array, " R"],
         expanded: Array | None,
     ) -> Statistics:
-        """`batched_e_step`."""
+        """Expected statistics of R mixtures given what was observed; arguments as for `batched_e_step`."""
         return batched_e_step(components, x, weight, centre, running, expanded)
 
 
-COMPLETE = Complete()
+COMPLETE = Engine()
 
 
 def expand_whole(

@@ -75,7 +75,8 @@ def e_step(
     with precision.scope(dtype):
         if not traced:
             weight = np.ones(rows.shape[0], dtype) if weight is None else weight
-            rows, weight = padded_rows(rows), pad_rows(weight)
+            rows = padded_rows(rows)
+            weight = pad_rows(weight, len(rows))
         statistics = _e_step(precision.cast(gmm, dtype), jnp.asarray(rows), weight, engine, block_size, dtype, not traced)
     return precision.keep(statistics)
 

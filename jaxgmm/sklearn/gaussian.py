@@ -204,8 +204,8 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         """The M-step of given weighted responsibilities."""
         with float64():
             x, prior = rows.data.x, precision.cast(prior, np.dtype(np.float64))
-            weight = pad_rows(np.ones(len(resp)))
-            gmm = assigned_start(x, weight, pad_rows(resp), rows.mean, self.n_components, self.covariance_type, prior)
+            weight = pad_rows(np.ones(len(resp)), len(x))
+            gmm = assigned_start(x, weight, pad_rows(resp, len(x)), rows.mean, self.n_components, self.covariance_type, prior)
             return Moments(*(np.array(leaf, rows.x.dtype) for leaf in (gmm.weights, gmm.means, gmm.covariances)))
 
     def _e_step(self, X: Numbers, xp: ModuleType | None = None) -> tuple[float, np.ndarray | Expectation | NoLabels]:

@@ -1,5 +1,8 @@
 """Padding: which numbers of rows share a program, and that it changes no result."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -57,7 +60,7 @@ def test_lengths():
 @pytest.mark.parametrize("kind", [np.asarray, jax.numpy.asarray], ids=["numpy", "jax"])
 def test_rows_and_back(dtype, kind):
     x, weight = np.arange(10, dtype=dtype).reshape(5, 2), np.arange(5.0)
-    rows, w = padded_rows(kind(x)), pad_rows(kind(weight))
+    rows, w = padded_rows(kind(x)), pad_rows(kind(weight), 2048)
     assert (rows.dtype, rows.shape, w.shape) == (dtype, (2048, 2), (2048,))
     np.testing.assert_array_equal(rows, [*x, *np.repeat(x[-1:], 2043, axis=0)])
     np.testing.assert_array_equal(w, [*weight, *np.zeros(2043)])
@@ -142,6 +145,27 @@ def test_the_last_row_may_have_no_density():
     gmm = jg.GMM([1.0], [[0.0]], [1e-300], "spherical")
     assert gmm.log_likelihood([[0.0], [1e200]]) == -np.inf
     assert jg.e_step(gmm, [[0.0], [0.0]]).log_likelihood == pytest.approx(gmm.log_likelihood([[0.0], [0.0]]))
+
+
+SHARDED = """
+import jax, numpy as np, jaxgmm as jg
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+x = jg.datasets.load_faithful().x.astype(np.float32)
+mesh = Mesh(np.array(jax.devices()), ("rows",))
+shards = jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows")))
+options = {"key": jax.random.key(0), "n_init": 2}
+whole, fit = jg.fit(x, 2, **options), jg.fit(shards, 2, **options)
+np.testing.assert_allclose(fit.objective, whole.objective, rtol=1e-10)
+np.testing.assert_array_equal(fit.gmm.predict(shards), whole.gmm.predict(x))
+np.testing.assert_allclose(jg.e_step(fit.gmm, shards).counts, jg.e_step(fit.gmm, x).counts, rtol=1e-5)
+print("same")
+"""
+
+
+def test_rows_on_several_devices_stay_there():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SHARDED], env=env, capture_output=True, text=True)
+    assert done.stdout == "same\n", done.stderr
 
 
 # Programs

@@ -94,6 +94,8 @@ def test_float32_and_whole_numbers_are_not_mixed_up():
 USED_UP = iter([X[:100], X[100:]])
 BAD = {
     "no function": (lambda: Pieces([X]), TypeError, "pieces must be a function that returns a new iterator each time"),
+    "a name": (lambda: Pieces(lambda: iter([X]), "ab"), TypeError, "names must be strings, one for each column, got 'ab'"),
+    "names": (lambda: jg.fit(Pieces(lambda: iter([X]), ["a"]), 2, key=KEY), ValueError, "names has 1 names, but"),
     "nothing": (lambda: jg.fit(Pieces(lambda: iter([])), 2, key=KEY), ValueError, "pieces gave no piece"),
     "one row": (lambda: jg.fit(cut(X[:1], at=()), 1, key=KEY), ValueError, "x has 1 row of positive weight"),
     "NaN": (lambda: jg.fit(cut(np.where(X[120] == X, np.nan, X)), 2, key=KEY), ValueError, r"piece \d has missing values"),

@@ -14,6 +14,7 @@ from jaxgmm.data import ArraySource, Pieces
 from jaxgmm.fitting.em_step import EM, Own, Shared
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.squarem import Squarem
+from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
 
 
@@ -36,7 +37,7 @@ def test_rows_in_pieces_give_the_search_of_rows_in_memory(step):
 
 
 @dataclass(frozen=True)
-class Gaps:
+class Gaps(Engine):
     """An observation pattern: rows of which some entries are missing (NaN), for families of variances."""
 
     def expand(self, structure, shape, x, centre):

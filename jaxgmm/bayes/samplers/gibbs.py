@@ -176,8 +176,9 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
     """
     rows = _repeat(problem.x, problem.weight)
     thin = int(np.clip(_ROWS_A_DRAW // rows.shape[0], 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
-    present = pad_rows(np.ones(rows.shape[0], rows.dtype))
-    data = _Data(jax.device_put(padded_rows(rows)), problem.prior, jax.device_put(present))
+    padded = padded_rows(rows)
+    present = pad_rows(np.ones(rows.shape[0], rows.dtype), len(padded))
+    data = _Data(jax.device_put(padded), problem.prior, jax.device_put(present))
     states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
     gmm, extra, lp = run_chains(_Stepper(thin), states, data, schedule)
     if not np.isfinite(lp).all():

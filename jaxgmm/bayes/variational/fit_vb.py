@@ -185,5 +185,6 @@ def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, fam
     summed = jax.jit(assigned_statistics, static_argnums=(0, 1))
     structure = get_family(family).structure
     weight = data.weight.astype(dtype)
-    statistics = summed(structure, capacity, rules.shared, data.x, weight, pad_rows(given), rows_present(weight))
+    given = pad_rows(given, data.n_samples)
+    statistics = summed(structure, capacity, rules.shared, data.x, weight, given, rows_present(weight))
     return jax.tree.map(lambda leaf: leaf[None], statistics)
