@@ -82,7 +82,7 @@ def test_an_observation_pattern_is_an_engine(share):
     assert (np.diff(found.trace[0, : found.n_steps[0] + 1]) > -1e-9).all()
     leaves = tuple(leaf[0] for leaf in jax.tree.leaves(found.point))
     value, gradient = jax.value_and_grad(log_likelihood_of_what_is_seen)(leaves, x)
-    assert found.objective[0] == pytest.approx(value, rel=1e-12)
+    assert found.objective[0] == pytest.approx(float(value), rel=1e-12)
     assert max(abs(g * leaf).max() for g, leaf in zip(gradient, leaves, strict=True)) < 1e-3
     if share == 0:
         whole = climb(starts, ArraySource(x, np.ones(len(x))), rules, 3000, EM())
