@@ -13,6 +13,11 @@ X = np.random.default_rng(0).normal(size=(120, 2)) + 6 * np.repeat([[0, 0], [1, 
 REPEATED = np.repeat(X[:6], [30, 1, 1, 1, 1, 1], axis=0)
 GMM = jg.GMM([0.5, 0.5], [[0.0, 0.0], [6.0, 0.0]], [np.eye(2)] * 2)
 
+
+def draws():
+    return jg.posterior(X, GMM, method="gibbs", key=KEY, n_draws=10, n_warmup=5)
+
+
 CALLS = {
     "fit": lambda: jg.fit(X, 3, key=KEY, n_init=2),
     "collapse": lambda: jg.fit(REPEATED, 4, key=KEY, prior=None, n_init=2),
@@ -23,8 +28,13 @@ CALLS = {
     "steps": lambda: jg.m_step(jg.e_step(GMM, X), GMM),
     "compare": lambda: jg.compare(X, families=["diag"], n_components=[1, 2], key=KEY, n_init=2),
     "fit_vb": lambda: jg.fit_vb(X, 3, key=KEY, n_init=2).predict(X),
-    "gibbs": lambda: jg.diagnose(jg.relabel(jg.posterior(X, GMM, method="gibbs", key=KEY, n_draws=10, n_warmup=5))),
-    "count_clusters": lambda: jg.count_clusters(X, key=KEY, family="diag", n_draws=10, n_warmup=5, max_components=10),
+    "gibbs": lambda: jg.diagnose(jg.relabel(draws())),
+    "trees": lambda: [f(jg.relabel(draws())) for f in (jg.membership, jg.coclustering, jg.intervals, jg.merged_counts)],
+    "replicates": lambda: jg.predictive_checks(draws(), key=KEY, n_replicates=20),
+    "merging": lambda: jg.merge_components(GMM, X),
+    "count_clusters": lambda: jg.typical_partition(
+        jg.count_clusters(X, key=KEY, family="diag", n_draws=10, n_warmup=5, max_components=10)
+    ),
 }
 
 

@@ -138,7 +138,7 @@ def _highest(draws: GMM, lp: Float[np.ndarray, "chain draw"]) -> GMM:
     if np.isnan(lp).all():
         raise UserError("sample_stats/lp is NaN for all draws: pass a pivot, such as fit.gmm.")
     best = np.unravel_index(np.nanargmax(lp), lp.shape)
-    return jax.tree.map(lambda leaf: leaf[best], draws)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[best], draws)
 
 
 def _assign(agreement: Float[np.ndarray, "K K"], slack: float) -> Int[np.ndarray, " K"]:
