@@ -30,6 +30,9 @@ _NAMES = {
     "comparing.merged_counts": ("merged_counts",),
     "comparing.merging": ("merge_components", "Merging"),
     "counting.components": ("components_given",),
+    "fitting.fit_groups": ("fit_groups",),
+    "fitting.group_fits": ("GroupFits",),
+    "counting.continue_chains": ("continue_chains",),
     "counting.count_clusters": ("count_clusters",),
     "counting.sensitivity": ("count_sensitivity",),
     "counting.similarity": ("similarity", "typical_partition"),
@@ -51,13 +54,13 @@ _MODULES = ("covariance", "data", "datasets", "plots")
 
 # Written out, so that type checkers see what is public.
 __all__ = [
-    "GMM", "ClusterCount", "Comparison", "Diagnostics", "Fit", "FitError", "FitWarning", "GibbsKernel", "Merging", "Prior",
-    "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status", "TelescopingKernel", "VariationalFit", "__version__",
-    "cluster_count", "coclustering", "compare", "components_given", "constrain", "count_clusters", "count_sensitivity",
-    "covariance", "data", "datasets", "diagnose", "draws_of", "e_step", "enable_compilation_cache", "fit", "fit_map", "fit_vb",
-    "initialise", "intervals", "load", "load_posterior", "m_step", "membership", "merge_components", "merged_counts",
-    "numpyro_model", "plots", "posterior", "predictive_checks", "relabel", "save_posterior", "similarity", "typical_partition",
-    "unconstrain",
+    "GMM", "ClusterCount", "Comparison", "Diagnostics", "Fit", "FitError", "FitWarning", "GibbsKernel", "GroupFits",
+    "Merging", "Prior", "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status", "TelescopingKernel",
+    "VariationalFit", "__version__", "cluster_count", "coclustering", "compare", "components_given", "constrain",
+    "continue_chains", "count_clusters", "count_sensitivity", "covariance", "data", "datasets", "diagnose", "draws_of",
+    "e_step", "enable_compilation_cache", "fit", "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "load",
+    "load_posterior", "m_step", "membership", "merge_components", "merged_counts", "numpyro_model", "plots", "posterior",
+    "predictive_checks", "relabel", "save_posterior", "similarity", "typical_partition", "unconstrain",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -81,12 +84,15 @@ if TYPE_CHECKING:
     from jaxgmm.comparing.merged_counts import merged_counts
     from jaxgmm.comparing.merging import Merging, merge_components
     from jaxgmm.counting.components import components_given
+    from jaxgmm.counting.continue_chains import continue_chains
     from jaxgmm.counting.count_clusters import count_clusters
     from jaxgmm.counting.sensitivity import count_sensitivity
     from jaxgmm.counting.similarity import similarity, typical_partition
     from jaxgmm.counting.telescoping_kernel import TelescopingKernel
     from jaxgmm.counting.verdict import ClusterCount, cluster_count
     from jaxgmm.fitting.fit import fit
+    from jaxgmm.fitting.fit_groups import fit_groups
+    from jaxgmm.fitting.group_fits import GroupFits
     from jaxgmm.fitting.result import Fit, Progress, Restarts
     from jaxgmm.fitting.starts import initialise
     from jaxgmm.fitting.status import FitError, FitWarning, Status

@@ -15,20 +15,19 @@ collect_ignore = ["benchmarks", "downstream.py"]
 
 
 def pytest_configure(config):
-    """What several tests compile, or the processes that they start, is compiled once.
-
-    Each worker has a folder of its own: JAX doesn't lock it.
-    """
+    """What several tests compile, in whichever worker, or the processes that they start, is compiled once."""
     matplotlib.use("agg")  # no windows; kernels of notebooks have their own
-    folder = config.programs = tempfile.mkdtemp(prefix="jaxgmm-programs-")
-    cache = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0}
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the environment
+        config.programs = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgmm-programs-")
+    cache = {"compilation_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"], "persistent_cache_min_compile_time_secs": 0}
     for name, value in (cache | {"persistent_cache_min_entry_size_bytes": -1}).items():
         jax.config.update(f"jax_{name}", value)
         os.environ[f"JAX_{name}".upper()] = str(value)
 
 
 def pytest_unconfigure(config):
-    shutil.rmtree(config.programs, ignore_errors=True)
+    if hasattr(config, "programs"):
+        shutil.rmtree(config.programs, ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,10 +1,17 @@
 """Everything that README.md shows is run: its Python blocks here, its two set-up commands by .ci/run."""
 
+import functools
 import re
 import warnings
 from pathlib import Path
 
+import jax
+import numpy as np
+import pandas as pd
 import pytest
+
+import jaxgmm as jg
+from jaxgmm.app import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +35,39 @@ def test_python_blocks_run(tmp_path, monkeypatch):
         warnings.simplefilter("error")
         for block in shown:
             exec(compile(block, ROOT / "README.md", "exec"), namespace)
+
+
+def test_calls_of_the_table(monkeypatch):
+    """Each cell of the second column, on Old Faithful; those that take long with few draws."""
+    data = jg.datasets.load_faithful()
+    x, key = pd.DataFrame(data.x, columns=data.feature_names), jax.random.key(0)
+    fit = jg.fit(x, 2, key=key)
+    names = {
+        "jg": jg,
+        "x": x,
+        "key": key,
+        "K": 2,
+        "fit": fit,
+        "map": map,
+        "files": [x[:100], x[100:]],
+        "read": lambda part: part,
+    }
+    names["frame"] = pd.DataFrame({"value": data.x[:, 1], "sensor": np.repeat(["a", "b"], 136)})
+    for name, few in (
+        ("posterior", {"n_draws": 50}),
+        ("count_clusters", {"n_draws": 20, "n_warmup": 10, "max_components": 12}),
+    ):
+        monkeypatch.setattr(jg, name, functools.partial(getattr(jg, name), **few), raising=False)
+    monkeypatch.setattr(jg, "compare", functools.partial(jg.compare, families=["full"], n_components=[1, 2]), raising=False)
+    names["tree"] = jg.posterior(x, fit, method="gibbs", key=key)
+    rows = re.search(r"^\| I want to \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)[0].splitlines()[2:]
+    calls = [code for row in rows if row for code in re.findall("`([^`]*)`", row.rsplit(" | ", 1)[1]) if code != "x"]
+    assert len(calls) > 12
+    for code in calls:
+        if code.startswith("jaxgmm "):
+            assert code.split()[1] in {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+        else:
+            exec(code, dict(names))
 
 
 def test_set_up_commands_are_what_ci_runs():

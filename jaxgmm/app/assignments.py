@@ -39,11 +39,12 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
     with jax.enable_x64(True):
         gmm = load(run_directory / "gmm.npz")
         output.check_belongs(run_directory, fit, ["gmm.npz"])
-        return assignments(gmm, usable(read_table(data, delimiter), names))
+        x, numbers, _ = usable(read_table(data, delimiter), names, fit.get("missing", "refuse"))
+        return assignments(gmm, x, numbers)
 
 
-def assignments(gmm: GMM, x: np.ndarray) -> dict[str, np.ndarray]:
-    """What the mixture says of each row, by column name.
+def assignments(gmm: GMM, x: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """What the mixture says of each row, by column name; `numbers` are those of the rows.
 
     Its most probable component, uncertainty 1 - max_k r_nk, log density, tail probability (of rows of that component, how many
     lie as far out: chi-square of the squared Mahalanobis distance), and responsibilities.
@@ -51,7 +52,7 @@ def assignments(gmm: GMM, x: np.ndarray) -> dict[str, np.ndarray]:
     r = np.asarray(gmm.responsibilities(x))
     component = r.argmax(axis=1)
     return {
-        "row": np.arange(len(r)),
+        "row": numbers,
         "component": component,
         "uncertainty": 1 - r.max(axis=1),
         "log_density": np.asarray(gmm.log_prob(x)),

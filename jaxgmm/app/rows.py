@@ -1,5 +1,6 @@
 """The rows that the `[data]` table of a config asks for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +15,23 @@ from jaxgmm.tools.validation import check_rows, rows_named
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The data of a run: x (N, D), its columns' names, these with units for figures, and the rows' weights or None."""
+    """The data of a run: x (N, D), its columns' names, these with units for figures, and the rows' weights or None.
+
+    `numbers` (N,) are those of the rows in the file, counted from 0; `n_dropped` rows, which lack a value, are not among them.
+    """
 
     x: np.ndarray
     feature_names: tuple[str, ...]
     axis_labels: tuple[str, ...]
     sample_weight: np.ndarray | None
+    numbers: np.ndarray
+    n_dropped: int
+    missing: str
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The rows with their columns' names: what is fitted to it keeps them."""
-        return pd.DataFrame(self.x, columns=pd.Index(self.feature_names), copy=False)
+        """The rows with their columns' names and their numbers: what is fitted to it keeps them."""
+        return pd.DataFrame(self.x, index=self.numbers, columns=pd.Index(self.feature_names), copy=False)
 
 
 def read_rows(data: DataTable) -> Rows:
@@ -42,31 +49,35 @@ def read_rows(data: DataTable) -> Rows:
         names = data.columns or shipped.feature_names
     else:
         assert data.path is not None  # the config has exactly one of them
-        table = read_table(data.path, data.delimiter)
+        table = read_table(data.path, data.delimiter, data.decimal)
         names = data.columns or tuple(name for name in table.columns if name != data.sample_weight)
-    return Rows(
-        x=usable(table, names),
-        feature_names=names,
-        axis_labels=tuple(f"{name} ({units[name]})" if units.get(name) else name for name in names),
-        sample_weight=None if data.sample_weight is None else table.select([data.sample_weight])[:, 0],
-    )
+    x, numbers, n_dropped = usable(table, names, data.missing)
+    weight = None if data.sample_weight is None else table.select([data.sample_weight])[numbers, 0]
+    axis_labels = tuple(f"{name} ({units[name]})" if units.get(name) else name for name in names)
+    return Rows(x, names, axis_labels, weight, numbers, n_dropped, data.missing)
 
 
-def usable(table: Table, names: tuple[str, ...]) -> np.ndarray:
-    """Columns of a table as (N, D) rows.
+def usable(table: Table, names: Sequence[str], missing: str = "refuse") -> tuple[np.ndarray, np.ndarray, int]:
+    """Columns of a table as (N, D) rows, their numbers in the table, and how many others were dropped.
 
     Raises:
-        ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows.
+        ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows, unless they are
+            `missing` values that are to be dropped.
     """
     x = table.select(names)
+    whole = ~np.isnan(x).any(axis=1) if missing == "drop" else np.ones(len(x), bool)
+    numbers, n_dropped = np.flatnonzero(whole), int((~whole).sum())
+    if n_dropped == len(x) > 0:
+        raise UserError(f"{table.source}: every row lacks a value of {', '.join(names)}: leave columns out")
     try:
-        return np.asarray(check_rows(x))
+        return np.asarray(check_rows(x[whole])), numbers, n_dropped
     except ValueError as error:
+        x = np.where(whole[:, None], x, 0)
         gaps = ~np.isfinite(x)
         if not gaps.any():
             raise UserError(f"{table.source}, rows counted from 0: {error}") from None
-    columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0))]
+    columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0)).tolist()]
     raise UserError(
         f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
-        f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, drop those rows, or fit other columns"
+        f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, set missing to drop, or fit other columns"
     )

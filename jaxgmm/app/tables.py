@@ -1,5 +1,6 @@
 """Tables in files: columns by name out of CSV and Parquet, and back."""
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +65,13 @@ class Table:
         return numbers
 
 
-def read_table(path: str | Path, delimiter: str | None = None) -> Table:
+def read_table(path: str | Path, delimiter: str | None = None, decimal: str = ".") -> Table:
     """Read a CSV (.csv, .tsv, .txt; also .gz of them) or Parquet (.parquet, .pq) file whose columns have names.
 
     Args:
         path: of the file; its suffix says what it is.
         delimiter: between the columns of a CSV; by the suffix if None.
+        decimal: the decimal mark of a CSV.
 
     Raises:
         OSError: the file can't be read.
@@ -88,7 +90,7 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
         if suffix in _PARQUET:
             table = pa.parquet.read_table(path)
         else:
-            table = _read_csv(path, delimiter)
+            table = _read_csv(path, delimiter, decimal)
         names = [name.strip() for name in table.column_names]
     except UnicodeDecodeError:
         raise UserError(f"{path} can't be read: its first line is not UTF-8 text") from None
@@ -107,10 +109,34 @@ def read_table(path: str | Path, delimiter: str | None = None) -> Table:
     return Table(str(path), dict(zip(names, table.columns, strict=True)))
 
 
-def _read_csv(path: Path, delimiter: str | None) -> pa.Table:
+def look_at_csv(path: Path) -> tuple[str | None, str]:
+    """What is between the columns of a CSV, by its first line, and its decimal mark, by which more columns are numbers.
+
+    None, and a point, for what is no CSV or can't be read, which `read_table` says.
+    """
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in _CSV or not path.is_file():
+        return None, "."
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            first = file.readline()
+    except (OSError, UnicodeDecodeError):
+        return None, "."
+    found = max((_CSV[suffix], *_SEPARATORS), key=first.count)
+    if found == ",":
+        return found, "."
+    try:
+        tables = [_read_csv(path, found, decimal) for decimal in (".", ",")]
+    except (UnicodeDecodeError, pa.ArrowException):
+        return None, "."
+    with_point, with_comma = (sum(_numbers(column) is not None for column in table.columns) for table in tables)
+    return found, "," if with_comma > with_point else "."
+
+
+def _read_csv(path: Path, delimiter: str | None, decimal: str = ".") -> pa.Table:
     def read(ignore_empty_lines: bool) -> pa.Table:
         options = pa.csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=ignore_empty_lines)
-        return pa.csv.read_csv(path, parse_options=options)
+        return pa.csv.read_csv(path, parse_options=options, convert_options=pa.csv.ConvertOptions(decimal_point=decimal))
 
     table = read(ignore_empty_lines=True)
     if table.num_columns > 1:
@@ -152,7 +178,7 @@ def _obstacle(column: pa.ChunkedArray | np.ndarray) -> str:
         value = value.as_py() if isinstance(value, pa.Scalar) else value
         if value not in (None, "") and not (isinstance(value, str) and _is_number(value)):
             comma = isinstance(value, str) and value.count(",") == 1 and _is_number(value.replace(",", "."))
-            return f"row {row} is {value!s:.40}{': write a decimal point' * comma}"
+            return f"row {row} is {value!s:.40}{': set decimal to a comma, or write a point' * comma}"
     return f"type {kind}"
 
 

@@ -113,7 +113,8 @@ def _show_fit(console: Console, finished: Run) -> None:
         f"{'no prior (maximum likelihood)' if fit.prior is None else 'conjugate prior (MAP)'}",
     )
     n_features = len(summary["feature_names"])
-    facts.add_row("data", f"{summary['n_samples']} rows x {n_features} feature{'s' * (n_features > 1)}")
+    dropped = f"; {summary['n_dropped']} more lack a value, and were dropped" if summary["n_dropped"] else ""
+    facts.add_row("data", f"{summary['n_samples']} rows x {n_features} feature{'s' * (n_features > 1)}{dropped}")
     for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
         facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
     took = f" in {summary['seconds']['fit']:.2f} s" if "fit" in summary["seconds"] else ""

@@ -112,7 +112,7 @@ def fit_map(
             prior.check_fits(_shapes(n_components, source.n_features, family))
             check_mode_exists(prior.concentration)
         else:
-            prior = cast(Prior, resolve_prior(prior, moments, n_components, family, source))
+            prior = cast(Prior, resolve_prior(prior, moments, n_components, family))
         start = None
         if not isinstance(given, GMM):
             em_prior = "default" if isinstance(prior, RichardsonGreen) else prior

@@ -1,7 +1,7 @@
 """`posterior`: from a fit to draws from the posterior of the same parameters, by any row of `methods`."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, check_keeping, forget
-from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
@@ -29,6 +28,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, host_only, key_data, unknown
 
@@ -48,7 +48,7 @@ def posterior(
     sample_weight: Float[ArrayLike, " N"] | None = None,
     groups: Sequence[str] = (),
     feature_names: Sequence[str] | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    progress: OfProgress = "auto",
     checkpoint: str | Path | None = None,
     resume: bool = False,
     keep_checkpoint: bool = False,
@@ -81,7 +81,8 @@ def posterior(
         groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
             "posterior_predictive".
         feature_names: names of the columns; default those of the fit or the frame, else x0, x1, ...
-        progress: show a progress bar, or call this with (steps done, steps in all).
+        progress: True, a progress bar; "auto", one in a terminal or in Jupyter that appears after two seconds; or a function
+            that is called with (steps done, steps in all).
         checkpoint: directory where "nuts" and "gibbs" keep an unfinished run; removed when it has ended.
         resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run. It starts from the beginning
             where nothing is kept.

@@ -33,6 +33,7 @@ from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import rows_present
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import keywords
+from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, key_data, unknown
 
@@ -60,6 +61,7 @@ def compare(
     held_out_folds: int | None = None,
     loo: bool = False,
     elbo: bool = False,
+    progress: OfProgress = "auto",
 ) -> Comparison:
     """Fit every family with every number of components, and rank them by BIC, AIC, ICL and, if asked for, prediction.
 
@@ -86,6 +88,8 @@ def compare(
         elbo: also the bound of the evidence by variational Bayes (`fit_vb`) that starts from each model's fit, and
             `log_evidence`, which counts the orders of the labels too and can be compared across K and families. After
             `max_steps` updates it is a bound still, though not the best.
+        progress: True, a progress bar; "auto", one in a terminal or in Jupyter that appears after two seconds; or a function
+            that is called with (families done, families in all).
 
     Returns:
         Comparison: `table`, `select("bic")`, `agreement`, `fits`. Maximum likelihood may leave a model without a usable fit
@@ -131,11 +135,16 @@ def compare(
     weight, folds = pad_rows(source.weight, len(x)), None if folds is None else pad_rows(folds, len(x))
 
     rows: list[Row] = []
-    for family in names:
-        with precision.scope(dtype):
+    with precision.scope(dtype), reporter(progress, "compare", "family") as report:
+        for done, family in enumerate(names):
+            if report is not None:
+                report.say(family)
+                report(done, len(names))
             settings = Settings(family, init, n_init, float(rtol), max_steps)
             sweep = _Sweep(x, source.feature_names, counts, prior, per_weight, settings, dtype, out)
             rows += sweep.rows(weight, keys[family], folds, data_id, elbo)
+        if report is not None:
+            report(len(names), len(names))
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
@@ -190,7 +199,7 @@ class _Sweep:
         models = {}
         for i in reversed(possible):  # those that take longest first
             k = self.counts[i]
-            models[i] = Model(k, resolve_prior(self.prior, moments, k, family, source), keys[i])
+            models[i] = Model(k, resolve_prior(self.prior, moments, k, family), keys[i])
         fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):

@@ -1,6 +1,7 @@
 """`count_clusters`: a posterior over the number of clusters."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,11 +13,12 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, check_keeping, forget, run_chains
-from jaxgmm.bayes.samplers.progress import reporter
 from jaxgmm.bayes.trees.schema import check_feature_names
+from jaxgmm.counting.mixing import LEAST_DRAWS
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
 from jaxgmm.counting.partition_prior import N_COMPONENTS, OfAlpha, OfK
 from jaxgmm.counting.telescoping import Telescoping, start
+from jaxgmm.counting.until import UntilBelieved
 from jaxgmm.counting.verdict import count_tree
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
@@ -24,15 +26,16 @@ from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
 from jaxgmm.fitting.fit import Change
-from jaxgmm.fitting.status import FitError
+from jaxgmm.fitting.status import FitError, FitWarning
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import keywords
+from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import Facts
-from jaxgmm.tools.validation import check_count, check_key, check_path, host_only, key_data
+from jaxgmm.tools.validation import check_count, check_key, check_path, host_only, is_finite_number, key_data
 
-_LEAST_DRAWS = 4
+MOST_DRAWS = 20_000  # of each chain
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
 _START_RTOL, _START_STEPS = 1e-5, 100
 _centred = jax.jit(centred_data)
@@ -51,13 +54,15 @@ def count_clusters(
     weights: str | None = None,
     alpha: OfAlpha = None,
     max_components: int = 30,
-    n_draws: int = 1000,
+    n_draws: int | None = None,
+    max_draws: int | None = None,
+    max_seconds: float | None = None,
     n_chains: int = 4,
     n_warmup: int = 500,
     thin: int = 1,
     n_moves: int = 2,
     feature_names: Sequence[str] | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    progress: OfProgress = "auto",
     checkpoint: str | Path | None = None,
     resume: bool = False,
     keep_checkpoint: bool = False,
@@ -88,16 +93,21 @@ def count_clusters(
             0.01 (of each component) for "sparse", "gamma" for "dirichlet-process".
         max_components: J, the most components; `cluster_count` withholds its verdict where that cuts off too much. A Dirichlet
             process is cut off at J sticks, by about (alpha / (1 + alpha))^(J - K+).
-        n_draws: draws of each chain.
+        n_draws: draws of each chain; by default as many as a verdict takes: `cluster_count`'s, with its default thresholds, is
+            looked for after 400, 500, 625, ... draws, so that their number depends on the key, not on the machine.
+        max_draws: the most draws of each chain, where `n_draws` isn't given; default 20 000.
+        max_seconds: a run that has taken so long ends with the draws that there are; how many depends on the machine.
+            `continue_chains` goes on from there.
         n_chains: chains, at least 2; they start from fits of 1 to 10 components, of N / 2 at most.
         n_warmup: steps thrown away.
         thin: sweeps a step.
         n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
         feature_names: names of the columns; default those of a frame, else x0, x1, ...
-        progress: show a progress bar, or call this with (steps done, steps in all).
+        progress: True, a progress bar with the answer so far; "auto", one in a terminal or in Jupyter that appears after two
+            seconds; or a function that is called with (steps done, steps in all), of which the last grows with `max_draws`.
         checkpoint: directory that keeps an unfinished run; removed when it has ended.
-        resume: continue the run in `checkpoint`; its draws are those of an uninterrupted run. It starts from the beginning
-            where nothing is kept.
+        resume: continue the run in `checkpoint`, also with more draws than it was to have; they are those of an uninterrupted
+            run. It starts from the beginning where nothing is kept.
         keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
 
     Returns:
@@ -105,11 +115,16 @@ def count_clusters(
         `log_likelihood` and `entropy`), allocations (whole numbers, and what may never change: `label` (chain, draw, obs_id),
         `n_clusters`, `n_components`, and `sorted_weights` (chain, draw, rank), 0 of ranks beyond `n_components`), cluster_count
         (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data (with `alpha` where it
-        is given). `obs_id` is as in `posterior`. Everything is computed in float64, on every device.
+        is given). `obs_id` is as in `posterior`. Everything is computed in float64, on every device. The attribute `stopped`
+        says why there are no more draws: "verdict", "n_draws", "max_seconds", or "interrupted": a KeyboardInterrupt ends a run
+        without a checkpoint with the draws that there are.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used; names them.
         FitError: draws that aren't finite numbers.
+
+    Warns:
+        FitWarning: a run that was interrupted.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -120,12 +135,13 @@ def count_clusters(
     """
     host_only("count_clusters", x, key)
     check_key(key)
-    counts = {"n_draws": n_draws, "n_chains": n_chains, "thin": thin, "max_components": max_components}
+    counts = {"n_chains": n_chains, "thin": thin, "max_components": max_components}
     settings: Facts = {name: check_count(value, name) for name, value in counts.items()}
     settings |= {"n_warmup": check_count(n_warmup, "n_warmup", least=0), "n_moves": check_count(n_moves, "n_moves", least=0)}
-    if n_chains < 2 or n_draws < _LEAST_DRAWS:
+    most_draws = check_budget(n_draws, max_draws, max_seconds)
+    if n_chains < 2 or most_draws < LEAST_DRAWS:
         raise UserError(
-            f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
+            f"n_chains is {n_chains} and n_draws {most_draws}, but r-hat needs at least 2 chains of {LEAST_DRAWS} draws."
         )
     check_keeping(checkpoint, resume, keep_checkpoint)
     source = as_source(x, None, min_rows=2)
@@ -151,19 +167,55 @@ def count_clusters(
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
         path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
         kernel = Telescoping(settings["n_moves"], settings["thin"])
-        kept = run_chains(kernel, states, data, Schedule(n_warmup, n_draws, report, path, resume, signature))
-    if not np.isfinite(kept["log_likelihood"]).all():
-        raise FitError(
-            f"a draw isn't finite: columns of x or scales of the prior are too large or too small for {dtype}. Rescale the "
-            "columns of x, or raise prior.degrees_of_freedom."
+        until = UntilBelieved(
+            max_components, max_seconds, verdict=n_draws is None, lossless=checkpoint is not None, report=report
         )
-    settings["key"] = signature["key"]
-    tree = count_tree(
-        kept, rows, names, frames.row_labels(x), own, partition_prior, settings | {"fingerprint": signature["data"]}
-    )
+        kept = run_chains(kernel, states, data, Schedule(n_warmup, most_draws, report, path, resume, signature, until))
+    settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept)
+    tree = count_tree(kept, rows, names, frames.row_labels(x), own, partition_prior, settings)
     if path is not None and not keep_checkpoint:
         forget(path)
     return tree
+
+
+def check_budget(n_draws: int | None, max_draws: int | None, max_seconds: float | None) -> int:
+    """The most draws of each chain.
+
+    Raises:
+        TypeError, ValueError: numbers that aren't positive, or both `n_draws` and `max_draws`.
+    """
+    if max_seconds is not None and not (is_finite_number(max_seconds) and max_seconds > 0):
+        raise UserError(f"max_seconds must be a positive number, got {max_seconds!r}.")
+    if n_draws is None:
+        return MOST_DRAWS if max_draws is None else check_count(max_draws, "max_draws")
+    if max_draws is not None:
+        raise UserError(f"n_draws = {n_draws} is how many draws there are, max_draws = {max_draws} how many at most: give one.")
+    return check_count(n_draws, "n_draws")
+
+
+def ended(until: UntilBelieved, kept: Facts) -> Facts:
+    """How a run has ended: `n_draws` and `stopped`, for the tree.
+
+    Raises:
+        FitError: draws that aren't finite numbers.
+
+    Warns:
+        FitWarning: a run that was interrupted.
+    """
+    if not np.isfinite(kept["log_likelihood"]).all():
+        raise FitError(
+            "a draw isn't finite: columns of x or scales of the prior are too large or too small for float64. Rescale the "
+            "columns of x, or raise prior.degrees_of_freedom."
+        )
+    n_draws = kept["n_clusters"].shape[1]
+    if until.reason == "interrupted":
+        warnings.warn(
+            f"the run was interrupted after {n_draws} draws of each chain, and has only these; "
+            "jaxgmm.continue_chains(tree) makes more.",
+            FitWarning,
+            stacklevel=3,
+        )
+    return {"n_draws": n_draws, "stopped": until.reason}
 
 
 def _starting_labels(source: ArraySource, family: str, most: int, n_chains: int, key: Array, dtype: np.dtype) -> np.ndarray:

@@ -53,21 +53,23 @@ class Scene(NamedTuple):
     Attributes:
         partition: the current one.
         alpha: ().
+        log_heads: (J + 1, M), `PartitionPrior.log_heads`.
         extra: the prior's own further parameters.
         data: what the chains share.
     """
 
     partition: Partition
     alpha: Float[Array, ""]
+    log_heads: Float[Array, "T M"]
     extra: dict[str, Array]
     data: Data
 
     def log_prior_odds(self, n_clusters: Int[Array, ""], log_blocks: Float[Array, " M"]) -> Float[Array, ""]:
         """Of a partition with so many clusters, and these factors of its blocks, to the current one; K summed out."""
-        prior, now = self.data.partition_prior, self.partition
-        counts = n_clusters, (now.blocks.counts > 0).sum()
-        heads = [prior.log_head(self.alpha, count, now.labels.size) for count in counts]
-        return logsumexp(heads[0] + log_blocks) - logsumexp(heads[1] + now.log_blocks)
+        now = self.partition
+        heads = self.log_heads[jnp.stack([n_clusters, (now.blocks.counts > 0).sum()])]
+        terms = logsumexp(heads + jnp.stack([log_blocks, now.log_blocks]), axis=1)
+        return terms[0] - terms[1]
 
 
 def expand(z: Float[Array, "N D"], family: Family) -> Float[Array, "N P"]:

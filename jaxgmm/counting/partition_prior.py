@@ -65,15 +65,19 @@ class PartitionPrior:
             return jnp.full(self.most, 1.0, self.log_components.dtype) * alpha
         return alpha / jnp.arange(1, self.most + 1)
 
-    def log_head(self, alpha: Float[Array, ""], n_clusters: Int[Array, ""], n_samples: int | Array) -> Float[Array, " M"]:
-        """Log p(K, partition), K = 1..J, without the blocks' factors; for a Dirichlet process log p(partition) alone, M = 1."""
+    def log_heads(self, alpha: Float[Array, ""], n_samples: int | Array) -> Float[Array, "T M"]:
+        """Log p(K, partition into t blocks), t = 0..J and K = 1..J, without the blocks' factors; for a Dirichlet process, which
+        has no K, log p(partition), M = 1.
+        """
+        clusters = np.arange(self.most + 1)
         if self.weights == "dirichlet-process":
-            return (n_clusters * jnp.log(alpha) + log_gamma(alpha) - log_gamma(alpha + n_samples))[None]
-        k = jnp.arange(1, self.most + 1)
-        gamma = self.concentration(alpha)
-        empty = k - n_clusters
-        ways = jnp.where(empty >= 0, log_gamma(k + 1.0) - log_gamma(jnp.maximum(empty, 0) + 1.0), -jnp.inf)
-        return self.log_components + ways + log_gamma(k * gamma) - log_gamma(k * gamma + n_samples)
+            return (jnp.asarray(clusters) * jnp.log(alpha) + log_gamma(alpha) - log_gamma(alpha + n_samples))[:, None]
+        k = clusters[1:]
+        total = self.concentration(alpha) * k
+        empty = k - clusters[:, None]
+        factorial = scipy.special.gammaln(clusters + 1.0)
+        ways = np.where(empty >= 0, factorial[k] - factorial[np.maximum(empty, 0)], -np.inf)
+        return self.log_components + ways + log_gamma(total) - log_gamma(total + n_samples)
 
     def log_block(self, alpha: Float[Array, ""], count: Float[Array, "..."]) -> Float[Array, "..."]:
         """The factor of a block of `count` rows, (..., 1) to (..., M)."""

@@ -6,7 +6,7 @@ serves all K; and, while weights and parameters are integrated out anyway, the m
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of_labels, 
 from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
-from jaxgmm.tools.variates import draw_labels
+from jaxgmm.tools.variates import Uniforms, draw_labels, normal
 
-_ALPHA_STEPS = (0.5, 1.5)  # of the log-normal random walks of alpha
-MOVES = (split_merge.propose, birth_death.propose, few_rows.propose)
+_ALPHA_STEPS = (0.0, 0.5, 1.5)  # of the log-normal random walks of alpha; the first finds the density where it stands
+MOVES = (split_merge, birth_death, few_rows)
 
 
 class Chain(NamedTuple):
@@ -72,6 +72,7 @@ class Telescoping:
 
     n_moves: int
     thin: int = 1
+    heavy: ClassVar = True
 
     def step(self, chain: Chain, data: Data) -> Chain:
         """The chain `thin` sweeps later."""
@@ -96,48 +97,46 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
     return Chain(key, labels, gmm, n_clusters, n_clusters, data.partition_prior.alpha, extra, nothing, nothing, nothing)
 
 
+def continued(
+    key: Array, labels: Int[Array, " N"], n_components: Array, alpha: Array, extra: dict[str, Array], data: Data
+) -> Chain:
+    """A chain that goes on from a partition of its own, filled components first: the mixture is drawn given it."""
+    key, key_sticks, key_mixture = jax.random.split(key, 3)
+    chain = start(key, labels, data)._replace(n_components=n_components, alpha=alpha, extra=extra)
+    sticks = jax.random.uniform(key_sticks, (data.partition_prior.most,), data.rows.dtype)
+    partition = _partition_of(labels, chain, data)
+    gmm, extra = _draw_mixture(key_mixture, sticks, partition, n_components, alpha, chain, data)
+    return chain._replace(gmm=gmm, extra=extra)
+
+
 def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     """Allocations given the mixture; the partition by `MOVES`; K, alpha and the mixture given the partition."""
-    key, key_labels, key_rest = jax.random.split(chain.rng_key, 3)
+    key, key_uniform, key_mixture = jax.random.split(chain.rng_key, 3)
     joint = _log_joint(chain, data)
-    uniform = jax.random.uniform(key_labels, (joint.shape[0],), joint.dtype)
-    labels, log_density = draw_labels(joint, uniform)
+    n_samples, most = joint.shape
+    of_round = sum(move.n_uniforms(n_samples, most) + 1 for move in MOVES)
+    total = n_samples + n_moves * of_round + 3 * len(_ALPHA_STEPS) + 1 + most
+    u = Uniforms(jax.random.uniform(key_uniform, (total,), joint.dtype))
+    labels, log_density = draw_labels(joint, u.take(n_samples))
     log_r = joint - log_density[:, None]
     entropy = -jnp.where(log_r > -jnp.inf, jnp.exp(log_r) * log_r, 0).sum(-1).mean()
     constant = joint.shape[0] * data.n_features / 2 * jnp.log(2 * jnp.pi)
     # NaN once, NaN for ever: a draw that isn't a number must not pass unseen between those that are kept.
     log_likelihood = jnp.where(jnp.isfinite(chain.log_likelihood), log_density.sum() - constant, jnp.nan)
     chain = chain._replace(rng_key=key, log_likelihood=log_likelihood, entropy=entropy)
-    return _given_labels(key_rest, labels, chain, data, n_moves)
 
-
-def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: int) -> Chain:
     prior = data.partition_prior
-    key_moves, key_alpha, key_k, key_mixture = jax.random.split(key, 4)
     partition = _partition_of(labels, chain, data)
-
-    def move(i: Array, carry: tuple[Partition, Array]) -> tuple[Partition, Array]:
-        partition, accepted = carry
-        own = jax.random.fold_in(key_moves, i)
-        for number, propose in enumerate(MOVES):
-            key_propose, key_accept = jax.random.split(jax.random.fold_in(own, number))
-            proposed, log_ratio = propose(key_propose, Scene(partition, chain.alpha, chain.extra, data))
-            done = jnp.log(jax.random.uniform(key_accept, (), log_ratio.dtype)) < log_ratio
-            partition = jax.tree.map(lambda new, old, done=done: jnp.where(done, new, old), proposed, partition)
-            accepted += done
-        return partition, accepted
-
-    accepted = jnp.zeros((), data.rows.dtype)
-    if n_moves:
-        partition, accepted = lax.fori_loop(0, n_moves, move, (partition, accepted))
+    partition, accepted = _moved(u.take(n_moves, of_round), partition, chain, data)
     partition = _filled_first(partition)
-    alpha = chain.alpha if prior.alpha_prior is None else _draw_alpha(key_alpha, chain.alpha, partition, prior)
+    of_alpha, of_k, of_sticks = u.take(len(_ALPHA_STEPS), 3), u.take(), u.take(most)
+    assert u.left == 0
+    alpha = chain.alpha if prior.alpha_prior is None else _draw_alpha(of_alpha, chain.alpha, partition, prior)
     if prior.weights == "dirichlet-process":
         n_components = jnp.asarray(prior.most)
     else:
-        log_terms = _log_terms(partition.blocks.counts, alpha, prior)
-        n_components = draw_n_components(jax.random.uniform(key_k, (), data.rows.dtype), log_terms)
-    gmm, extra = _draw_mixture(key_mixture, partition, n_components, alpha, chain, data)
+        n_components = draw_n_components(of_k, _log_terms(partition.blocks.counts, alpha, prior))
+    gmm, extra = _draw_mixture(key_mixture, of_sticks, partition, n_components, alpha, chain, data)
     return chain._replace(
         labels=partition.labels,
         gmm=gmm,
@@ -145,8 +144,31 @@ def _given_labels(key: Array, labels: Array, chain: Chain, data: Data, n_moves: 
         n_clusters=(partition.blocks.counts > 0).sum(),
         alpha=alpha,
         extra=extra,
-        accepted=accepted / max(len(MOVES) * n_moves, 1),
+        accepted=accepted,
     )
+
+
+def _moved(uniforms: Float[Array, "R U"], partition: Partition, chain: Chain, data: Data) -> tuple[Partition, Array]:
+    """The partition after rounds of `MOVES`, and the share of the proposals that were accepted."""
+    accepted = jnp.zeros((), data.rows.dtype)
+    n_rounds = len(uniforms)
+    if n_rounds == 0:
+        return partition, accepted
+    log_heads = data.partition_prior.log_heads(chain.alpha, partition.labels.size)
+
+    def one_round(i: Array, carry: tuple[Partition, Array]) -> tuple[Partition, Array]:
+        partition, accepted = carry
+        u = Uniforms(uniforms[i])
+        for move in MOVES:
+            proposed, log_ratio = move.propose(u, Scene(partition, chain.alpha, log_heads, chain.extra, data))
+            done = jnp.log(u.take()) < log_ratio
+            partition = jax.tree.map(lambda new, old, done=done: jnp.where(done, new, old), proposed, partition)
+            accepted += done
+        assert u.left == 0
+        return partition, accepted
+
+    partition, accepted = lax.fori_loop(0, n_rounds, one_round, (partition, accepted))
+    return partition, accepted / (len(MOVES) * n_rounds)
 
 
 def _log_joint(chain: Chain, data: Data) -> Float[Array, "N J"]:
@@ -172,10 +194,10 @@ def _filled_first(partition: Partition) -> Partition:
 
 def _log_terms(counts: Array, alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
     """Log p(K, partition) for each K."""
-    return prior.log_head(alpha, (counts > 0).sum(), counts.sum()) + log_blocks_of(counts, alpha, prior)
+    return prior.log_heads(alpha, counts.sum())[(counts > 0).sum()] + log_blocks_of(counts, alpha, prior)
 
 
-def _draw_alpha(key: Array, alpha: Array, partition: Partition, prior: PartitionPrior) -> Array:
+def _draw_alpha(uniforms: Float[Array, "S 3"], alpha: Array, partition: Partition, prior: PartitionPrior) -> Array:
     """Random walks of log alpha, K summed out."""
     counts = partition.blocks.counts
 
@@ -184,17 +206,17 @@ def _draw_alpha(key: Array, alpha: Array, partition: Partition, prior: Partition
 
     def walk(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         alpha, current = carry
-        key_noise, key_accept = jax.random.split(jax.random.fold_in(key, i))
-        proposed = alpha * jnp.exp(jnp.array(_ALPHA_STEPS)[i] * jax.random.normal(key_noise, (), alpha.dtype))
+        u = uniforms[i]
+        proposed = alpha * jnp.exp(jnp.array(_ALPHA_STEPS)[i] * normal(u[0], u[1]))
         value = log_target(proposed)
-        better = jnp.log(jax.random.uniform(key_accept, (), alpha.dtype)) < value - current
+        better = jnp.log(u[2]) < value - current
         return jnp.where(better, proposed, alpha), jnp.where(better, value, current)
 
-    return lax.fori_loop(0, len(_ALPHA_STEPS), walk, (alpha, log_target(alpha)))[0]
+    return lax.fori_loop(0, len(_ALPHA_STEPS), walk, (alpha, jnp.full_like(alpha, -jnp.inf)))[0]
 
 
 def _draw_mixture(
-    key: Array, partition: Partition, n_components: Array, alpha: Array, chain: Chain, data: Data
+    key: Array, of_sticks: Array, partition: Partition, n_components: Array, alpha: Array, chain: Chain, data: Data
 ) -> tuple[GMM, dict[str, Array]]:
     """Weights, means and covariances of all J components given the partition; empty ones from the prior."""
     blocks, prior = partition.blocks, data.partition_prior
@@ -205,25 +227,23 @@ def _draw_mixture(
         concentration = jnp.where(first_empty, alpha, jnp.where(filled, 0, 1))
     else:
         concentration = jnp.broadcast_to(prior.concentration(alpha)[n_components - 1], (prior.most,))
-    key_gmm, key_sticks = jax.random.split(key)
     old = chain.gmm
     if isinstance(data.prior, RichardsonGreen):
         old = GMM.unchecked(old.weights, old.means, partition.variance.reshape(old.covariances.shape), old.family)
     own = dataclasses.replace(data.prior, concentration=concentration)
-    gmm, _, extra = draw_parameters(own, key_gmm, statistics_of(blocks), old, chain.extra)
+    gmm, _, extra = draw_parameters(own, key, statistics_of(blocks), old, chain.extra)
     weights = gmm.weights
     if prior.weights == "dirichlet-process":
-        weights = _break_stick(key_sticks, weights, filled, alpha)
+        weights = _break_stick(of_sticks, weights, filled, alpha)
     weights = jnp.where(active, weights, 0)
     return GMM.unchecked(weights / weights.sum(), gmm.means, gmm.covariances, gmm.family), extra
 
 
-def _break_stick(key: Array, weights: Array, filled: Array, alpha: Array) -> Array:
+def _break_stick(uniform: Array, weights: Array, filled: Array, alpha: Array) -> Array:
     """The first empty component's weight, dealt out among all empty ones: v_k ~ Beta(1, alpha), the last takes the rest."""
     place = jnp.arange(weights.size) - filled.sum()
     empty = place >= 0
-    u = jax.random.uniform(key, weights.shape, weights.dtype)
-    log_rest = jnp.where(empty, jnp.log1p(-u) / alpha, 0)  # log(1 - v), finite for every u in [0, 1)
+    log_rest = jnp.where(empty, jnp.log1p(-uniform) / alpha, 0)  # log(1 - v), finite for every uniform in [0, 1)
     before = jnp.cumsum(log_rest) - log_rest
     last = jnp.arange(weights.size) == weights.size - 1
     log_v = jnp.where(last, 0, jnp.log(-jnp.expm1(log_rest)))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import arviz as az
 import numpy as np
 import pandas as pd
 import xarray
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from jaxgmm.bayes.priors.base import MixturePrior, names_in_partitions
 from jaxgmm.bayes.trees.build import coordinates, creation_facts, dataset_of, dataset_of_rows, prior_constants
 from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
+from jaxgmm.counting.mixing import ESS, MCSE, R_HAT, Mixing
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
@@ -89,13 +89,16 @@ class ClusterCount(Readable):
         return f"{text}\n{self.verdict[0].upper()}{self.verdict[1:]}"
 
 
-def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 200, cut_off: float = 1e-3) -> ClusterCount:
+def cluster_count(
+    tree: xarray.DataTree, *, r_hat: float = R_HAT, ess: float = ESS, mcse: float = MCSE, cut_off: float = 1e-3
+) -> ClusterCount:
     """The posterior of the number of clusters beside the prior that the model implies, with a verdict that may be withheld.
 
     Args:
         tree: from `count_clusters`.
         r_hat: the highest r-hat of the number of clusters that passes.
         ess: the lowest effective sample size of it that passes, bulk and tail.
+        mcse: the highest Monte-Carlo standard error of the most probable number's probability that passes.
         cut_off: the highest probability of `max_components` components (of clusters, where K is fixed) that passes.
 
     Raises:
@@ -110,39 +113,30 @@ def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 20
         ['posterior', 'mcse', 'prior', 'bayes_factor', 'n_components']
     """
     require(tree, "cluster_count", allocations=("n_clusters", "n_components"), cluster_count=("prior",))
-    for name, value, least in (("r_hat", r_hat, 1), ("ess", ess, 0), ("cut_off", cut_off, 0)):
+    for name, value, least in (("r_hat", r_hat, 1), ("ess", ess, 0), ("mcse", mcse, 0), ("cut_off", cut_off, 0)):
         if not value >= least:
             raise UserError(f"{name} must be at least {least}, got {value!r}.")
     allocations, facts = group_of(tree, "allocations"), facts_of(tree)
     clusters, components = allocations["n_clusters"].values, allocations["n_components"].values
     prior = group_of(tree, "cluster_count")["prior"].values
     most = len(prior)
-    p, p_components = (np.bincount(values.ravel(), minlength=most + 1)[1:] / values.size for values in (clusters, components))
-    mode = int(p.argmax()) + 1
+    mixing = Mixing.of(clusters, most)
+    p, mode = mixing.p, mixing.mode
+    p_components = np.bincount(components.ravel(), minlength=most + 1)[1:] / components.size
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = p / prior
         bayes_factor = np.where(p > 0, odds / odds[mode - 1], np.nan)
     table = pd.DataFrame(
         {
             "posterior": p,
-            "mcse": [_mcse(clusters == count) for count in range(1, most + 1)],
+            "mcse": mixing.mcse,
             "prior": prior,
             "bayes_factor": bayes_factor,
             "n_components": p_components,
         },
         index=pd.Index(range(1, most + 1), name="n_clusters"),
     )
-    found = _mixing(clusters)
-    problems = []
-    if not found[0] <= r_hat:
-        problems.append(
-            f"r-hat of the number of clusters is {found[0]:.3f} (more than {r_hat:g}): the chains disagree. Raise n_draws and "
-            "n_moves."
-        )
-    if not min(found[1:]) >= ess:
-        problems.append(
-            f"ESS of the number of clusters is {min(found[1:]):.0f} (less than {ess:g}). Raise n_draws or thin, or n_chains."
-        )
+    problems = mixing.problems(r_hat, ess, mcse)
     # A prior of K that ends at J by itself isn't cut off there.
     fixed = facts.get("model") != "mixture" or facts.get("n_components") in ("uniform", "given")
     at_most = float((p if fixed else p_components)[-1])
@@ -151,7 +145,7 @@ def cluster_count(tree: xarray.DataTree, *, r_hat: float = 1.05, ess: float = 20
         problems.append(
             f"{most} {what}, the most allowed, have probability {at_most:.2g} (more than {cut_off:g}). Raise max_components."
         )
-    return ClusterCount(table, mode, *found, tuple(problems))
+    return ClusterCount(table, mode, mixing.r_hat, mixing.ess_bulk, mixing.ess_tail, tuple(problems))
 
 
 def count_tree(
@@ -212,20 +206,3 @@ def alpha_of(tree: xarray.DataTree) -> Float[np.ndarray, "chain draw"]:
     if "alpha" in posterior:
         return posterior["alpha"].values
     return np.full((posterior.sizes["chain"], posterior.sizes["draw"]), group_of(tree, "constant_data")["alpha"].values)
-
-
-def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:
-    """r-hat, bulk ESS and tail ESS."""
-    values = clusters.astype(float)
-    if (values == values[0, 0]).all():
-        return 1.0, float(values.size), float(values.size)
-    r_hat, bulk = float(az.rhat(values)), float(az.ess(values))
-    tail = float(az.ess(values, method="tail", prob=(0.05, 0.95)))
-    # The tails of few whole numbers may be one value, of which ArviZ has no ESS.
-    return (r_hat if np.isfinite(r_hat) else np.inf), bulk, (tail if np.isfinite(tail) else bulk)
-
-
-def _mcse(happened: np.ndarray) -> float:
-    if happened.all() or not happened.any():
-        return float("nan")
-    return float(happened.std() / np.sqrt(az.ess(happened.astype(float), method="mean")))

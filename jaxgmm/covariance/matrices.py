@@ -103,7 +103,7 @@ class Dense:
         """tr(Psi Sigma^-1) of each block."""
         return jnp.einsum("...ia,...ij,...ja->...", factor.whitener, scale, factor.whitener)[..., None]
 
-    def draw(self, scale: Array, gammas: Float[Array, "*K 1 D"], n_features: int, key: Array) -> Factor:
+    def draw(self, scale: Array, gammas: Float[Array, "*K 1 D"], n_features: int, noise: Array) -> Factor:
         """InverseWishart(nu, Psi) by Bartlett's decomposition of its inverse (Odell & Feiveson 1966), already factored.
 
         With Psi = L L', and A lower triangular with sqrt(chi2 of nu - i) on its diagonal and standard normals below,
@@ -113,10 +113,9 @@ class Dense:
             scale: Psi.
             gammas: variates of shape (nu - i) / 2, i < p, for each block.
             n_features: D.
-            key: a PRNG key.
+            noise: standard normal variates, in the shape of `scale`.
         """
         root = jnp.sqrt(2 * gammas[..., 0, :])
-        noise = jax.random.normal(key, scale.shape, scale.dtype)
         bartlett = jnp.tril(noise, -1) + root[..., None] * jnp.eye(scale.shape[-1], dtype=scale.dtype)
         cholesky = jnp.linalg.cholesky(scale)
         half_log_det = (jnp.log(jnp.diagonal(cholesky, axis1=-2, axis2=-1)) - jnp.log(root)).sum(-1)

@@ -71,7 +71,7 @@ class Diagonal:
     def block_traces(self, factor: Factor, scale: Array) -> Array:
         return scale * factor.whitener**2
 
-    def draw(self, scale: Array, gammas: Float[Array, "K D 1"], n_features: int, key: Array) -> Factor:
+    def draw(self, scale: Array, gammas: Float[Array, "K D 1"], n_features: int, noise: Array) -> Factor:
         return self.factor(scale / (2 * gammas[..., 0]), n_features)
 
     def to_reals(self, covariances: Array) -> Array:
@@ -156,7 +156,7 @@ class Isotropic(Diagonal):
     def block_traces(self, factor: Factor, scale: Array) -> Array:
         return scale.reshape(-1, 1) * factor.whitener**2
 
-    def draw(self, scale: Array, gammas: Float[Array, "K 1 1"], n_features: int, key: Array) -> Factor:
+    def draw(self, scale: Array, gammas: Float[Array, "K 1 1"], n_features: int, noise: Array) -> Factor:
         return self.factor(scale / (2 * gammas[..., 0, 0]), n_features)
 
     def from_reals(self, reals: Array, shape: tuple[int, ...], n_features: int) -> tuple[Array, Factor, Array]:

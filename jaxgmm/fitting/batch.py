@@ -290,7 +290,7 @@ def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settin
         padded = dataclasses.replace(as_dtype(model.prior, np.float64), concentration=on_host(alpha))
         constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
         priors.append(as_dtype(padded, dtype))
-    floor = _pivot_floor(moments, get_family(settings.family), dtype)
+    floor = pivot_floor(moments, get_family(settings.family), dtype)
     if "covariances" in settings.step.fixed:  # what is held can't collapse
         floor = np.zeros_like(floor)
     values = constants or [0.0] * len(models), moments.mean, floor, moments.total_weight, settings.rtol
@@ -304,7 +304,7 @@ def _repeat(rules: EMRules, n_starts: int, part: slice) -> EMRules:
     return rules._replace(own=jax.tree.map(lambda leaf: np.repeat(leaf, n_starts, axis=0)[part], rules.own))
 
 
-def _pivot_floor(moments: Moments, kind: Family, dtype: np.dtype) -> np.ndarray:
+def pivot_floor(moments: Moments, kind: Family, dtype: np.dtype) -> np.ndarray:
     """Variances (pivots, for matrices) that are rounding of the data's own; inf where the data have none to begin with."""
     total_weight, mean, scatter, _ = moments
     n_features = mean.shape[0]

@@ -84,7 +84,12 @@ class EM:
         """The components, factored, and which of the mixtures are singular."""
         kind = get_family(point.family)
         factor = jax.vmap(GMM.factored)(point)
-        return jax.vmap(GMM.components)(point, factor), _singular(point, factor, rules, kind)
+        floor = 0 if rules.own.prior is not None else self.floor(rules)
+        return jax.vmap(GMM.components)(point, factor), _singular(point, factor, floor, rules.own.active, kind)
+
+    def floor(self, rules: EMRules) -> Float[Array, "..."]:
+        """Smallest pivots that aren't rounding, without a prior: (p,), or (R, 1, p)."""
+        return rules.shared.floor
 
     def sums(
         self, ready: Components, x: Array, weight: Array, rules: EMRules, counted: Bool[Array, " R"], expanded: Array | None
@@ -99,17 +104,18 @@ class EM:
         objective, own = statistics.log_likelihood, rules.own
         if own.prior is not None:
             return objective + jax.vmap(log_kernel)(own.prior, point, ready.factor, own.active) + own.constant, False
-        least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight
+        least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight[..., None]
         return objective, (own.active & ~(statistics.counts > least)).any(1)
 
     def remember(self, search: Search[GMM], proposal: Proposal[GMM], accepted: Array, running: Array) -> PyTree[Array]:
         """Nothing."""
 
 
-def _singular(gmm: GMM, factor: Factor, rules: EMRules, kind: Family) -> Bool[Array, " R"]:
+def _singular(
+    gmm: GMM, factor: Factor, floor: Float[Array, "..."] | int, active: Bool[Array, "R K"], kind: Family
+) -> Bool[Array, " R"]:
     """Starts whose parameters can't be used: covariances not positive definite or, without a prior, flat to rounding."""
     pivots = jax.vmap(kind.structure.pivots)(factor)
-    flat = ~(pivots > (rules.shared.floor if rules.own.prior is None else 0))
-    per_component = flat.reshape(flat.shape[0], -1, flat.shape[-1])  # one axis of length one where components share
-    singular = (per_component & rules.own.active[:, :, None]).any((1, 2))
+    per_component = pivots.reshape(pivots.shape[0], -1, pivots.shape[-1])  # one axis of length one where components share
+    singular = (~(per_component > floor) & active[:, :, None]).any((1, 2))
     return singular | (gmm.weights < 0).any(1) | ~jnp.isfinite(gmm.means).all((1, 2))

@@ -27,6 +27,7 @@ from jaxgmm.model.steps import PARAMETERS, check_fixed
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import OF_STARTS, keywords
+from jaxgmm.tools.progress import OfProgress, Reporter, reporter
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 STOPPING = ("relative", "aitken")
@@ -53,6 +54,7 @@ def fit(
     stopping: str = "relative",
     acceleration: str | None = None,
     callback: Callable[[Progress], None] | None = None,
+    progress: OfProgress = "auto",
 ) -> Fit:
     """Fit a Gaussian mixture by EM: the maximum a posteriori mixture, or the maximum likelihood one with `prior=None`.
 
@@ -82,6 +84,8 @@ def fit(
         acceleration: None, or "squarem": extrapolates every second step, and takes it back where the objective falls
             (Varadhan & Roland 2008, scheme S3).
         callback: called with `Progress` now and then in a long fit.
+        progress: True, a progress bar; "auto", one in a terminal or in Jupyter that appears after two seconds, where there
+            is no `callback`; or a function that is called with (steps of the starts at work, the most they may take).
 
     Returns:
         Fit. Parameters have the dtype of `x`; on a CPU all computation is in float64.
@@ -115,20 +119,35 @@ def fit(
 
     settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step)
     data_id, rows = fingerprint(source), rows_per_weight(prior, source)
-    with precision.scope(dtype):
+    watched = False if callback is not None and progress == "auto" else progress
+    with precision.scope(dtype), reporter(watched, "fit") as report:
         data = source
         if isinstance(source, ArraySource):
             source = source if rows == 1 else dataclasses.replace(source, weight=source.weight * rows)
             data = on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
-        model = Model(n_components, resolve_prior(prior, moments, n_components, family, source), key)
-        (search,) = climb_models([model], data, moments, settings, dtype, given, callback)
+        model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
+        (search,) = climb_models([model], data, moments, settings, dtype, given, _told(callback, report))
     fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
     if not fitted.converged:
         warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=3)
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
         warnings.warn(f"{without_rows(fitted)} (fit.empty). Use fewer components.", FitWarning, stacklevel=3)
     return fitted
+
+
+def _told(callback: Callable[[Progress], None] | None, report: Reporter | None) -> Callable[[Progress], None] | None:
+    """Whom the loop tells of its progress: a bar and the caller's function, if there are any."""
+    if report is None:
+        return callback
+
+    def tell(now: Progress) -> None:
+        report.say(f"start {now.start} of {now.n_starts}, objective {now.objective:.8g}")
+        report(now.n_steps, now.max_steps)
+        if callback is not None:
+            callback(now)
+
+    return tell
 
 
 def names_in(init: object) -> tuple[str, ...] | None:
@@ -207,9 +226,7 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
     return (Squarem if acceleration else EM)(fixed, stopping)
 
 
-def resolve_prior(
-    prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str, source: Source
-) -> Prior | None:
+def resolve_prior(prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str) -> Prior | None:
     """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
     if isinstance(prior, str):
         return Prior.of_moments(prior, moments, n_components, family)
@@ -222,7 +239,7 @@ def resolve_prior(
     if not isinstance(prior, Prior):
         raise not_a_prior(prior, "a function of the default prior", "None")
     shapes = GMM.unchecked(
-        np.empty(n_components), np.empty((n_components, source.n_features)), np.empty(()), family
+        np.empty(n_components), np.empty((n_components, moments.mean.size)), np.empty(()), family
     )  # fmt: skip
     prior.check_fits(shapes)
     check_mode_exists(prior.concentration)

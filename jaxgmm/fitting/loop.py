@@ -22,7 +22,7 @@ from jaxgmm.tools.types import on_host
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
 _FLOPS_BETWEEN_REPORTS = 2e10
 _PLACES = 16  # starts that are stepped together: with more, those that stop early leave more idle
-_STRIDE = 32  # steps between looks at which of them have stopped, while others wait
+_STRIDE = 32  # steps between looks at which of them have stopped (`look_after`), while others wait
 
 
 class Rules[Own, Shared](NamedTuple):
@@ -32,13 +32,13 @@ class Rules[Own, Shared](NamedTuple):
     Attributes:
         own: what a step needs to know of each start; every leaf (R, ...).
         shared: what it needs to know besides.
-        total_weight: ().
+        total_weight: (), or (R,) where each start has rows of its own.
         rtol: ().
     """
 
     own: Own
     shared: Shared
-    total_weight: Float[Array, ""]
+    total_weight: Float[Array, "*R"]
     rtol: Float[Array, ""]
 
 
@@ -122,24 +122,32 @@ def climb[Point](
     max_steps: int,
     step: Step[Point, PyTree],
     report: Callable[[Search[Point]], None] | None = None,
+    *,
+    places: int | None = None,
+    look_after: int = _STRIDE,
+    traced: bool = True,
 ) -> Search[Point]:
     """Run a batch of starts to the end, and return them as NumPy arrays.
 
     A few starts are stepped at a time; the place of one that has stopped goes to the next, so that the slowest don't keep all
     of them waiting. It pays to put those first that may take longest. One call does it all where there are no more starts than
-    places, unless there is someone to report to.
+    places, unless there is someone to report to. Objectives on the way are kept where `traced`.
     """
-    whole = _begin(jax.tree.map(np.asarray, starts), max(_TRACE, 1 << max_steps.bit_length()), step)
+    places = _PLACES if places is None else places
+    whole = _begin(jax.tree.map(np.asarray, starts), max(_TRACE, 1 << max_steps.bit_length()) if traced else 1, step)
     n_starts, n_components, n_features = whole.statistics.sums.shape
-    flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * min(n_starts, _PLACES)
+    if n_starts > places:
+        whole = jax.tree.map(np.array, whole)  # parts are put into it
+    flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * min(n_starts, places)
     longest = max_steps + 1 if report is None else max(1, int(_FLOPS_BETWEEN_REPORTS / flops))
     advance: Callable[..., Search] = _advance if data.traceable else _advance_on_host
     unfinished = np.arange(n_starts)
     while unfinished.size:
         stopped = np.setdiff1d(np.arange(n_starts), unfinished)  # they fill up the last batches
-        rows = np.concatenate([unfinished, stopped])[:_PLACES]
-        stride = min(longest, _STRIDE) if unfinished.size > _PLACES else longest
-        own = rules._replace(own=_rows(rules.own, rows))
+        rows = np.concatenate([unfinished, stopped])[:places]
+        stride = min(longest, look_after) if unfinished.size > places else longest
+        total = rules.total_weight
+        own = rules._replace(own=_rows(rules.own, rows), total_weight=total[rows] if np.ndim(total) else total)
         with jax.debug_nans(False), jax.debug_infs(False):  # a start that ends in them is a result, with a status
             part = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
         whole = jax.tree.map(functools.partial(_put, rows), whole, part)
@@ -156,7 +164,6 @@ def _rows[Tree](tree: Tree, rows: np.ndarray) -> Tree:
 def _put(rows: np.ndarray, whole: np.ndarray, part: Array) -> np.ndarray:
     if len(rows) == len(whole):
         return np.asarray(part)
-    whole = whole.copy()
     whole[rows] = part
     return whole
 

@@ -127,13 +127,13 @@ def seeded_starts(
         return map_rows(lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, block_size, n_rows)
 
     def start(u: Float[Array, " K"], n: Array, own: Prior | None) -> GMM:
-        seeds, labels = _seeds(u, squared_distance, weight, n, init)
+        seeds, labels = seeds_of(u, squared_distance, weight, n, init)
         return grouped_start(x, weight, labels, x[seeds].astype(centre.dtype), centre, n, family, own)
 
     return jax.vmap(start)(uniforms, n_components, prior)
 
 
-def _seeds(
+def seeds_of(
     uniforms: Float[Array, " K"],
     squared_distance: Callable[[Array], Float[Array, " N"]],
     weight: Float[Array, " N"],

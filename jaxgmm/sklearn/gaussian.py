@@ -160,7 +160,7 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         with float64():
             dense, dtype = self.covariance_type in ("full", "tied"), np.dtype(np.float64)
             moments = column_moments(rows.data.x, rows.data.weight, dense, dtype)
-            return resolve_prior(self.prior, moments, self.n_components, self.covariance_type, rows.data)
+            return resolve_prior(self.prior, moments, self.n_components, self.covariance_type)
 
     def _scaled(self, sample_weight: np.ndarray) -> np.ndarray:
         """Weights of mean 1, if only their ratios matter: scikit-learn adds 10 eps to their sums."""

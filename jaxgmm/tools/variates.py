@@ -1,16 +1,84 @@
-"""Random variates that compile fast and don't underflow."""
+"""Random variates that compile fast and don't underflow.
+
+Each call of JAX's generator compiles for as long as thirty lines of arithmetic, however few numbers it draws, and its gammas
+for seconds. So a sweep draws its uniforms by one call (`Uniforms`), and other distributions are made of uniforms.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 _LEAST = float(np.log(np.finfo(np.float32).tiny))  # a smaller log-gamma would underflow, and its inverse overflow
 
 
+class Uniforms:
+    """A vector of numbers in [0, 1), handed out in pieces from its beginning; `left` must be 0 at the end.
+
+    Example:
+        >>> import numpy as np
+        >>> u = Uniforms(np.array([0.1, 0.2, 0.3]))
+        >>> float(u.take()), u.take(2).shape, u.left
+        (0.1, (2,), 0)
+    """
+
+    def __init__(self, values: Float[Array, " M"]) -> None:
+        self._values = values
+        self.left = values.size
+
+    def take(self, *shape: int) -> Float[Array, "..."]:
+        """The next ones, in this shape."""
+        size, first = math.prod(shape), self._values.size - self.left
+        assert size <= self.left, f"{size} uniforms are asked for, {self.left} are left"
+        self.left -= size
+        return self._values[first : first + size].reshape(shape)
+
+
+def normals(key: Array, *shapes: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:
+    """Standard normal variates for several arrays by one call."""
+    sizes = [math.prod(shape) for shape in shapes]
+    u = Uniforms(jax.random.uniform(key, (2 * sum(sizes),), dtype))
+    drawn = normal(u.take(sum(sizes)), u.take(sum(sizes)))
+    return [part.reshape(shape) for part, shape in zip(jnp.split(drawn, np.cumsum(sizes)[:-1]), shapes, strict=True)]
+
+
+def normal(u: Float[Array, "..."], v: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Standard normal variates, each of two uniforms (Box & Muller 1958)."""
+    return jnp.sqrt(-2 * jnp.log1p(-u)) * jnp.cos(2 * math.pi * v)
+
+
+def logistic(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Standard logistic variates of uniforms, finite."""
+    return jnp.log(jnp.maximum(u, jnp.finfo(u.dtype).eps / 2)) - jnp.log1p(-u)
+
+
+def integer(u: Float[Array, "..."], end: int) -> Int[Array, "..."]:
+    """Whole numbers from 0 to `end` - 1 of uniforms."""
+    return (u * end).astype(int)
+
+
 def log_gammas(key: Array, *shapes: Array) -> list[Array]:
-    """Log Gamma(shape, 1) variates for several arrays of shapes by one call: each would take a second to compile."""
-    drawn = jax.random.loggamma(key, jnp.concatenate([shape.reshape(-1) for shape in shapes]))
+    """Log Gamma(shape, 1) variates for several arrays of shapes, by one loop of rejections (Marsaglia & Tsang 2000)."""
+    shape = jnp.concatenate([shape.reshape(-1) for shape in shapes])
+    small = shape < 1  # Gamma(a) is Gamma(a + 1) U^(1 / a)
+    d = jnp.where(small, shape + 1, shape) - 1 / 3
+
+    def attempt(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        key, value, open_ = carry
+        key, own = jax.random.split(key)
+        u = jax.random.uniform(own, (4, *d.shape), d.dtype)
+        x = normal(u[0], u[1])
+        root = 1 + x / (3 * jnp.sqrt(d))
+        log_v = 3 * jnp.log(jnp.maximum(root, jnp.finfo(d.dtype).tiny))
+        accepted = (root > 0) & (jnp.log1p(-u[2]) < x**2 / 2 + d * (1 - root**3 + log_v))
+        new = jnp.log(d) + log_v + jnp.where(small, jnp.log1p(-u[3]) / shape, 0)
+        return key, jnp.where(open_ & accepted, new, value), open_ & ~accepted
+
+    start = key, jnp.full_like(d, jnp.nan), (shape > 0) & (shape < jnp.inf)
+    _, drawn, _ = lax.while_loop(lambda carry: carry[2].any(), attempt, start)
     ends = np.cumsum([shape.size for shape in shapes])[:-1]
     return [part.reshape(shape.shape) for part, shape in zip(jnp.split(drawn, ends), shapes, strict=True)]
 

@@ -1,5 +1,6 @@
 """`jaxgmm init`, `schema` and `doctor`, and how `run` speaks to programs, to nobody, and to narrow terminals."""
 
+import csv
 import importlib.metadata
 import io
 import json
@@ -80,6 +81,33 @@ def test_init_writes_a_config_that_runs(tmp_path, jaxgmm):
     assert (more.posterior.method, more.count.family) == ("gibbs", "full")
     assert jaxgmm("init", "geyser.csv")[0] == 2
     assert jaxgmm("init", "geyser.csv", "--overwrite")[0] == 0
+
+
+def test_init_looks_at_the_marks_and_at_gaps(tmp_path, jaxgmm):
+    """Semicolons, decimal commas, and two incomplete rows of 40: the config runs, and says which rows are whose."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 2)) + 8 * np.repeat([[0], [1]], 20, axis=0)
+    cells = [[f"{value:.3f}".replace(".", ",") for value in row] for row in x]
+    cells[3][0] = cells[17][1] = ""
+    lines = ["year;bill;flipper;note", *(f"{2007 + i % 3};{a};{b};{'' if i else 'first'}" for i, (a, b) in enumerate(cells))]
+    write(tmp_path / "birds.csv", "\n".join(lines))
+    assert jaxgmm("init", "birds.csv")[0] == 0
+    text = (tmp_path / "birds.toml").read_text()
+    data = tomllib.loads(text)["data"]
+    assert data["columns"] == ["year", "bill", "flipper"]
+    assert (data["delimiter"], data["decimal"], data["missing"]) == (";", ",", "drop")
+    assert 'missing = "drop"  # 2 of 40 rows lack a value' in text
+    code, out, err = jaxgmm("run", "birds.toml", "--output", "out", "--set", "compare.n_components=[1, 2]")
+    assert code == 0, err
+    assert "38 rows x 3 features; 2 more lack a value, and were dropped" in out
+    with (tmp_path / "out" / "assignments.csv").open() as file:
+        rows = [int(row["row"]) for row in csv.DictReader(file)]
+    assert rows == [i for i in range(40) if i not in (3, 17)]
+    assert json.loads((tmp_path / "out" / "fit.json").read_text())["n_dropped"] == 2
+    code, out, err = jaxgmm("run", "birds.toml", "--output", "other", "--set", "data.missing=refuse")
+    assert code == 2
+    assert "missing or infinite values in columns bill, flipper" in err
+    assert "set missing to drop" in err
 
 
 def test_init_says_what_it_leaves_out_and_why(tmp_path):

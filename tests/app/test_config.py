@@ -208,6 +208,8 @@ def test_count_knows_what_count_clusters_knows():
     ("overrides", "words"),
     [
         (["model=dpm"], "count.model should be 'mixture', 'sparse' or 'dirichlet-process', got 'dpm'"),
+        (["thresholds.ess=400"], "without n_draws chains stop at r_hat = 1.05, ess = 200, mcse = 0.05: give n_draws where"),
+        (["n_draws=9", "max_draws=9"], "n_draws = 9 is how many draws there are, max_draws how many at most: give one"),
         (["n_chains=1"], "count.n_chains should be greater than or equal to 2, got 1"),
         (["familiy=full"], "unknown key 'count.familiy'; did you mean 'count.family'?"),
         (["alpha=0"], "count.alpha: give a positive number, 'f' or 'gamma', not 0"),

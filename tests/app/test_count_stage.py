@@ -36,6 +36,7 @@ seed = 3
 [count.thresholds]
 r_hat = 9.0
 ess = 1.0
+mcse = 1.0
 cut_off = 1.0
 """
 FILES = {

@@ -1,5 +1,9 @@
 """The number of clusters as users meet it: simulated and published data, verdicts, summaries, hard data, resumed runs."""
 
+import re
+import shutil
+
+import arviz as az
 import jax
 import numpy as np
 import pandas as pd
@@ -173,6 +177,71 @@ def test_odd_data_stay_finite(x, family):
     assert (tree["allocations"]["n_clusters"] <= len(x)).all()
 
 
+def test_a_budget_ends_a_run():
+    """With the draws that there are, which are those of a longer run, and from which chains go on."""
+    x, options = simulated()[::25], {"key": KEY, "family": "spherical", "n_chains": 2, "n_warmup": 10}
+    some = jg.count_clusters(x, **options, max_draws=30)
+    assert (some.attrs["stopped"], some.attrs["n_draws"]) == ("n_draws", 30)
+    late = jg.count_clusters(x, **options, max_seconds=1e-3)
+    assert late.attrs["stopped"] == "max_seconds"
+    n_draws = late["allocations"].sizes["draw"]
+    assert 4 <= n_draws <= 110
+    shared = min(30, n_draws)
+    np.testing.assert_array_equal(*(tree["allocations"]["label"][:, :shared] for tree in (some, late)))
+    verdict = jg.cluster_count(some).verdict
+    assert re.search(r"ESS of the number of clusters is \d+ \(less than 200\): about \d+ draws of each chain would do", verdict)
+
+    more = jg.continue_chains(some, n_draws=20)
+    assert more["allocations"].sizes["draw"] == 50
+    assert (more.attrs["stopped"], more.attrs["n_draws"], more.attrs["fingerprint"]) == (
+        "n_draws",
+        50,
+        some.attrs["fingerprint"],
+    )
+    np.testing.assert_array_equal(more["allocations"]["label"][:, :30], some["allocations"]["label"])
+    believed = jg.continue_chains(more)
+    assert believed.attrs["stopped"] == "verdict"
+    assert jg.cluster_count(believed).ok
+    with pytest.raises(ValueError, match="continue_chains needs the group"):
+        jg.continue_chains(some.drop_nodes("allocations"))
+    without = some.copy()
+    del without.attrs["thin"]
+    with pytest.raises(ValueError, match="doesn't say thin, which chains need to go on"):
+        jg.continue_chains(without)
+
+
+@pytest.mark.parametrize("classic", [True, False])
+def test_chains_go_on_with_their_own_prior(classic):
+    """Of whatever kind it and that of the partitions are."""
+    x = np.random.default_rng(0).normal(size=(40, 1)) + 6 * np.repeat([0, 1], 20)[:, None]
+    own = {"prior": "richardson-green"} if classic else {"model": "dirichlet-process", "alpha": 0.5, "family": "diag"}
+    tree = jg.count_clusters(x, key=KEY, **own, n_draws=300, n_warmup=100)
+    more = jg.continue_chains(tree, n_draws=300)
+    first, second = (more["allocations"]["n_clusters"].values[:, part] for part in (slice(300), slice(300, None)))
+    assert abs(first.mean() - second.mean()) < 4 * np.hypot(*(float(az.mcse(half.astype(float))) for half in (first, second)))
+    for name in set(tree["constant_data"].data_vars):
+        np.testing.assert_array_equal(tree["constant_data"][name], more["constant_data"][name])
+
+
+def test_an_interrupt_keeps_the_draws():
+    x, options = simulated()[::25], {"key": KEY, "family": "spherical", "n_chains": 2, "n_warmup": 10}
+
+    def interrupt(done, total):
+        if done > 20:
+            raise KeyboardInterrupt
+
+    with pytest.warns(jg.FitWarning, match=r"interrupted after \d+ draws of each chain"):
+        tree = jg.count_clusters(x, **options, n_draws=500, progress=interrupt)
+    assert tree.attrs["stopped"] == "interrupted"
+    assert tree["allocations"].sizes["draw"] == tree.attrs["n_draws"] < 500
+
+    def at_once(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # nothing to keep
+        jg.count_clusters(x, **options, n_draws=500, progress=at_once)
+
+
 def test_resumed_run_is_the_uninterrupted_one(tmp_path):
     x = simulated()[::25]
     options = {"key": KEY, "family": "spherical", "n_draws": 30, "n_warmup": 10, "n_chains": 2}
@@ -189,6 +258,13 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
         jg.count_clusters(x, **options, checkpoint=tmp_path / "run", progress=stop)
     with pytest.raises(ValueError, match="belongs to another run: alpha was"):
         jg.count_clusters(x, **options, alpha=2.0, checkpoint=tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"holds \d+ draws of each chain, which is more than n_draws = 5"):
+        jg.count_clusters(x, **options | {"n_draws": 5}, checkpoint=tmp_path / "run", resume=True)
+    longer = jg.count_clusters(x, **options | {"n_draws": 40}, checkpoint=tmp_path / "run", resume=True, keep_checkpoint=True)
+    np.testing.assert_array_equal(longer["allocations"]["label"][:, :30], whole["allocations"]["label"])
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        jg.count_clusters(x, **options, checkpoint=tmp_path / "run", progress=stop)
     kept = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True, keep_checkpoint=True)
     again = jg.count_clusters(x, **options, checkpoint=tmp_path / "run", resume=True)
     for tree in (kept, again):
@@ -222,6 +298,12 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
         ({"n_chains": 1}, ValueError, "r-hat needs at least 2 chains"),
         ({"max_components": 0}, ValueError, "max_components"),
         ({"thin": 0}, ValueError, "thin"),
+        ({"n_draws": 3}, ValueError, "r-hat needs at least 2 chains of 4 draws"),
+        ({"n_draws": 9, "max_draws": 9}, ValueError, "n_draws = 9 is how many draws there are, max_draws = 9 how many at most"),
+        ({"max_draws": 0}, ValueError, "max_draws"),
+        ({"max_seconds": 0}, ValueError, "max_seconds must be a positive number, got 0"),
+        ({"max_seconds": -1.0}, ValueError, "max_seconds must be a positive number, got -1.0"),
+        ({"progress": "bar"}, ValueError, "unknown progress 'bar'"),
         ({"resume": True}, ValueError, "resume=True needs checkpoint"),
         ({"feature_names": ["a"]}, ValueError, "feature_names has 1 names"),
     ],

@@ -22,11 +22,13 @@ class CountThresholdsTable(StrictTable):
     Attributes:
         r_hat: highest of the number of clusters that is still good.
         ess: lowest effective sample size of it that is still good.
+        mcse: highest Monte-Carlo standard error of the most probable number's probability that is still good.
         cut_off: highest probability of max_components components that is still good.
     """
 
     r_hat: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.05
     ess: Positive = 200.0
+    mcse: Positive = 0.05
     cut_off: Annotated[float, Field(ge=0, le=1)] = 1e-3
 
 
@@ -44,7 +46,9 @@ class CountTable(StrictTable):
         weights: "dynamic" or "static", for "mixture".
         alpha: a number, "f" or "gamma".
         max_components: J, the most components.
-        n_draws: of each chain.
+        n_draws: of each chain; as many as a verdict takes if left out.
+        max_draws: of each chain, at most, without `n_draws`.
+        max_seconds: that the chains may take.
         n_chains: at least 2.
         n_warmup: steps of each chain thrown away before.
         thin: sweeps a step.
@@ -60,7 +64,9 @@ class CountTable(StrictTable):
     weights: Literal["dynamic", "static"] | None = None
     alpha: str | float | None = None
     max_components: Annotated[int, Field(ge=1)] = 30
-    n_draws: Annotated[int, Field(ge=4)] = 1000
+    n_draws: Annotated[int, Field(ge=4)] | None = None
+    max_draws: Annotated[int, Field(ge=4)] | None = None
+    max_seconds: Positive | None = None
     n_chains: Annotated[int, Field(ge=2)] = 4
     n_warmup: Annotated[int, Field(ge=0)] = 500
     thin: Annotated[int, Field(ge=1)] = 1
@@ -105,6 +111,15 @@ class CountTable(StrictTable):
         for name in ("n_components", "weights"):
             if self.model != "mixture" and getattr(self, name) is not None:
                 raise UserError(f"{name} is for model 'mixture', but model = {self.model!r}: remove it")
+        if self.n_draws is not None and self.max_draws is not None:
+            raise UserError(f"n_draws = {self.n_draws} is how many draws there are, max_draws how many at most: give one")
+        if self.n_draws is None:
+            usual, asked = CountThresholdsTable(), self.thresholds
+            if asked.ess > usual.ess or asked.r_hat < usual.r_hat or asked.mcse < usual.mcse:
+                raise UserError(
+                    f"without n_draws chains stop at r_hat = {usual.r_hat:g}, ess = {usual.ess:g}, mcse = {usual.mcse:g}: give "
+                    "n_draws where thresholds are stricter"
+                )
         if isinstance(self.n_components, tuple) and len(self.n_components) != self.max_components:
             raise UserError(
                 f"n_components has {len(self.n_components)} probabilities, but max_components = {self.max_components}: give "

@@ -20,6 +20,8 @@ class DataTable(StrictTable):
         columns: the features, by name; every column if left out (of a shipped data set, its features).
         sample_weight: name of the column with the rows' weights.
         delimiter: between the columns of a CSV; "," if left out, a tab for .tsv.
+        decimal: the decimal mark of a CSV.
+        missing: "refuse" rows that lack a value, or "drop" them; the others keep their numbers.
     """
 
     dataset: str | None = None
@@ -27,6 +29,8 @@ class DataTable(StrictTable):
     columns: Names | None = None
     sample_weight: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    decimal: Literal[".", ","] = "."
+    missing: Literal["refuse", "drop"] = "refuse"
 
     @field_validator("dataset")
     @classmethod
@@ -41,6 +45,10 @@ class DataTable(StrictTable):
             raise UserError("give exactly one of path (a file) and dataset (a name)")
         if self.delimiter is not None and self.path is None:
             raise UserError("delimiter is for a path to a CSV file")
+        if self.decimal != "." and self.path is None:
+            raise UserError("decimal is for a path to a CSV file")
+        if self.decimal == "," and self.delimiter in (None, ",") and not str(self.path).endswith((".tsv", ".tsv.gz")):
+            raise UserError("decimal = ',' needs another delimiter, such as ';'")
         if self.columns == ():
             raise UserError("columns is empty; leave it out to take every column")
         columns = self.columns or ()

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgmm.app.tables import Table, read_table
+from jaxgmm.app.tables import Table, look_at_csv, read_table
 from jaxgmm.tools.errors import UserError
 
 _MANY_ROWS = 50_000
 _FEW_ROWS_A_PARAMETER = 5
+_MOST_GAPS = 0.2  # share of the rows that may lack a value
 
 
 def starter_config(path: Path, delimiter: str | None = None, relative_to: Path | None = None) -> str:
@@ -23,7 +24,8 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
     Raises:
         OSError, ValueError: the file can't be read, or has no column that could be clustered.
     """
-    table = read_table(path, delimiter)
+    sniffed, decimal = (delimiter, ".") if delimiter is not None else look_at_csv(path)
+    table = read_table(path, sniffed, decimal)
     usable: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for name in table.columns:
@@ -42,25 +44,29 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"{path} has no column to cluster ({reasons})")
     gaps = {name: int((~np.isfinite(column)).sum()) for name, column in usable.items()}
-    whole = {name: column for name, column in usable.items() if not gaps[name]}
-    for name, missing in gaps.items():
-        if missing:
-            left_out[name] = (
-                f"{missing} missing or infinite value{'s' * (missing > 1)}; fill them in or drop those rows to use it"
-            )
-    if not whole:
+    total = len(next(iter(usable.values())))
+    chosen = _fairly_whole(usable)
+    for name in gaps.keys() - set(chosen):
+        missing = gaps[name]
+        left_out[name] = f"{missing} missing or infinite value{'s' * (missing > 1)}; fill them in or drop those rows to use it"
+    if not chosen:
         worst = ", ".join(f"{name} ({missing})" for name, missing in gaps.items())
         raise UserError(f"{path}: every numeric column has missing values: {worst}. Fill them in, or drop those rows")
-    n_rows, n_features = len(next(iter(whole.values()))), len(whole)
+    complete = np.isfinite(np.column_stack([usable[name] for name in chosen])).all(axis=1)
+    whole = {name: usable[name][complete] for name in chosen}
+    n_rows, n_features = int(complete.sum()), len(whole)
     written = path if relative_to is None else _relative(path, relative_to)
-    lines = [f"# {path.name}: {n_rows} rows, {len(table.columns)} columns. Run it: jaxgmm run <this file>", "", "[data]"]
+    lines = [f"# {path.name}: {total} rows, {len(table.columns)} columns. Run it: jaxgmm run <this file>", "", "[data]"]
     lines += [f"path = {json.dumps(str(written), ensure_ascii=False)}"]
-    lines += [] if delimiter is None else [f"delimiter = {json.dumps(delimiter)}"]
+    lines += [] if sniffed in (None, ",") and delimiter is None else [f"delimiter = {json.dumps(sniffed)}"]
+    lines += [] if decimal == "." else [f"decimal = {json.dumps(decimal)}"]
     lines += [
         "columns = [",
         *(f"    {json.dumps(name, ensure_ascii=False)},  # {_range(column)}" for name, column in whole.items()),
         "]",
     ]
+    if n_rows < total:
+        lines += [f'missing = "drop"  # {total - n_rows} of {total} rows lack a value']
     lines += ['# sample_weight = "..."  # a column that says how often each row counts']
     lines += [f"# left out: {json.dumps(name, ensure_ascii=False)}: {why}" for name, why in left_out.items()]
     lines += ["", "[prior]", 'kind = "default"  # keeps covariances from going singular; "none" is maximum likelihood', ""]
@@ -70,6 +76,17 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
     if n_rows <= _MANY_ROWS:
         lines += ["", "# [count]  # a posterior over the number of clusters", f"# family = {json.dumps(family)}"]
     return "\n".join([*lines, "", "[report]  # report.html, everything on one page", ""])
+
+
+def _fairly_whole(columns: dict[str, np.ndarray]) -> list[str]:
+    """Columns that lack few values, as many as leave most of the rows complete; infinite values can't be dropped."""
+    few = [name for name, column in columns.items() if np.isnan(column).mean() <= _MOST_GAPS and not np.isinf(column).any()]
+    while few:
+        lacking = {name: np.isnan(columns[name]) for name in few}
+        if np.any(list(lacking.values()), axis=0).mean() <= _MOST_GAPS:
+            break
+        few.remove(max(few, key=lambda name: lacking[name].sum()))
+    return few
 
 
 def _models(n_rows: int, n_features: int) -> list[str]:

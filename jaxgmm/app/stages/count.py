@@ -96,7 +96,7 @@ class CountStage:
 
     def make(self, making: Making) -> Counted:
         """Draws as the table asks for, of the family of the fit unless the table says another, and their verdict."""
-        x, family = self.rows.x, self.family(making.fit)
+        x, family = self.rows.frame, self.family(making.fit)
         if self.settings.prior == "richardson-green":
             prior: RichardsonGreen | Change | str = RichardsonGreen.default(x, family)
         else:

@@ -98,7 +98,7 @@ def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: st
     gmm, x = fitted.gmm, rows.x
     gmm.save(directory / "gmm.npz")
     weight = {} if rows.sample_weight is None else {"sample_weight": rows.sample_weight}
-    write_table(directory / f"assignments.{assignments_format}", assignments(gmm, x) | weight)
+    write_table(directory / f"assignments.{assignments_format}", assignments(gmm, x, rows.numbers) | weight)
     figures: dict[str, Figure | Axes] = {
         "components": plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),
         "trace": plots.trace(fitted),
@@ -126,6 +126,8 @@ def fit_summary(fitted: Fit, rows: "Rows", seconds: dict[str, float]) -> Facts:
         "empty": np.flatnonzero(fitted.empty).tolist(),
         "n_parameters": gmm.n_parameters,
         "n_samples": len(rows.x),
+        "n_dropped": rows.n_dropped,
+        "missing": rows.missing,
         "feature_names": list(rows.feature_names),
         "seconds": seconds,
     }

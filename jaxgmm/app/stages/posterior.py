@@ -112,7 +112,7 @@ class PosteriorStage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # k-hat is in everything that a run shows and writes
             tree = posterior(
-                rows.x,
+                rows.frame,
                 fitted,
                 method=settings.method,
                 key=jax.random.key(settings.seed),

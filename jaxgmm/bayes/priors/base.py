@@ -164,8 +164,10 @@ def log_evidence(prior: MixturePrior, blocks: Blocks, variance: Array, extra: di
 
 
 @functools.singledispatch
-def draw_variance(prior: MixturePrior, key: Array, blocks: Blocks, extra: dict[str, Array]) -> Float[Array, " K"]:
-    """The random part of `log_evidence`: nothing, for a conjugate prior."""
+def draw_variance(
+    prior: MixturePrior, uniform: Float[Array, " K"], blocks: Blocks, extra: dict[str, Array]
+) -> Float[Array, " K"]:
+    """The random part of `log_evidence`, made of uniform variates: nothing, for a conjugate prior."""
     return jnp.ones_like(blocks.counts)
 
 

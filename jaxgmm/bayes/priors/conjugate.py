@@ -34,7 +34,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel, log_normaliser, scale_terms
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools.special import log_gamma
-from jaxgmm.tools.variates import dirichlet_weights, log_gammas, positive_exp
+from jaxgmm.tools.variates import dirichlet_weights, log_gammas, normals, positive_exp
 
 FAMILIES = ("full", "diag", "spherical")  # whose components have parameters of their own: blocks are independent
 
@@ -127,12 +127,13 @@ def posterior_given(prior: Prior, statistics: Statistics, family: str) -> Conjug
 def draw_conjugate(key: Array, posterior: Conjugate, family: str) -> tuple[GMM, Factor]:
     """Sigma_k with the mean integrated out, then mu_k given Sigma_k: one exact draw of both; and weights."""
     kind, mean = get_family(family), posterior.mean
-    key_gamma, key_normal, key_below = jax.random.split(key, 3)
+    key_gamma, key_normal = jax.random.split(key)
     half_degrees = half_degrees_of_freedom(kind.structure, posterior.degrees_of_freedom, mean.shape[1])
     weights, log_gamma = log_gammas(key_gamma, posterior.concentration, half_degrees)
-    factor = kind.structure.draw(posterior.scale, positive_exp(log_gamma), mean.shape[1], key_below)
-    noise = jax.random.normal(key_normal, mean.shape, mean.dtype) / jnp.sqrt(posterior.mean_precision)[:, None]
-    means = mean + kind.structure.apply(factor.scale, noise)
+    below = posterior.scale.shape if kind.structure.dense else ()
+    noise, noise_below = normals(key_normal, mean.shape, below, dtype=mean.dtype)
+    factor = kind.structure.draw(posterior.scale, positive_exp(log_gamma), mean.shape[1], noise_below)
+    means = mean + kind.structure.apply(factor.scale, noise / jnp.sqrt(posterior.mean_precision)[:, None])
     return GMM.unchecked(dirichlet_weights(weights), means, kind.structure.multiply(factor), family), factor
 
 

@@ -35,7 +35,7 @@ from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.reading import Page, Readable, of_arrays
 from jaxgmm.tools.special import log_gamma
 from jaxgmm.tools.validation import check_rows, floating, is_traced, unknown
-from jaxgmm.tools.variates import dirichlet_weights, log_gammas, positive_exp
+from jaxgmm.tools.variates import dirichlet_weights, log_gammas, logistic, normals, positive_exp
 
 
 @pytree(static=("family",))
@@ -170,7 +170,8 @@ def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, 
 
     precision = 1 / prior.mean_variance + counts / variance
     pull = (prior.mean - statistics.centre[:, 0]) / prior.mean_variance + statistics.sums[:, 0] / variance
-    shift = pull / precision + jax.random.normal(key_normal, counts.shape, counts.dtype) / jnp.sqrt(precision)
+    (noise,) = normals(key_normal, counts.shape, dtype=counts.dtype)
+    shift = pull / precision + noise / jnp.sqrt(precision)
     means = statistics.centre + shift[:, None]
 
     scatter = recentre(family.structure, statistics.scatter, statistics.sums, counts, shift[:, None]).reshape(-1)
@@ -197,9 +198,11 @@ def _estimated(prior: RichardsonGreen, blocks: Blocks, variance: Array, extra: d
 
 
 @draw_variance.register
-def _near_posterior(prior: RichardsonGreen, key: Array, blocks: Blocks, extra: dict[str, Array]) -> Float[Array, " K"]:
+def _near_posterior(
+    prior: RichardsonGreen, uniform: Float[Array, " K"], blocks: Blocks, extra: dict[str, Array]
+) -> Float[Array, " K"]:
     location, scale = _proposal(prior, blocks, extra["rate"])
-    return jnp.exp(location + scale * jax.random.logistic(key, blocks.counts.shape, blocks.counts.dtype))
+    return jnp.exp(location + scale * logistic(uniform))
 
 
 def _proposal(prior: RichardsonGreen, blocks: Blocks, rate: Array) -> tuple[Array, Array]:

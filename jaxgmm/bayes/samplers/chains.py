@@ -6,13 +6,15 @@ continued from its last checkpoint gives the very draws of an uninterrupted one.
 
 import functools
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +39,12 @@ class Schedule(NamedTuple):
 
     Attributes:
         n_warmup: steps that are thrown away.
-        n_draws: steps that are kept.
+        n_draws: steps that are kept, at most.
         report: called with (steps done, steps in all) after each chunk; None: nobody.
         checkpoint: a directory for an unfinished run, made here; None: an interrupted run is lost.
         resume: continue the run in `checkpoint`.
         signature: what must agree for a run to be continued, as JSON-able facts.
+        until: decides when to stop before `n_draws`; None: the run goes to its end.
     """
 
     n_warmup: int
@@ -50,13 +53,35 @@ class Schedule(NamedTuple):
     checkpoint: Path | None = None
     resume: bool = False
     signature: Mapping[str, Json] = MappingProxyType({})
+    until: "Until | None" = None
+
+
+class Until(Protocol):
+    """Decides when there are enough draws, at numbers of draws that don't depend on how fast they come."""
+
+    def next_look(self, n_draws: int) -> int:
+        """How many draws there should be at the next look, when there are `n_draws`."""
+        ...
+
+    def enough(self, kept: Any) -> bool:
+        """Whether to stop, at a look at all that was kept."""
+        ...
+
+    def out_of_time(self, n_draws: int) -> bool:
+        """Whether to stop where the run stands, with `n_draws`."""
+        ...
+
+    def interrupted(self, n_draws: int) -> bool:
+        """Whether a KeyboardInterrupt ends the run with the draws that there are, or goes on its way."""
+        ...
 
 
 def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
     """Run chains side by side and keep what `kernel` says of each step after the warm-up.
 
     Args:
-        kernel: hashable; `kernel.step(state, data) -> state` and `kernel.keep(state, data) -> pytree` for one chain.
+        kernel: hashable; `kernel.step(state, data) -> state` and `kernel.keep(state, data) -> pytree` for one chain; and
+            `kernel.heavy`: a step is so much work that on a CPU each chain is a program of its own, in threads.
         states: with a leading axis of chains; PRNG keys are part of them.
         data: pytree, shared by the chains and traced, so that other data of the same shapes compile nothing.
         schedule: lengths, and where to report and keep.
@@ -68,46 +93,129 @@ def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
         ValueError: a checkpoint that exists but isn't to be resumed, or that belongs to another run.
         FitError: a checkpoint that can't be read.
     """
-    total = schedule.n_warmup + schedule.n_draws
+    n_warmup, until = schedule.n_warmup, schedule.until
+    total = n_warmup + schedule.n_draws
     done = 0
     chunks: list[list[np.ndarray]] = []  # leaves of what was kept
     kept_shapes, structure = jax.tree.flatten(jax.eval_shape(jax.vmap(lambda state: kernel.keep(state, data)), states))
     store = None if schedule.checkpoint is None else _Store(schedule)
     if store is not None and schedule.resume:
         states, done, chunks = store.load(states, kept_shapes)
+
+    def all_kept() -> Any:
+        return jax.tree.unflatten(structure, [np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)])
+
+    look = total
+    if until is not None:
+        look = n_warmup + until.next_look(0)
+        while look < done:  # of a run that is continued
+            look = n_warmup + until.next_look(look - n_warmup)
     length = min(10, total)
-    while done < total:
-        # Warm-up and draws never share a chunk, so that a chunk is kept whole or not at all.
-        left = (schedule.n_warmup if done < schedule.n_warmup else total) - done
-        n_steps = min(length, left)
-        start = time.perf_counter()
-        states, kept = _advance(kernel, states, data, np.int32(n_steps))
-        jax.block_until_ready(kept)
-        took = time.perf_counter() - start
-        if done >= schedule.n_warmup:
-            chunks.append([np.asarray(leaf[:, :n_steps]) for leaf in jax.tree.leaves(kept)])
-        done += n_steps
-        length = int(np.clip(_SECONDS * n_steps / took, 1, _LONGEST))
-        if store is not None:
-            store.save(states, done, chunks)
-        if schedule.report is not None:
-            schedule.report(done, total)
-    return jax.tree.unflatten(structure, [np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)])
+    advance = _Threads(kernel, data) if kernel.heavy and jax.default_backend() == "cpu" else _Batch(kernel, data)
+    try:
+        while done < total:
+            if until is not None and done >= n_warmup:
+                if done == look:
+                    if until.enough(all_kept()):
+                        break
+                    look = n_warmup + until.next_look(done - n_warmup)
+                if until.out_of_time(done - n_warmup):
+                    break
+            # Warm-up and draws never share a chunk, so that a chunk is kept whole or not at all.
+            n_steps = min(length, (n_warmup if done < n_warmup else min(look, total)) - done)
+            start = time.perf_counter()
+            states, kept = advance(states, n_steps)
+            took = time.perf_counter() - start
+            if done >= n_warmup:
+                chunks.append([leaf[:, :n_steps] for leaf in kept])
+            done += n_steps
+            length = int(np.clip(_SECONDS * n_steps / took, 1, _LONGEST))
+            if store is not None:
+                store.save(states, done, chunks)
+            if schedule.report is not None:
+                schedule.report(done, min(look, total) if done >= n_warmup else total)
+    except KeyboardInterrupt:
+        if until is None or not until.interrupted(sum(chunk[0].shape[1] for chunk in chunks)):
+            raise
+    return all_kept()
+
+
+class _Batch:
+    """Chains step by step side by side, as one program."""
+
+    def __init__(self, kernel: Any, data: Any) -> None:
+        self._kernel, self._data = kernel, data
+
+    def __call__(self, states: Any, n_steps: int) -> tuple[Any, list[np.ndarray]]:
+        """The states `n_steps` later, and what was kept, (chain, _LONGEST, ...), zeros after `n_steps`."""
+        states, kept = _advance(self._kernel, states, self._data, np.int32(n_steps))
+        return states, list(map(np.asarray, jax.tree.leaves(kept)))
+
+
+class _Threads:
+    """Each chain by itself, as many at once as there are cores: compiled code doesn't hold the interpreter's lock.
+
+    A chain is the same program however many cores there are, and so has the same draws.
+    """
+
+    def __init__(self, kernel: Any, data: Any) -> None:
+        self._kernel, self._data, self._compiled = kernel, data, False
+        self._x64 = jax.config.jax_enable_x64  # other threads have settings of their own
+
+    def __call__(self, states: Any, n_steps: int) -> tuple[Any, list[np.ndarray]]:
+        """As `_Batch`."""
+        each = _unstacked(states)
+        if not self._compiled:  # once, not by each thread
+            self._one(each[0], 0)
+            self._compiled = True
+        with ThreadPoolExecutor(min(len(each), os.cpu_count() or 1)) as pool:
+            after = list(pool.map(lambda state: self._one(state, n_steps), each))
+        new, kept = zip(*after, strict=True)
+        return _stacked(list(new)), [np.stack(leaves) for leaves in zip(*kept, strict=True)]
+
+    def _one(self, state: Any, n_steps: int) -> tuple[Any, list[np.ndarray]]:
+        with jax.enable_x64(self._x64), jax.transfer_guard("allow"):
+            new, kept = _advance_one(self._kernel, state, self._data, np.int32(n_steps))
+            return new, list(map(np.asarray, jax.tree.leaves(kept)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(kernel: Any, states: Any, data: Any, n_steps: Array) -> tuple[Any, Any]:
-    """`n_steps` steps of every chain, and what was kept of each, (chain, _LONGEST, ...), zeros after `n_steps`."""
-    keep = jax.vmap(lambda state: kernel.keep(state, data))
-    shapes = jax.eval_shape(keep, states)
-    empty = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], _LONGEST, *leaf.shape[1:]), leaf.dtype), shapes)
+    step, keep = (jax.vmap(lambda state, f=f: f(state, data)) for f in (kernel.step, kernel.keep))
+    empty = jax.tree.map(
+        lambda leaf: jnp.zeros((leaf.shape[0], _LONGEST, *leaf.shape[1:]), leaf.dtype), jax.eval_shape(keep, states)
+    )
 
     def body(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         states, kept = carry
-        states = jax.vmap(lambda state: kernel.step(state, data))(states)
+        states = step(states)
         return states, jax.tree.map(lambda all_, one: all_.at[:, i].set(one), kept, keep(states))
 
     return lax.fori_loop(0, n_steps, body, (states, empty))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance_one(kernel: Any, state: Any, data: Any, n_steps: Array) -> tuple[Any, Any]:
+    shapes = jax.eval_shape(kernel.keep, state, data)
+    empty = jax.tree.map(lambda leaf: jnp.zeros((_LONGEST, *leaf.shape), leaf.dtype), shapes)
+
+    def body(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, kept = carry
+        state = kernel.step(state, data)
+        return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), kept, kernel.keep(state, data))
+
+    return lax.fori_loop(0, n_steps, body, (state, empty))
+
+
+@jax.jit
+def _unstacked(states: Any) -> list[Any]:
+    n_chains = jax.tree.leaves(states)[0].shape[0]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], states) for i in range(n_chains)]
+
+
+@jax.jit
+def _stacked(each: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
 
 def check_keeping(checkpoint: object, resume: bool, keep_checkpoint: bool) -> None:
@@ -174,7 +282,12 @@ class _Store:
         ]
         if differing:
             raise UserError(f"checkpoint {self.directory} belongs to another run: {'; '.join(differing)}.")
-        if not 0 <= done <= self.total or not 0 <= n_chunks <= done:
+        if done > self.total:
+            raise UserError(
+                f"checkpoint {self.directory} holds {done - self.n_warmup} draws of each chain, which is more than n_draws = "
+                f"{self.total - self.n_warmup}: raise n_draws."
+            )
+        if not 0 <= n_chunks <= done:
             raise self._damaged(f"state.npz has done = {done} of {self.total} steps, n_chunks = {n_chunks}")
         old, structure = jax.tree.flatten(states)
         if [(_plain(a).shape, _plain(a).dtype.kind) for a in old] != [(b.shape, b.dtype.kind) for b in leaves]:

@@ -5,7 +5,7 @@ anew, by the density that EM's E-step has. Allocations are never kept: their sta
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,7 @@ class _Stepper:
     """What `run_chains` asks for."""
 
     thin: int
+    heavy: ClassVar = False
 
     def step(self, chain: GibbsChain, data: _Data) -> GibbsChain:
         return lax.fori_loop(0, self.thin, lambda _, state: state.advance(*data), chain)

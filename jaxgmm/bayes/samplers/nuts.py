@@ -52,6 +52,11 @@ class NutsKernel(NamedTuple):
             model_args=(data,),
         )
 
+    @property
+    def heavy(self) -> bool:
+        """Side by side all chains would wait for the longest trajectory."""
+        return True
+
     def step(self, state: HMCState, data: Data) -> HMCState:
         """One draw."""
         return _nuts(self)[1](state, (data,), {})

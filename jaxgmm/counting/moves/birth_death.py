@@ -10,30 +10,32 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence
-from jaxgmm.counting.moves.split_merge import deal_out
+from jaxgmm.counting.moves.split_merge import deal_out, n_uniforms_dealt
 from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of_labels, log_blocks_of, log_memberships
-from jaxgmm.tools.variates import draw_labels
+from jaxgmm.tools.variates import Uniforms, draw_labels, integer
 
 
-def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
+def n_uniforms(n_samples: int, most: int) -> int:
+    """How many uniforms `propose` takes, for N rows in at most J blocks."""
+    return 2 + n_samples + n_uniforms_dealt(n_samples) + most
+
+
+def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio.
 
     `small` is the partition without the block, `big` the one with it; one of them is the current one.
     """
-    partition, alpha, extra, data = scene
-    key_pick, key_death, key_birth, key_variance = jax.random.split(key, 4)
+    partition, alpha, _, extra, data = scene
     labels, most = partition.labels, partition.blocks.counts.size
-    n_samples, dtype = labels.size, data.rows.dtype
+    n_samples = labels.size
     rows, slots = jnp.arange(n_samples), jnp.arange(most)
-    key_row, key_coin = jax.random.split(key_pick)
-    seed, birth = jax.random.randint(key_row, (), 0, n_samples), jax.random.bernoulli(key_coin)
+    seed, birth = integer(u.take(), n_samples), u.take() < 0.5
     filled = partition.blocks.counts > 0
     own = jnp.where(birth, jnp.argmin(filled), labels[seed])
     possible = jnp.where(birth, ~filled.all(), filled.sum() >= 2)
 
     others = jax.tree.map(lambda leaf: leaf.at[own].set(0), partition.blocks)
-    uniform = jax.random.uniform(key_death, (n_samples,), dtype)
-    left = draw_labels(log_memberships(others, extra, data), uniform)[0]
+    left = draw_labels(log_memberships(others, extra, data), u.take(n_samples))[0]
     small_labels = jnp.where(labels == own, left, labels)
     small = blocks_of_labels(small_labels, most, data)
 
@@ -42,7 +44,7 @@ def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     home = jax.tree.map(lambda leaf: leaf[small_labels[seed]][None], small)
     everyone = jnp.ones(n_samples, bool)
     side = jnp.where(birth, rows == seed, labels == own)
-    side, log_birth = deal_out(key_birth, scene, seed, rows != seed, everyone, birth, side, home, rival)
+    side, log_birth = deal_out(u, scene, seed, rows != seed, everyone, birth, side, home, rival)
 
     big_labels = jnp.where(side, own, small_labels)
     big = blocks_of_labels(big_labels, most, data)
@@ -53,7 +55,7 @@ def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     old_labels, new_labels = labels, jnp.where(birth, big_labels, small_labels)
     moved = old_labels != new_labels
     changed = (moved[:, None] & ((old_labels[:, None] == slots) | (new_labels[:, None] == slots))).any(0)
-    drawn = draw_variance(data.prior, key_variance, proposed_blocks, extra)
+    drawn = draw_variance(data.prior, u.take(most), proposed_blocks, extra)
     variance = jnp.where(changed, drawn, partition.variance)
     log_blocks = log_blocks_of(proposed_blocks.counts, alpha, data.partition_prior)
     gain = scene.log_prior_odds((proposed_blocks.counts > 0).sum(), log_blocks)

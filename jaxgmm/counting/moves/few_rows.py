@@ -8,32 +8,38 @@ around, as in Zanella (2020), "Informed proposals for local MCMC in discrete spa
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.counting.moves.split_merge import exchange
 from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of, log_memberships
-from jaxgmm.tools.special import log_gamma
+from jaxgmm.tools.variates import Uniforms, draw_labels, integer
 
 _MOST_ROWS = 3  # that leave together
+_LOG_FACTORIAL = np.log([1.0, 1.0, 2.0, 6.0])
 
 
-def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
+def n_uniforms(n_samples: int, most: int) -> int:
+    """How many uniforms `propose` takes, for N rows in at most J blocks."""
+    return 7 + _MOST_ROWS
+
+
+def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio.
 
     `small` is the partition in which the rows have a home, `big` the one with their own block; one of them is the current one.
     """
-    partition, _, extra, data = scene
-    key_coin, key_size, key_slot, key_home, key_rows, key_variance = jax.random.split(key, 6)
+    partition, _, _, extra, data = scene
     labels, counts, dtype = partition.labels, partition.blocks.counts, data.rows.dtype
     slots = jnp.arange(counts.size)
-    leave, size = jax.random.bernoulli(key_coin), jax.random.randint(key_size, (), 1, _MOST_ROWS + 1)
-    slot = jnp.where(leave, jnp.argmin(counts > 0), _draw(key_slot, _log_indicator(counts == size, dtype)))
+    leave, size = u.take() < 0.5, 1 + integer(u.take(), _MOST_ROWS)
+    slot = jnp.where(leave, jnp.argmin(counts > 0), _draw(u.take(), _log_indicator(counts == size, dtype)))
     inside = (labels == slot) & ~leave
 
     others = jax.tree.map(lambda leaf: leaf.at[slot].set(0), partition.blocks)
     joint = log_memberships(others, extra, data)
-    entered = _draw(key_home, jnp.where(inside[:, None], joint, 0).sum(0))
+    entered = _draw(u.take(), jnp.where(inside[:, None], joint, 0).sum(0))
     small_labels = jnp.where(inside, entered, labels)
     joined = small_labels == entered  # of all blocks, only this one differs between `others` and `small`
     at_home = jnp.where(
@@ -41,22 +47,26 @@ def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     )
     small_counts = others.counts.at[entered].set(joined.sum())
     log_first = jnp.where(small_counts[small_labels] > size, -at_home, -jnp.inf)
-    group, home, log_leave = _draw_rows(key_rows, leave, size, inside, log_first, small_labels, at_home, extra, data)
+    group, home, log_leave = _draw_rows(u.take(_MOST_ROWS), leave, size, inside, log_first, small_labels, at_home, extra, data)
 
     member = small_labels == home
     without = _log_density(member & ~group, extra, data)
     log_join = jnp.where(group[:, None], jnp.where(slots == home, without[:, None], joint), 0).sum(0)
     big_counts = small_counts.at[home].add(-size).at[slot].set(size)
     # The block that joins is one of all of its size, its rows in any order.
-    log_back = jax.nn.log_softmax(log_join)[home] - jnp.log((big_counts == size).sum().astype(dtype)) - log_gamma(size + 1.0)
+    log_back = (
+        jax.nn.log_softmax(log_join)[home]
+        - jnp.log((big_counts == size).sum().astype(dtype))
+        - jnp.asarray(_LOG_FACTORIAL)[size]
+    )
     log_q = log_leave - log_back
-    proposed, log_odds = exchange(key_variance, scene, leave, (home, slot), member, ~group)
+    proposed, log_odds = exchange(u.take(3), scene, leave, (home, slot), member, ~group)
     possible = (small_counts[home] > size) & jnp.where(leave, (counts == 0).any(), (counts == size).any())
     return proposed, jnp.where(possible, log_odds - jnp.where(leave, log_q, -log_q), -jnp.inf)
 
 
 def _draw_rows(
-    key: Array,
+    uniform: Float[Array, " S"],
     leave: Array,
     size: Array,
     inside: Bool[Array, " N"],
@@ -70,7 +80,7 @@ def _draw_rows(
 
     def choose(i: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         group, log_weights, home, log_p = carry
-        row = _draw(jax.random.fold_in(key, i), jnp.where(leave, log_weights, _log_indicator(inside & ~group, log_p.dtype)))
+        row = _draw(uniform[i], jnp.where(leave, log_weights, _log_indicator(inside & ~group, log_p.dtype)))
         log_p += jax.nn.log_softmax(log_weights)[row]
         group |= jnp.arange(labels.size) == row
         home = jnp.where(i == 0, labels[row], home)
@@ -91,6 +101,6 @@ def _log_indicator(which: Bool[Array, " M"], dtype: jnp.dtype) -> Float[Array, "
     return jnp.where(which, 0.0, -jnp.inf).astype(dtype)
 
 
-def _draw(key: Array, log_weights: Float[Array, " M"]) -> Int[Array, ""]:
+def _draw(uniform: Float[Array, ""], log_weights: Float[Array, " M"]) -> Int[Array, ""]:
     """An index, in proportion to exp(log_weights)."""
-    return jax.random.categorical(key, log_weights)
+    return draw_labels(log_weights[None], uniform[None])[0][0]

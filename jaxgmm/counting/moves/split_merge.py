@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence, predictive
 from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of, log_densities
 from jaxgmm.covariance import get_family
+from jaxgmm.tools.variates import Uniforms, integer, logistic
 
 _EM_STEPS = 5  # before the first batch; as many as this are left out, to try rough starts too
 _BATCHES = 16  # of rows that are dealt out together: with 1, the ESS of K+ a sweep was a fifth (Old Faithful)
@@ -24,12 +25,17 @@ _EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
 _REACH = 0.5  # standard deviations of the data, by feature, within which the other pairs lie
 
 
-def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
+def n_uniforms(n_samples: int, most: int) -> int:
+    """How many uniforms `propose` takes, for N rows in at most J blocks."""
+    return 6 + n_uniforms_dealt(n_samples)
+
+
+def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio."""
-    partition, data, keys = scene.partition, scene.data, jax.random.split(key, 4)
+    partition, data = scene.partition, scene.data
     n_samples = partition.labels.size
-    one = jax.random.randint(keys[0], (), 0, n_samples)
-    two = _draw_other(keys[3], one, data)
+    one = integer(u.take(), n_samples)
+    two = _draw_other(u.take(2), one, data)
     counts = partition.blocks.counts
     filled = counts > 0
     n_clusters = filled.sum()
@@ -43,13 +49,13 @@ def propose(key: Array, scene: Scene) -> tuple[Partition, Array]:
     rows = jnp.arange(n_samples)
     free = member & (rows != one) & (rows != two)
     side = jnp.where(split, rows == one, partition.labels == a)
-    first, log_q = deal_out(keys[1], scene, one, free, member, split, side, whole)
-    proposed, log_ratio = exchange(keys[2], scene, split, (a, b), member, first)
+    first, log_q = deal_out(u, scene, one, free, member, split, side, whole)
+    proposed, log_ratio = exchange(u.take(3), scene, split, (a, b), member, first)
     return proposed, jnp.where(possible, log_ratio - jnp.where(split, log_q, -log_q), -jnp.inf)
 
 
 def exchange(
-    key: Array,
+    uniform: Float[Array, "3"],
     scene: Scene,
     split: Array,
     pair: tuple[Array, Array],
@@ -59,17 +65,17 @@ def exchange(
     """The partition with one block split in two, or two merged in one, and the log of its posterior odds to the current one.
 
     Args:
-        key: a PRNG key.
+        uniform: for the variances of the two sides and the whole.
         scene: the current partition, and what it depends on.
         split: (), True to split, False to merge.
         pair: a and b, slots of the two sides; the whole is in a.
         member: (N,), rows of both sides.
         first: (N,), True for rows of a.
     """
-    (a, b), (partition, alpha, extra, data) = pair, scene
+    (a, b), (partition, alpha, _, extra, data) = pair, scene
     n_clusters = (partition.blocks.counts > 0).sum()
     three = blocks_of(jnp.stack([member & first, member & ~first, member]).astype(data.rows.dtype), data)
-    variance = draw_variance(data.prior, key, three, extra)
+    variance = draw_variance(data.prior, uniform, three, extra)
     current = jnp.stack([partition.variance[a], partition.variance[b], partition.variance[a]])
     is_current = jnp.stack([~split, ~split, split])
     variance = jnp.where(is_current, current, variance)
@@ -90,19 +96,23 @@ def exchange(
     return proposed, log_odds
 
 
-def _draw_other(key: Array, one: Array, data: Data) -> Int[Array, ""]:
+def _draw_other(uniform: Float[Array, "2"], one: Array, data: Data) -> Int[Array, ""]:
     """The row to pair with row `one`: any, or one nearby."""
     z = data.rows[:, : data.n_features]
     sd = z.std(0)
     distance = (((z - z[one]) / jnp.where(sd > 0, sd, 1)) ** 2).mean(1)
-    u = jax.random.uniform(key, (2,), z.dtype)
-    weight = jnp.where(u[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2))).at[one].set(0)
+    weight = jnp.where(uniform[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2))).at[one].set(0)
     cumulative = jnp.cumsum(weight)
-    return jnp.minimum((cumulative <= u[1] * cumulative[-1]).sum(), weight.size - 1)
+    return jnp.minimum((cumulative <= uniform[1] * cumulative[-1]).sum(), weight.size - 1)
+
+
+def n_uniforms_dealt(n_samples: int) -> int:
+    """How many uniforms `deal_out` takes."""
+    return 3 * n_samples + 2
 
 
 def deal_out(
-    key: Array,
+    u: Uniforms,
     scene: Scene,
     seed: Array,
     free: Bool[Array, " N"],
@@ -115,7 +125,7 @@ def deal_out(
     """Which rows go to the first side, that of row `seed`, and the log probability of just that.
 
     Args:
-        key: a PRNG key.
+        u: where uniforms are taken from.
         scene: the current partition, and what it depends on.
         seed: (), a row of the first side.
         free: (N,), rows that are dealt out; the others of `member` stay on their `side`.
@@ -132,16 +142,14 @@ def deal_out(
     factor = family.structure.factor(covariances, d)
     z = data.rows[:, :d]
     y = family.structure.whiten(z, jnp.zeros((1, d), z.dtype), factor)[0]
-    key_batch, key_side, key_near = jax.random.split(key, 3)
     # The first side begins as the rows around its own: all sizes are tried, in equal shares on a logarithmic scale.
     distance = ((y - y[seed]) ** 2).sum(1)
-    u = jax.random.uniform(key_near, (weight.size + 2,), dtype)
-    chosen = member & (jnp.log(u[2:]) < u[0] * -jnp.log(weight.sum()))
+    chosen = member & (jnp.log(u.take(weight.size)) < u.take() * -jnp.log(weight.sum()))
     radius = jnp.where(chosen, distance, jnp.inf).min()
     odds = jnp.clip((jnp.minimum(radius, distance.max()) - distance) / 2, -_MOST, _MOST)
-    skipped = jnp.floor(u[1] * (_EM_STEPS + 1)).astype(jnp.int32)
-    batch = jnp.where(free, _EM_STEPS + jax.random.randint(key_batch, weight.shape, 0, _BATCHES), -1)
-    logit_u = jax.random.logistic(key_side, weight.shape, dtype)
+    skipped = integer(u.take(), _EM_STEPS + 1)
+    batch = jnp.where(free, _EM_STEPS + integer(u.take(weight.size), _BATCHES), -1)
+    logit_u = logistic(u.take(weight.size))
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         odds, side, log_q = carry

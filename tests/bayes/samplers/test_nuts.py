@@ -1,5 +1,6 @@
 """The loop of chains, and NUTS against the exact posterior where there is one."""
 
+import os
 from typing import NamedTuple
 
 import arviz as az
@@ -38,6 +39,8 @@ def three_clusters(seed=5):
 class Walk(NamedTuple):
     """A random walk: the simplest chain whose every draw depends on all before."""
 
+    heavy: bool = False
+
     def step(self, state, data):
         key, value = state
         key, own = jax.random.split(key)
@@ -47,9 +50,9 @@ class Walk(NamedTuple):
         return {"value": state[1]}
 
 
-def walk(n_warmup=7, n_draws=25, **options):
+def walk(n_warmup=7, n_draws=25, heavy=False, **options):
     states = (jax.random.split(KEY, 3), jnp.zeros(3))
-    return run_chains(Walk(), states, jnp.asarray(2.0), Schedule(n_warmup, n_draws, **options))["value"]
+    return run_chains(Walk(heavy), states, jnp.asarray(2.0), Schedule(n_warmup, n_draws, **options))["value"]
 
 
 def by_hand(n_steps):
@@ -64,11 +67,14 @@ def by_hand(n_steps):
     return np.array(values)
 
 
-def test_chunks_and_warmup_do_not_change_the_draws(monkeypatch):
+@pytest.mark.parametrize("heavy", [False, True], ids=["side by side", "in threads"])
+def test_chunks_and_warmup_do_not_change_the_draws(monkeypatch, heavy):
+    """Nor does it change them whether chains are one program or each has its own, nor how many of these run at once."""
     expected = by_hand(32)[:, 7:]
-    np.testing.assert_array_equal(walk(), expected)
+    np.testing.assert_array_equal(walk(heavy=heavy), expected)
     monkeypatch.setattr(chains, "_SECONDS", 0.0)  # one step a chunk
-    np.testing.assert_array_equal(walk(), expected)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    np.testing.assert_array_equal(walk(heavy=heavy), expected)
 
 
 @pytest.mark.parametrize("stop_at", [3, 7, 8, 20], ids=["in_warmup", "after_warmup", "first_draw", "in_draws"])
