@@ -120,6 +120,8 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ('data.columns=["a", "b", "a"]', "columns names a column twice: a, b, a"),
         ("data.path=x.csv", "give exactly one of path (a file) and dataset (a name)"),
         ("data.delimiter=;", "delimiter is for a path"),
+        ("data.decimal=','", "decimal is for a path"),
+        ("data.missing=impute", "data.missing should be 'refuse' or 'drop', got 'impute'"),
         ("compare.n_init=3", "[fit] and [compare] are both there"),
         ("compare.families=full", "compare.families should be a list, such as [\"full\"], got 'full'"),
         ('compare.families=["full", "VVV"]', "name each family once, and at least one; got full, full"),
