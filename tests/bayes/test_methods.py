@@ -39,6 +39,8 @@ class RandomWalk(NamedTuple):
         v = jnp.zeros(self.layout.size, target.x.dtype)
         return State(v, self.log_density(v, target), key)
 
+    heavy = False
+
     def step(self, state, target):
         key, key_move, key_accept = jax.random.split(state.key, 3)
         v = state.v + self.scale / self.layout.size**0.5 * jax.random.normal(key_move, state.v.shape, state.v.dtype)

@@ -51,6 +51,8 @@ class ByHand(NamedTuple):
 
     sample: Callable
 
+    heavy = False
+
     def step(self, state: HMCState, data: None) -> HMCState:
         return self.sample(state)
 
