@@ -17,6 +17,7 @@ _NAMES = {
     "bayes.samplers.gibbs_kernel": ("GibbsKernel",),
     "bayes.target.coordinates": ("unconstrain", "constrain"),
     "bayes.target.numpyro_model": ("numpyro_model",),
+    "bayes.trees.adopt": ("adopt",),
     "bayes.trees.build": ("draws_of",),
     "bayes.trees.diagnostics": ("Diagnostics", "diagnose"),
     "bayes.trees.predictive_checks": ("predictive_checks",),
@@ -56,7 +57,7 @@ _MODULES = ("covariance", "data", "datasets", "plots")
 __all__ = [
     "GMM", "ClusterCount", "Comparison", "Diagnostics", "Fit", "FitError", "FitWarning", "GibbsKernel", "GroupFits",
     "Merging", "Prior", "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status", "TelescopingKernel",
-    "VariationalFit", "__version__", "cluster_count", "coclustering", "compare", "components_given", "constrain",
+    "VariationalFit", "__version__", "adopt", "cluster_count", "coclustering", "compare", "components_given", "constrain",
     "continue_chains", "count_clusters", "count_sensitivity", "covariance", "data", "datasets", "diagnose", "draws_of",
     "e_step", "enable_compilation_cache", "fit", "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "load",
     "load_posterior", "m_step", "membership", "merge_components", "merged_counts", "numpyro_model", "plots", "posterior",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.samplers.gibbs_kernel import GibbsKernel
     from jaxgmm.bayes.target.coordinates import constrain, unconstrain
     from jaxgmm.bayes.target.numpyro_model import numpyro_model
+    from jaxgmm.bayes.trees.adopt import adopt
     from jaxgmm.bayes.trees.build import draws_of
     from jaxgmm.bayes.trees.diagnostics import Diagnostics, diagnose
     from jaxgmm.bayes.trees.predictive_checks import predictive_checks

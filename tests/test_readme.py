@@ -59,7 +59,9 @@ def test_calls_of_the_table(monkeypatch):
     ):
         monkeypatch.setattr(jg, name, functools.partial(getattr(jg, name), **few), raising=False)
     monkeypatch.setattr(jg, "compare", functools.partial(jg.compare, families=["full"], n_components=[1, 2]), raising=False)
-    names["tree"] = jg.posterior(x, fit, method="gibbs", key=key)
+    names["tree"] = tree = jg.posterior(x, fit, method="gibbs", key=key)
+    called = {"pi": "weights", "mu": "means", "Sigma": "covariances"}
+    names["mcmc"] = {own: tree["posterior"][name].values for own, name in called.items()}
     rows = re.search(r"^\| I want to \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)[0].splitlines()[2:]
     calls = [code for row in rows if row for code in re.findall("`([^`]*)`", row.rsplit(" | ", 1)[1]) if code != "x"]
     assert len(calls) > 12

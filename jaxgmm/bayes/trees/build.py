@@ -53,7 +53,7 @@ def to_datatree(
     draws: Draws,
     x: Float[ArrayLike, "N D"],
     sample_weight: Float[ArrayLike, " N"] | None,
-    prior: Prior | RichardsonGreen,
+    prior: Prior | RichardsonGreen | None,
     *,
     key: Array,
     groups: Sequence[str] = (),
@@ -81,7 +81,7 @@ def to_datatree(
         draws: from a method.
         x: (N, D), the rows.
         sample_weight: (N,) or None.
-        prior: what the draws were made with.
+        prior: what the draws were made with; None where it isn't known, and nothing is asked for that needs it.
         key: a PRNG key, for allocations and replicated rows.
         groups: further groups, of "log_likelihood", "log_prior", "prior", "posterior_predictive".
         feature_names: D of them; default x0, x1, ...
@@ -114,7 +114,7 @@ def to_datatree(
         **(attrs or {}),
         **original_names(feature_names),
         "family": draws.gmm.family,
-        "prior": type(prior).__name__,
+        "prior": "unknown" if prior is None else type(prior).__name__,
         **creation_facts(),
     }
     dtype = precision.compute_dtype(rows)
@@ -138,8 +138,9 @@ def _groups(
 
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
     values |= {name: per_draw(value) for name, value in label_invariant(gmm, x, w, key_labels).items()}
-    hidden = summed_out_of_draws(gmm, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
-    values |= {name: per_draw(value) for name, value in hidden.items()}
+    if prior is not None:
+        hidden = summed_out_of_draws(gmm, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
+        values |= {name: per_draw(value) for name, value in hidden.items()}
     n_clusters = values.pop("n_clusters").astype(int)
     posterior_dims = dims | {"sorted_weights": ("rank",)}
     made = {
@@ -187,7 +188,8 @@ def dataset_of_rows(rows: Any, coords: Coordinates, leading: tuple[str, ...] = (
 def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
     """A prior's fields, and the rows' weights, as variables of constant_data: (dimensions, values)."""
     dims = {"concentration": ("component_id",), "mean": ("feature",), "scale": ("feature", "feature_bis")}
-    fields = {name: np.asarray(value) for name, value in vars(prior).items() if name != "family" and value is not None}
+    own = {} if prior is None else vars(prior)
+    fields = {name: np.asarray(value) for name, value in own.items() if name != "family" and value is not None}
     constants = {f"prior_{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
     return constants | ({} if weight is None else {"sample_weight": (("obs_id",), weight)})
 
