@@ -345,7 +345,11 @@ def test_wrong_settings(tmp_path, jaxgmm, setting, words):
         ("d.csv", "a\n1\n\n2\n4\n\n", "missing or infinite values in column a, row 1, counted"),
         ("d.csv", "a;b\n1;2\n3;4\n", "has one column, 'a;b': if ';' is between its columns, set delimiter to that"),
         ("d.csv", "a;b\n1,5;2\n", "Expected 1 columns, got 2: 1,5;2. Another delimiter? Set it"),
-        ("d.csv", 'a\n"1,5"\n"2,5"\n', "is not numbers (row 0 is 1,5: set decimal to a comma, or write a point); no other column is"),
+        (
+            "d.csv",
+            'a\n"1,5"\n"2,5"\n',
+            "column 'a' is not numbers (row 0 is 1,5: set decimal to a comma, or write a point); no other column is",
+        ),
         ("d.csv", "a,b\n1,2\n", "x has 1 row"),
         ("d.csv", "a,b\n", "x is empty"),
         ("d.csv", "", "d.csv can't be read as columns separated by ',': Empty CSV file"),

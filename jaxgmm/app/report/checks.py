@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from scipy.stats import binom
+
 from jaxgmm.app.report.files import RunFiles
 from jaxgmm.bayes.methods import chains
 from jaxgmm.tools.formatting import share
@@ -33,7 +35,9 @@ def checks(run: RunFiles, odd_statistics: tuple[int, int] | None) -> list[Check]
         found += _posterior(run.posterior)
     if odd_statistics is not None:
         level, title = (
-            ("look", "Not all of the data is reproduced") if odd_statistics[0] else ("good", "The data is reproduced")
+            ("look", "Not all of the data is reproduced")
+            if _more_than_chance(*odd_statistics)
+            else ("good", "The data is reproduced")
         )
         found.append(Check(level, title, reproduced(*odd_statistics)))
     if run.cluster_count is not None:
@@ -49,10 +53,15 @@ def reproduced(odd: int, total: int) -> str:
     """What posterior predictive checks say, in a sentence."""
     if not odd:
         return f"The mixture reproduces all {total} statistics: each lies within 95 % of the drawn ones."
-    return (
-        f"The mixture doesn’t reproduce {odd} of {total} statistics: of the data, they lie outside of 95 % of the drawn ones, "
-        "as hardly more than one in twenty would by chance."
-    )
+    said = f"Of {total} statistics of the data {odd} lie{'s' if odd == 1 else ''} outside of 95 % of those of drawn data"
+    if _more_than_chance(odd, total):
+        return f"{said}, where about one in twenty would by chance: the mixture does not reproduce them."
+    return f"{said}, no more than would by chance."
+
+
+def _more_than_chance(odd: int, total: int) -> bool:
+    """Whether so many of the statistics outside of 95 % are a surprise."""
+    return bool(binom.sf(odd - 1, total, 0.05) < 0.05)
 
 
 def _status(fit: Facts) -> Check:
@@ -90,7 +99,9 @@ def _posterior(posterior: Facts) -> list[Check]:
             known = "" if k_hat is None else f" k-hat is {k_hat:.2f}; up to 0.7 it can be used."
             found.append(Check("good", "The approximation", f"No problems were found.{known}"))
     rate = posterior["non_permutation_rate"]
-    text = f"In {share(rate) if rate else 'none'} of the draws two components could not be told apart by the fit’s."
+    text = f"In {share(rate)} of the draws two components were too much alike to be told apart."
+    if not rate:
+        text = "In every draw each component could be told from the others."
     level, title = ("good", "Components can be told apart") if rate <= 0.05 else ("look", "Components overlap")
     found.append(Check(level, title, text if rate <= 0.05 else f"{text} What is said of single components is to be doubted."))
     return found + [Check("look", "To note", sentence) for sentence in posterior.get("notes", [])]
