@@ -1,0 +1,42 @@
+"""The compiled loops of public calls are lowered for GPUs and TPUs too, from a machine that has none."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxgmm as jg
+from jaxgmm.bayes.samplers import chains
+from jaxgmm.fitting import batch, group_batch, loop
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(60, 2)) + 6 * np.repeat([[0], [1]], 30, axis=0)
+GMM = jg.GMM([0.5, 0.5], [[0.0, 0.0], [6.0, 6.0]], [np.eye(2)] * 2)
+FEW = {"key": KEY, "n_draws": 10, "n_warmup": 5}
+# program: where it is looked up, its static arguments, a call that uses it
+PROGRAMS = {
+    "EM": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
+    "starts": (batch, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
+    "EM of groups": (loop, "_advance", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),
+    "starts of groups": (group_batch, "seeded_groups", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),
+    "variational Bayes": (loop, "_advance", lambda: jg.fit_vb(X, 2, key=KEY, n_init=2)),
+    "Gibbs": (chains, "_advance", lambda: jg.posterior(X, GMM, method="gibbs", **FEW)),
+    "NUTS": (chains, "_advance_one", lambda: jg.posterior(X, GMM, method="nuts", **FEW)),
+    "counts": (chains, "_advance_one", lambda: jg.count_clusters(X, max_components=5, **FEW)),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_lower_for_accelerators(name, monkeypatch):
+    module, function, call = PROGRAMS[name]
+    compiled, calls = getattr(module, function), []
+
+    def recorded(*args, **options):
+        calls.append((args, options))
+        return compiled(*args, **options)
+
+    monkeypatch.setattr(module, function, recorded)
+    call()
+    args, options = calls[0]
+    with jax.enable_x64(True):
+        lowered = compiled.trace(*args, **options).lower(lowering_platforms=("cuda", "tpu"))
+    assert "stablehlo" in lowered.as_text()
