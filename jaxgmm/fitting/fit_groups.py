@@ -135,7 +135,7 @@ def _sizes(n_components: Any) -> tuple[int, ...]:
 def _split(x: Any, groups: Any) -> tuple[list[np.ndarray], pd.Index, tuple[str, ...] | None]:
     """The rows of each group, the groups' labels, and the names of the columns."""
     if not isinstance(x, list | tuple) and np.ndim(x) == 3:
-        x = list(x)
+        x = list(np.asarray(x))
     if isinstance(x, list | tuple) and len(x) and np.ndim(x[0]) >= 2:
         return _listed(x, groups)
     if groups is None:

@@ -282,11 +282,6 @@ class _Store:
         ]
         if differing:
             raise UserError(f"checkpoint {self.directory} belongs to another run: {'; '.join(differing)}.")
-        if done > self.total:
-            raise UserError(
-                f"checkpoint {self.directory} holds {done - self.n_warmup} draws of each chain, which is more than n_draws = "
-                f"{self.total - self.n_warmup}: raise n_draws."
-            )
         if not 0 <= n_chunks <= done:
             raise self._damaged(f"state.npz has done = {done} of {self.total} steps, n_chunks = {n_chunks}")
         old, structure = jax.tree.flatten(states)
@@ -297,6 +292,11 @@ class _Store:
         lengths = [_length(chunk, kept) for chunk in chunks]
         if None in lengths or sum(filter(None, lengths)) != max(0, done - self.n_warmup):
             raise self._damaged(f"its draws are not those of {done} steps")
+        if done > self.total:
+            raise UserError(
+                f"checkpoint {self.directory} holds {done - self.n_warmup} draws of each chain, which is more than n_draws = "
+                f"{self.total - self.n_warmup}: raise n_draws."
+            )
         self.n_written = len(chunks)
         return states, done, chunks
 
