@@ -10,7 +10,7 @@ from scipy.special import chdtrc
 
 from jaxgmm.app import output
 from jaxgmm.app.rows import usable
-from jaxgmm.app.tables import read_table
+from jaxgmm.app.tables import look_at_csv, read_table
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.storage import load
 from jaxgmm.tools.errors import UserError
@@ -23,7 +23,8 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
     Args:
         run_directory: what `run` wrote.
         data: a CSV or Parquet file that has the run's columns, in any order and among others.
-        delimiter: of a CSV; by the file's suffix if None.
+        delimiter: of a CSV; if None, what is between the columns' names. The decimal mark is the one by which more columns
+            are numbers.
 
     Raises:
         ValueError: not a run's directory, a column that isn't there, rows that can't be used.
@@ -39,7 +40,7 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
     with jax.enable_x64(True):
         gmm = load(run_directory / "gmm.npz")
         output.check_belongs(run_directory, fit, ["gmm.npz"])
-        x, numbers, _ = usable(read_table(data, delimiter), names, fit.get("missing", "refuse"))
+        x, numbers, _ = usable(read_table(data, *look_at_csv(data, delimiter)), names, fit.get("missing", "refuse"))
         return assignments(gmm, x, numbers)
 
 

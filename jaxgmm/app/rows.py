@@ -51,21 +51,29 @@ def read_rows(data: DataTable) -> Rows:
         assert data.path is not None  # the config has exactly one of them
         table = read_table(data.path, data.delimiter, data.decimal)
         names = data.columns or tuple(name for name in table.columns if name != data.sample_weight)
-    x, numbers, n_dropped = usable(table, names, data.missing)
-    weight = None if data.sample_weight is None else table.select([data.sample_weight])[numbers, 0]
+        if not names:
+            raise UserError(f"{table.source} has no column but {data.sample_weight!r}, the rows' weights")
+    weight = None if data.sample_weight is None else table.select([data.sample_weight])[:, 0]
+    x, numbers, n_dropped = usable(table, names, data.missing, weight)
+    weight = None if weight is None else weight[numbers]
     axis_labels = tuple(f"{name} ({units[name]})" if units.get(name) else name for name in names)
     return Rows(x, names, axis_labels, weight, numbers, n_dropped, data.missing)
 
 
-def usable(table: Table, names: Sequence[str], missing: str = "refuse") -> tuple[np.ndarray, np.ndarray, int]:
-    """Columns of a table as (N, D) rows, their numbers in the table, and how many others were dropped.
+def usable(
+    table: Table, names: Sequence[str], missing: str = "refuse", weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Columns of a table as (N, D) rows, their numbers in the table, and how many others were dropped: those that lack a value,
+    or their weight.
 
     Raises:
         ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows, unless they are
             `missing` values that are to be dropped.
     """
     x = table.select(names)
-    whole = ~np.isnan(x).any(axis=1) if missing == "drop" else np.ones(len(x), bool)
+    whole = np.ones(len(x), bool)
+    if missing == "drop":
+        whole = ~np.isnan(x).any(axis=1) & (True if weight is None else ~np.isnan(weight))
     numbers, n_dropped = np.flatnonzero(whole), int((~whole).sum())
     if n_dropped == len(x) > 0:
         raise UserError(f"{table.source}: every row lacks a value of {', '.join(names)}: leave columns out")
@@ -77,7 +85,8 @@ def usable(table: Table, names: Sequence[str], missing: str = "refuse") -> tuple
         if not gaps.any():
             raise UserError(f"{table.source}, rows counted from 0: {error}") from None
     columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0)).tolist()]
+    way_out = "drop those rows" if np.isinf(x).any() else "set missing to drop"
     raise UserError(
         f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
-        f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, set missing to drop, or fit other columns"
+        f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, {way_out}, or fit other columns"
     )

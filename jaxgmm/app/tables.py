@@ -1,6 +1,8 @@
 """Tables in files: columns by name out of CSV and Parquet, and back."""
 
 import gzip
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ _CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
 _PARQUET = (".parquet", ".pq")
 _SEPARATORS = (";", "\t", "|", ",")
 _SHOWN = 12  # columns named in a message
+_OF_AN_INDEX = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,7 @@ def read_table(path: str | Path, delimiter: str | None = None, decimal: str = ".
     try:
         if suffix in _PARQUET:
             table = pa.parquet.read_table(path)
+            table = table.drop_columns([name for name in table.column_names if _OF_AN_INDEX.fullmatch(name)])
         else:
             table = _read_csv(path, delimiter, decimal)
         names = [name.strip() for name in table.column_names]
@@ -109,26 +113,32 @@ def read_table(path: str | Path, delimiter: str | None = None, decimal: str = ".
     return Table(str(path), dict(zip(names, table.columns, strict=True)))
 
 
-def look_at_csv(path: Path) -> tuple[str | None, str]:
-    """What is between the columns of a CSV, by its first line, and its decimal mark, by which more columns are numbers.
+def usual_delimiter(path: Path) -> str | None:
+    """What is between the columns of such a CSV, by its suffix; None for what is no CSV."""
+    return _CSV.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
-    None, and a point, for what is no CSV or can't be read, which `read_table` says.
+
+def look_at_csv(path: Path, delimiter: str | None = None) -> tuple[str | None, str]:
+    """What is between the columns of a CSV, by its first line unless it is known, and its decimal mark, by which more columns
+    are numbers.
+
+    A point for what is no CSV or can't be read, which `read_table` says.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in _CSV or not path.is_file():
-        return None, "."
+    usual = usual_delimiter(path)
+    if usual is None or not path.is_file():
+        return delimiter, "."
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             first = file.readline()
-    except (OSError, UnicodeDecodeError):
-        return None, "."
-    found = max((_CSV[suffix], *_SEPARATORS), key=first.count)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return delimiter, "."
+    found = delimiter or max((usual, *_SEPARATORS), key=first.count)
     if found == ",":
         return found, "."
     try:
         tables = [_read_csv(path, found, decimal) for decimal in (".", ",")]
     except (UnicodeDecodeError, pa.ArrowException):
-        return None, "."
+        return delimiter, "."
     with_point, with_comma = (sum(_numbers(column) is not None for column in table.columns) for table in tables)
     return found, "," if with_comma > with_point else "."
 

@@ -85,7 +85,7 @@ def continue_chains(
         )
         kernel = Telescoping(facts["n_moves"], facts["thin"])
         new = run_chains(kernel, states, data, Schedule(0, most_draws, report, until=until))
-    how = ended(until, new)
+    how = ended(until, new, 3)
     kept = {name: np.concatenate([before[name], values], axis=1) for name, values in new.items()}
     facts |= how | {"n_draws": done + how["n_draws"]}
     return count_tree(kept, rows, feature_names_of(tree), row_labels_of(tree), own, partition_prior, facts)

@@ -96,7 +96,8 @@ def count_clusters(
         n_draws: draws of each chain; by default as many as a verdict takes: `cluster_count`'s, with its default thresholds, is
             looked for after 400, 500, 625, ... draws, so that their number depends on the key, not on the machine.
         max_draws: the most draws of each chain, where `n_draws` isn't given; default 20 000.
-        max_seconds: a run that has taken so long ends with the draws that there are; how many depends on the machine.
+        max_seconds: a run that has taken so long ends with the draws that there are, after its warm-up; how many depends on
+            the machine.
             `continue_chains` goes on from there.
         n_chains: chains, at least 2; they start from fits of 1 to 10 components, of N / 2 at most.
         n_warmup: steps thrown away.
@@ -104,7 +105,7 @@ def count_clusters(
         n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
         feature_names: names of the columns; default those of a frame, else x0, x1, ...
         progress: True, a progress bar with the answer so far; "auto", one in a terminal or in Jupyter that appears after two
-            seconds; or a function that is called with (steps done, steps in all), of which the last grows with `max_draws`.
+            seconds; or a function that is called with (steps done, steps in all): without `n_draws`, up to the next look.
         checkpoint: directory that keeps an unfinished run; removed when it has ended.
         resume: continue the run in `checkpoint`, also with more draws than it was to have; they are those of an uninterrupted
             run. It starts from the beginning where nothing is kept.
@@ -171,7 +172,7 @@ def count_clusters(
             max_components, max_seconds, verdict=n_draws is None, lossless=checkpoint is not None, report=report
         )
         kept = run_chains(kernel, states, data, Schedule(n_warmup, most_draws, report, path, resume, signature, until))
-    settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept)
+    settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept, 4)
     tree = count_tree(kept, rows, names, frames.row_labels(x), own, partition_prior, settings)
     if path is not None and not keep_checkpoint:
         forget(path)
@@ -193,7 +194,7 @@ def check_budget(n_draws: int | None, max_draws: int | None, max_seconds: float 
     return check_count(n_draws, "n_draws")
 
 
-def ended(until: UntilBelieved, kept: Facts) -> Facts:
+def ended(until: UntilBelieved, kept: Facts, stacklevel: int) -> Facts:
     """How a run has ended: `n_draws` and `stopped`, for the tree.
 
     Raises:
@@ -213,7 +214,7 @@ def ended(until: UntilBelieved, kept: Facts) -> Facts:
             f"the run was interrupted after {n_draws} draws of each chain, and has only these; "
             "jaxgmm.continue_chains(tree) makes more.",
             FitWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return {"n_draws": n_draws, "stopped": until.reason}
 

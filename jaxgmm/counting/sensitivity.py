@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -41,17 +42,17 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
     for name in ("checkpoint", "resume"):
         if options.get(name):
             raise UserError(f"{name} keeps one run, and count_sensitivity makes five: leave it out.")
-    base = count_clusters(x, key=key, **options)
+    base = _counted(x, key=key, **options)
     prior, alpha = prior_of(base), float(np.median(alpha_of(base)))
     own = options | {"prior": prior, "family": None}
     if facts_of(base)["alpha"] not in ("f", "gamma"):
         own["alpha"] = alpha
     runs = {"as given": base}
     for number, factor in enumerate(_FACTORS):
-        runs[f"alpha x {factor:g}"] = count_clusters(
+        runs[f"alpha x {factor:g}"] = _counted(
             x, key=jax.random.fold_in(key, 2 * number), **own | {"alpha": factor * alpha}
         )  # fmt: skip
-        runs[f"scale x {factor:g}"] = count_clusters(
+        runs[f"scale x {factor:g}"] = _counted(
             x, key=jax.random.fold_in(key, 2 * number + 1), **own | {"prior": _scaled(prior, factor)}
         )
     counts = {name: cluster_count(tree) for name, tree in runs.items()}
@@ -70,6 +71,14 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
         },
         orient="index",
     )
+
+
+def _counted(x: Float[ArrayLike, "N D"], **options: Any) -> xarray.DataTree:
+    """A run; what interrupts it interrupts the others."""
+    tree = count_clusters(x, **options)
+    if facts_of(tree)["stopped"] == "interrupted":
+        raise KeyboardInterrupt
+    return tree
 
 
 def _scaled(prior: Prior | RichardsonGreen, factor: float) -> Prior | RichardsonGreen:

@@ -24,6 +24,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.variates import Uniforms, draw_labels, normal
 
 _ALPHA_STEPS = (0.0, 0.5, 1.5)  # of the log-normal random walks of alpha; the first finds the density where it stands
+_SWEEPS_GIVEN = 10  # of the parameters, the partition held
 MOVES = (split_merge, birth_death, few_rows)
 
 
@@ -100,13 +101,21 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
 def continued(
     key: Array, labels: Int[Array, " N"], n_components: Array, alpha: Array, extra: dict[str, Array], data: Data
 ) -> Chain:
-    """A chain that goes on from a partition of its own, filled components first: the mixture is drawn given it."""
+    """A chain that goes on from a partition of its own, filled components first: the mixture is drawn given it.
+
+    With a prior that is only conditionally conjugate, in a few sweeps.
+    """
     key, key_sticks, key_mixture = jax.random.split(key, 3)
     chain = start(key, labels, data)._replace(n_components=n_components, alpha=alpha, extra=extra)
     sticks = jax.random.uniform(key_sticks, (data.partition_prior.most,), data.rows.dtype)
-    partition = _partition_of(labels, chain, data)
-    gmm, extra = _draw_mixture(key_mixture, sticks, partition, n_components, alpha, chain, data)
-    return chain._replace(gmm=gmm, extra=extra)
+
+    def again(i: Array, chain: Chain) -> Chain:
+        own, partition = jax.random.fold_in(key_mixture, i), _partition_of(labels, chain, data)
+        gmm, extra = _draw_mixture(own, sticks, partition, n_components, alpha, chain, data)
+        return chain._replace(gmm=gmm, extra=extra)
+
+    n_sweeps = _SWEEPS_GIVEN if isinstance(data.prior, RichardsonGreen) else 1
+    return lax.fori_loop(0, n_sweeps, again, chain)
 
 
 def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:

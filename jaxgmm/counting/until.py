@@ -8,6 +8,7 @@ from jaxtyping import Int
 from jaxgmm.counting.mixing import ESS, LEAST_DRAWS, MCSE, R_HAT, Mixing
 from jaxgmm.tools.progress import Reporter
 
+_NEVER = 1 << 60
 _FIRST, _GROWTH = 400, 1.25  # draws of each chain at the first look; how many more there are at each further one
 
 
@@ -44,7 +45,9 @@ class UntilBelieved:
         self._already, self._report, self._start = already, report, time.monotonic()
 
     def next_look(self, n_draws: int) -> int:
-        """400, 500, 625, ... draws, of both runs together."""
+        """400, 500, 625, ... draws, of both runs together, where there is a verdict to look for."""
+        if not self._verdict:
+            return _NEVER
         before = 0 if self._already is None else self._already.shape[1]
         look = _FIRST
         while look <= before + n_draws:
@@ -59,7 +62,7 @@ class UntilBelieved:
         found = Mixing.of(clusters, self._most)
         if self._report is not None:
             self._report.say(f"{found.so_far} of {ESS:g}")
-        return self._ended("verdict", self._verdict and not found.problems(R_HAT, ESS, MCSE))
+        return self._ended("verdict", not found.problems(R_HAT, ESS, MCSE))
 
     def out_of_time(self, n_draws: int) -> bool:
         """Whether the seconds are spent; there are at least as many draws as r-hat needs."""

@@ -10,9 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
+from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.fit import Change
-from jaxgmm.fitting.group_batch import GroupBatch, starts_of
-from jaxgmm.fitting.group_fits import TOO_FEW, BestStarts, GroupFits
+from jaxgmm.fitting.group_batch import GroupBatch, moments_of, starts_of
+from jaxgmm.fitting.group_fits import OUT_OF_RANGE, TOO_FEW, BestStarts, GroupFits
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import check_name
@@ -24,11 +25,16 @@ from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.validation import check_count, check_key, check_rows, check_rtol, check_steps, host_only, key_data, unknown
 
 _LENGTHS = 64, 512, 4096, 32_768, 262_144  # to which the rows of a group are padded; an eighth of it is summed at a time
-_NUMBERS = 1 << 22  # responsibilities of the starts that are stepped together
+_NUMBERS = 1 << 22  # rows and responsibilities of the starts that are stepped together
+_NUMBERS_IN_A_TURN = 1 << 26  # and of those that are at hand, with copies of their rows: half a gigabyte
 _LEAST_PLACES, _MOST_PLACES = 16, 128
-_TURN = 64  # so many times as many starts are at hand, with copies of their rows
 _BY = ("bic", "aic")
 _NAMED = 5  # groups, in a warning
+
+_MEANING = {
+    TOO_FEW: "fewer rows than components, or than the 2 that a covariance takes.",
+    OUT_OF_RANGE: "columns too large or too small for squares of them to be numbers: rescale them.",
+}
 
 
 @keywords(**OF_STARTS)
@@ -101,18 +107,20 @@ def fit_groups(
     counts = np.array([len(own) for own in rows])
     uniforms = np.random.default_rng(np.asarray(key_data(key)).tolist()).random((len(rows), len(sizes), n_init, most))
     best = BestStarts(counts, sizes, most, rows[0].shape[1], kind, dtype)
-    pending, done = np.flatnonzero(counts >= max(2, min(sizes))), 0
+    moments = _moments(rows, np.flatnonzero(counts >= max(2, min(sizes))), best, kind.structure.dense, dtype)
+    pending, done = np.array(sorted(moments), int), 0
     total = n_init * sum(int((counts[pending] >= k).sum()) for k in sizes)
     with precision.scope(dtype), reporter(progress, "fit_groups", "start") as report:
         for least, length in _lengths(counts[pending]):
             own = pending[(counts[pending] > least) & (counts[pending] <= length)]
             own = own[np.argsort(-counts[own], kind="stable")]  # those that take longest first
             n_starts = n_init * sum(int((counts[own] >= k).sum()) for k in sizes)
-            most_places = min(_MOST_PLACES, max(_LEAST_PLACES, _NUMBERS // (length * most)))
+            size = length * (rows[0].shape[1] + most)
+            most_places = min(_MOST_PLACES, max(_LEAST_PLACES, _NUMBERS // size))
             places = min(most_places, max(_LEAST_PLACES, 1 << (n_starts - 1).bit_length()))
-            for some in _turns(own, counts, sizes, n_init, places * _TURN):
+            for some in _turns(own, counts, sizes, n_init, max(places, _NUMBERS_IN_A_TURN // size)):
                 starts = starts_of(some, counts, sizes, n_init)
-                batch = GroupBatch.of([rows[g] for g in some], sizes, length, kind, prior, dtype)
+                batch = GroupBatch.of([(rows[g], moments[g]) for g in some], sizes, length, kind, prior, dtype)
                 search = batch.climb(starts, uniforms[some], sizes, most, init, rtol, max_steps, places)
                 best.take(some, starts, search, rtol)
                 done += len(starts.group)
@@ -141,13 +149,7 @@ def _split(x: Any, groups: Any) -> tuple[list[np.ndarray], pd.Index, tuple[str, 
     if groups is None:
         raise UserError("groups is needed: the label of each row of x; or give x as a list of arrays, one for each group.")
     rows, names = np.asarray(check_rows(x, "x")), frames.feature_names(x)
-    labels = pd.Series(np.asarray(groups) if not hasattr(groups, "array") else groups.array)
-    if len(labels) != len(rows):
-        raise UserError(f"groups has {len(labels)} labels, but x has {len(rows)} rows.")
-    if labels.isna().any():
-        raise UserError(
-            f"groups has no label for row {int(np.flatnonzero(labels.isna())[0])}: drop such rows, or name a group."
-        )
+    labels = _labels(groups, len(rows), "row")
     codes, index = pd.factorize(labels, sort=True)
     order = np.argsort(codes, kind="stable")
     parts = np.split(rows[order], np.cumsum(np.bincount(codes))[:-1])
@@ -156,11 +158,7 @@ def _split(x: Any, groups: Any) -> tuple[list[np.ndarray], pd.Index, tuple[str, 
 
 def _listed(x: Sequence[Any], groups: Any) -> tuple[list[np.ndarray], pd.Index, tuple[str, ...] | None]:
     names = frames.feature_names(x[0], "x[0]")
-    labels = pd.Index(range(len(x)) if groups is None else groups, name="group")
-    if len(labels) != len(x):
-        raise UserError(f"groups has {len(labels)} labels, but x has {len(x)} groups.")
-    if labels.hasnans:
-        raise UserError(f"groups has no label for group {int(np.flatnonzero(labels.isna())[0])}.")
+    labels = _labels(range(len(x)) if groups is None else groups, len(x), "group")
     if not labels.is_unique:
         raise UserError(f"groups names a group twice: {labels[labels.duplicated()][0]!r}.")
     width, rows = np.shape(x[0])[1], []
@@ -173,6 +171,33 @@ def _listed(x: Sequence[Any], groups: Any) -> tuple[list[np.ndarray], pd.Index, 
             raise UserError(f"x[{i}] has {one.shape[1]} columns, but x[0] has {width}: groups must have the same features.")
         rows.append(one)
     return rows, labels, names
+
+
+def _labels(groups: Any, n: int, thing: str) -> pd.Index:
+    """The labels, of any kind that can be hashed and sorted; tuples are labels, too."""
+    shape: tuple[int, ...] = (len(groups),) if hasattr(groups, "__len__") else ()
+    if hasattr(groups, "shape"):
+        shape = tuple(groups.shape)
+    if isinstance(groups, str) or len(shape) != 1:
+        raise UserError(f"groups must be one label for each {thing}, ({n},), got {type(groups).__name__} of shape {shape}.")
+    if shape[0] != n:
+        raise UserError(f"groups has {shape[0]} labels, but x has {n} {thing}s.")
+    labels = pd.Index(groups if hasattr(groups, "dtype") else list(groups), name="group", tupleize_cols=False)
+    if labels.hasnans:
+        missing = int(np.flatnonzero(labels.isna())[0])
+        raise UserError(f"groups has no label for {thing} {missing}: drop such {thing}s, or name them.")
+    return labels
+
+
+def _moments(rows: list[np.ndarray], some: np.ndarray, best: BestStarts, dense: bool, dtype: np.dtype) -> dict[int, Moments]:
+    """Of these groups, but for those whose squares aren't numbers, which are marked so."""
+    found = {}
+    for g in some.tolist():
+        try:
+            found[g] = moments_of(rows[g].astype(float), dense, dtype)
+        except UserError:
+            best.out_of_range(g)
+    return found
 
 
 def _lengths(counts: np.ndarray) -> list[tuple[int, int]]:
@@ -197,7 +222,5 @@ def _warn(table: pd.DataFrame) -> None:
         if status == Status.converged.name:
             continue
         named = ", ".join(map(repr, part.index[:_NAMED].tolist())) + (", ..." if len(part) > _NAMED else "")
-        meaning = (
-            "fewer rows than components, or than the 2 that a covariance takes" if status == TOO_FEW else Status[status].meaning
-        )
-        warnings.warn(f"{len(part)} of {len(table)} groups ended as {status!r} ({named}): {meaning}", FitWarning, stacklevel=3)
+        meaning = _MEANING.get(status) or Status[status].meaning
+        warnings.warn(f"{len(part)} of {len(table)} groups ended as {status!r} ({named}): {meaning}", FitWarning, stacklevel=4)

@@ -17,6 +17,7 @@ from jaxgmm.fitting.starts import column_scales
 from jaxgmm.model.default_prior import NAMES, Values
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import unchecked
 from jaxgmm.tools.types import on_host
 
@@ -53,20 +54,19 @@ class GroupBatch(NamedTuple):
     @classmethod
     def of(
         cls,
-        rows: list[np.ndarray],
+        groups: list[tuple[np.ndarray, Moments]],
         sizes: Sequence[int],
         length: int,
         kind: Family,
         prior: Prior | Change | str | None,
         dtype: np.dtype,
     ) -> "GroupBatch":
-        """Groups of these rows, with what their fits need to know of them."""
-        x, weight = np.empty((len(rows), length, rows[0].shape[1]), dtype), np.zeros((len(rows), length), dtype)
+        """Groups, each with its rows and their moments, with what their fits need to know besides."""
+        x, weight = np.empty((len(groups), length, groups[0][0].shape[1]), dtype), np.zeros((len(groups), length), dtype)
         floors, priors, scales, means = [], [], [], []
-        for g, each in enumerate(rows):
+        for g, (each, moments) in enumerate(groups):
             n = len(each)
             x[g, :n], x[g, n:], weight[g, :n] = each, each[-1], 1
-            moments = _moments_of(each.astype(float), kind.structure.dense, dtype)
             means.append(moments.mean)
             scales.append(column_scales(moments, kind.name))
             floors.append(np.atleast_1d(pivot_floor(moments, kind, dtype)) if prior is None else np.zeros(1))
@@ -114,6 +114,8 @@ class GroupBatch(NamedTuple):
         if self.priors is None:
             return None
         fields = self.priors[0].keys() - {"concentration"}
+        if any(prior.keys() - {"concentration"} != fields for prior in self.priors):
+            raise UserError("prior is a function that sets least_scale for some groups and not for others: let it for all.")
         leaves = {name: np.array([prior[name] for prior in self.priors], self.x.dtype) for name in fields}
         concentration = np.ones((len(self.priors), most), self.x.dtype)
         for i, k in enumerate(sizes):  # of a size all concentrations have one shape, () or (k,)
@@ -132,13 +134,14 @@ def _values(prior: Prior | Change | str, moments: Moments, n_components: int, ki
     return {name: np.asarray(getattr(resolved, name)) for name in resolved.fields}
 
 
-def _moments_of(rows: Float[np.ndarray, "N D"], dense: bool, dtype: np.dtype) -> Moments:
+def moments_of(rows: Float[np.ndarray, "N D"], dense: bool, dtype: np.dtype) -> Moments:
     """As `column_moments`, without compiling anything."""
-    ones = np.ones(len(rows))
-    origin = rows[0]
-    mean = origin + (rows - origin).mean(0)
-    z = rows - mean
-    return checked_moments(len(rows), mean, z.T @ z if dense else (z**2).sum(0), column_steps(rows, ones), dtype)
+    origin, n_rows = rows[0], len(rows)
+    with np.errstate(all="ignore"):  # what isn't a number is refused
+        mean = origin + (rows - origin).mean(0)
+        z = rows - mean
+        scatter = z.T @ z if dense else (z**2).sum(0)
+    return checked_moments(n_rows, mean, scatter, column_steps(rows, np.ones(n_rows)), dtype)
 
 
 def _in_parts(f: Callable[..., Any], places: int, *trees: Any) -> Any:

@@ -16,7 +16,8 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
 
-TOO_FEW = "too_few_rows"  # in the column `status`
+TOO_FEW, OUT_OF_RANGE = "too_few_rows", "out_of_range"  # in the column `status`, where nothing was fitted
+_NOT_FITTED = {-1: TOO_FEW, -2: OUT_OF_RANGE}
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,9 +25,9 @@ class GroupFits(Readable):
     """The mixtures of many groups of rows, and how the fit of each has ended.
 
     Attributes:
-        table: a row for each group, by its label, with columns n_rows, n_components, status ("too_few_rows" where there is no
-            fit), log_likelihood, bic, aic (of the rows of the group; nats), replication (starts that reached the best optimum)
-            and n_steps (of the best).
+        table: a row for each group, by its label, with columns n_rows, n_components, status ("too_few_rows" or "out_of_range"
+            where there is no fit), log_likelihood, bic, aic (of the rows of the group; nats), replication (starts that reached
+            the best optimum) and n_steps (of the best).
         gmm: all mixtures, every leaf with a leading axis of groups. Components from a group's own `n_components` on have weight
             0; groups without a fit are NaN.
     """
@@ -52,12 +53,13 @@ class GroupFits(Readable):
         own = GMM.unchecked(weights, means, covariances, family=gmm.family, feature_names=gmm.feature_names)
         return precision.as_parameters(own, weights.dtype)
 
-    def __len__(self) -> int:
-        return len(self.table)
-
     def __iter__(self) -> Iterator[Any]:
         """The labels of the groups that have a mixture."""
         return iter(self.table.index[self.table["n_components"] > 0])
+
+    def __len__(self) -> int:
+        """How many have one."""
+        return int((self.table["n_components"] > 0).sum())
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each component: index (group, component), weight, means and standard deviations by feature."""
@@ -80,7 +82,7 @@ class GroupFits(Readable):
         formats: dict[str, Callable[[Any], str]] = {"n_rows": "{:.0f}".format, "n_components": "{:.0f}".format, "status": str}
         formats |= dict.fromkeys(("log_likelihood", "bic"), "{:.2f}".format) | {"replication": "{:.0f}".format}
         return Page(
-            f"GroupFits: {counted(len(self), 'group')}, {gmm.family}, {counted(gmm.n_features, 'feature')}",
+            f"GroupFits: {counted(len(self.table), 'group')}, {gmm.family}, {counted(gmm.n_features, 'feature')}",
             [", ".join(f"{n} {name}" for name, n in status.items())],
             of_frame(self.table, formats, ("group", "column"), "group"),
         )
@@ -100,6 +102,10 @@ class BestStarts:
         self._weights = np.full((*shape, most), np.nan, dtype)
         self._means = np.full((*shape, most, n_features), np.nan, dtype)
         self._covariances = np.full((*shape, *kind.shape(most, n_features)), np.nan, dtype)
+
+    def out_of_range(self, group: int) -> None:
+        """Mark a group whose squares aren't numbers."""
+        self._status[group] = -2
 
     def take(self, some: np.ndarray, starts: GroupStarts, search: Search[GMM], rtol: float) -> None:
         """Keep of each group and number of components the start of the highest objective; a collapsed one if all are."""
@@ -141,7 +147,7 @@ class BestStarts:
             {
                 "n_rows": self._counts,
                 "n_components": np.where(fitted, np.array(self._sizes)[size], 0),
-                "status": [TOO_FEW if code < 0 else status_of(code).name for code in self._status[at].tolist()],
+                "status": [_NOT_FITTED.get(code) or status_of(code).name for code in self._status[at].tolist()],
                 "log_likelihood": self._log_likelihood[at],
                 **{name: score[at] for name, score in scores.items()},
                 "replication": self._replication[at],

@@ -71,7 +71,7 @@ def reporter(progress: OfProgress, name: str, unit: str = "step") -> Iterator[Re
     if not isinstance(progress, bool) and progress != "auto":
         raise unknown("progress", progress, ("auto", "True", "False", "a function of (done, total)"))
     in_notebook = _in_notebook()
-    if not progress or (progress == "auto" and not (in_notebook or sys.stderr.isatty())):
+    if not progress or (progress == "auto" and not (in_notebook or getattr(sys.stderr, "isatty", bool)())):
         yield None
         return
     if in_notebook:

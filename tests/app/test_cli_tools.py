@@ -1,6 +1,7 @@
 """`jaxgmm init`, `schema` and `doctor`, and how `run` speaks to programs, to nobody, and to narrow terminals."""
 
 import csv
+import gzip
 import importlib.metadata
 import io
 import json
@@ -20,10 +21,11 @@ from rich.console import Console
 
 import jaxgmm as jg
 from jaxgmm.app import cli, doctor, terminal
-from jaxgmm.app.config import TABLES, Config
+from jaxgmm.app.config import TABLES, Config, DataTable
 from jaxgmm.app.config.reference import json_schema, reference
 from jaxgmm.app.config.starter import starter_config
 from jaxgmm.app.config.toml import load_config
+from jaxgmm.app.rows import read_rows
 from jaxgmm.app.stages.count import Counted
 from jaxgmm.counting.verdict import ClusterCount
 
@@ -104,10 +106,40 @@ def test_init_looks_at_the_marks_and_at_gaps(tmp_path, jaxgmm):
         rows = [int(row["row"]) for row in csv.DictReader(file)]
     assert rows == [i for i in range(40) if i not in (3, 17)]
     assert json.loads((tmp_path / "out" / "fit.json").read_text())["n_dropped"] == 2
+    code, out, err = jaxgmm("predict", "out", "birds.csv")  # by a look of its own
+    assert (code, len(out.splitlines())) == (0, 39)
     code, out, err = jaxgmm("run", "birds.toml", "--output", "other", "--set", "data.missing=refuse")
     assert code == 2
     assert "missing or infinite values in columns bill, flipper" in err
     assert "set missing to drop" in err
+
+
+def test_init_knows_what_a_suffix_says(tmp_path, jaxgmm):
+    """Commas in a .tsv are written down; marks are looked at with a delimiter, too; a damaged file is no traceback."""
+    rows = [f"{i % 7 + 0.5},{i % 5 + 0.25}" for i in range(30)]
+    write(tmp_path / "a.tsv", "\n".join(["a,b", *rows]))
+    assert jaxgmm("init", "a.tsv")[0] == 0
+    assert tomllib.loads((tmp_path / "a.toml").read_text())["data"]["delimiter"] == ","
+    write(tmp_path / "b.csv", "\n".join(["a;b", *(row.replace(",", ";").replace(".", ",") for row in rows)]))
+    assert jaxgmm("init", "b.csv", "--delimiter", ";")[0] == 0
+    assert tomllib.loads((tmp_path / "b.toml").read_text())["data"]["decimal"] == ","
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n")[:14])
+    code, _, err = jaxgmm("init", "c.csv.gz")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_rows_that_lack_a_weight_are_dropped_too(tmp_path, jaxgmm):
+    write(tmp_path / "w.csv", "\n".join(["a,w", *(f"{i % 7 + 0.5},{'' if i == 4 else 1 + i % 3}" for i in range(30))]))
+    data = DataTable(path=str(tmp_path / "w.csv"), columns=("a",), sample_weight="w", missing="drop")
+    found = read_rows(data)
+    assert (found.n_dropped, len(found.x), len(found.sample_weight)) == (1, 29, 29)
+    assert found.numbers.tolist() == [i for i in range(30) if i != 4]
+    write(tmp_path / "i.csv", "a\n1\ninf\n3\n")
+    with pytest.raises(ValueError, match=r"row 1, counted from 0: fill them in, drop those rows, or fit other columns"):
+        read_rows(DataTable(path=str(tmp_path / "i.csv"), missing="drop"))
+    write(tmp_path / "o.csv", "w\n1\n2\n")
+    with pytest.raises(ValueError, match="has no column but 'w', the rows' weights"):
+        read_rows(DataTable(path=str(tmp_path / "o.csv"), sample_weight="w"))
 
 
 def test_init_says_what_it_leaves_out_and_why(tmp_path):

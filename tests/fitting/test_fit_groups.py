@@ -95,6 +95,9 @@ def test_a_failure_is_of_one_group():
     for g, name in enumerate("acg"):
         alone = jg.fit_groups([good[g]], n_components=[3, 4], key=KEY, prior=None)
         assert math.isfinite(fits.table.loc[name, "log_likelihood"]) == math.isfinite(alone.table["log_likelihood"].iloc[0])
+    with pytest.warns(jg.FitWarning, match=r"1 of 2 groups ended as 'out_of_range' \(\('b', 1\)\): columns too large"):
+        far = jg.fit_groups([good[0], 1e160 * good[1]], [("a", 1), ("b", 1)], n_components=1, key=KEY)
+    assert (list(far), len(far)) == ([("a", 1)], 1)
     with pytest.warns(jg.FitWarning, match="too_few_rows"):
         some = jg.fit_groups(groups, names, n_components=[2, 40], key=KEY)
     assert some.table.loc["f", "n_components"] == 2  # 40 are more than its rows
@@ -131,6 +134,9 @@ def test_other_numbers_of_groups_compile_nothing(compilations):
     [
         (np.ones((4, 1)), None, {}, ValueError, "groups is needed: the label of each row of x"),
         (np.ones((4, 1)), ["a", "b"], {}, ValueError, "groups has 2 labels, but x has 4 rows"),
+        (np.ones((3, 1)), np.zeros((3, 1)), {}, ValueError, r"one label for each row, \(3,\), got ndarray of shape \(3, 1\)"),
+        (np.ones((3, 1)), "abc", {}, ValueError, r"one label for each row, \(3,\), got str"),
+        (np.ones((3, 1)), 3, {}, ValueError, r"one label for each row, \(3,\), got int"),
         (np.ones((3, 1)), ["a", None, "b"], {}, ValueError, "groups has no label for row 1"),
         (np.ones((3, 1)), [1.0, np.nan, 2.0], {}, ValueError, "groups has no label for row 1"),
         ([np.ones((4, 1)), np.ones((4, 2))], None, {}, ValueError, r"x\[1\] has 2 columns, but x\[0\] has 1"),

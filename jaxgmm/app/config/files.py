@@ -47,7 +47,8 @@ class DataTable(StrictTable):
             raise UserError("delimiter is for a path to a CSV file")
         if self.decimal != "." and self.path is None:
             raise UserError("decimal is for a path to a CSV file")
-        if self.decimal == "," and self.delimiter in (None, ",") and not str(self.path).endswith((".tsv", ".tsv.gz")):
+        tabs = self.delimiter is None and str(self.path).lower().removesuffix(".gz").endswith(".tsv")
+        if self.decimal == "," and self.delimiter in (None, ",") and not tabs:
             raise UserError("decimal = ',' needs another delimiter, such as ';'")
         if self.columns == ():
             raise UserError("columns is empty; leave it out to take every column")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgmm.app.tables import Table, look_at_csv, read_table
+from jaxgmm.app.tables import Table, look_at_csv, read_table, usual_delimiter
 from jaxgmm.tools.errors import UserError
 
 _MANY_ROWS = 50_000
@@ -24,7 +24,7 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
     Raises:
         OSError, ValueError: the file can't be read, or has no column that could be clustered.
     """
-    sniffed, decimal = (delimiter, ".") if delimiter is not None else look_at_csv(path)
+    sniffed, decimal = look_at_csv(path, delimiter)
     table = read_table(path, sniffed, decimal)
     usable: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
@@ -58,7 +58,7 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
     written = path if relative_to is None else _relative(path, relative_to)
     lines = [f"# {path.name}: {total} rows, {len(table.columns)} columns. Run it: jaxgmm run <this file>", "", "[data]"]
     lines += [f"path = {json.dumps(str(written), ensure_ascii=False)}"]
-    lines += [] if sniffed in (None, ",") and delimiter is None else [f"delimiter = {json.dumps(sniffed)}"]
+    lines += [] if sniffed == usual_delimiter(path) else [f"delimiter = {json.dumps(sniffed)}"]
     lines += [] if decimal == "." else [f"decimal = {json.dumps(decimal)}"]
     lines += [
         "columns = [",

@@ -111,7 +111,8 @@ def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
         while look < done:  # of a run that is continued
             look = n_warmup + until.next_look(look - n_warmup)
     length = min(10, total)
-    advance = _Threads(kernel, data) if kernel.heavy and jax.default_backend() == "cpu" else _Batch(kernel, data)
+    threads = kernel.heavy and jax.default_backend() == "cpu" and _settings_reach_threads()
+    advance = _Threads(kernel, data) if threads else _Batch(kernel, data)
     try:
         while done < total:
             if until is not None and done >= n_warmup:
@@ -127,13 +128,16 @@ def run_chains(kernel: Any, states: Any, data: Any, schedule: Schedule) -> Any:
             states, kept = advance(states, n_steps)
             took = time.perf_counter() - start
             if done >= n_warmup:
-                chunks.append([leaf[:, :n_steps] for leaf in kept])
+                chunks.append([leaf[:, :n_steps].copy() for leaf in kept])  # not a view of all _LONGEST
             done += n_steps
             length = int(np.clip(_SECONDS * n_steps / took, 1, _LONGEST))
             if store is not None:
                 store.save(states, done, chunks)
             if schedule.report is not None:
-                schedule.report(done, min(look, total) if done >= n_warmup else total)
+                schedule.report(done, min(look, total))
+        else:
+            if until is not None and done == look:
+                until.enough(all_kept())
     except KeyboardInterrupt:
         if until is None or not until.interrupted(sum(chunk[0].shape[1] for chunk in chunks)):
             raise
@@ -177,6 +181,31 @@ class _Threads:
         with jax.enable_x64(self._x64), jax.transfer_guard("allow"):
             new, kept = _advance_one(self._kernel, state, self._data, np.int32(n_steps))
             return new, list(map(np.asarray, jax.tree.leaves(kept)))
+
+
+def _settings_reach_threads() -> bool:
+    """Whether settings of JAX that a caller has put in a context, such as a default device, are those of other threads, too:
+    where they aren't, a function would be traced there again, and differently.
+    """
+    x64 = jax.config.jax_enable_x64
+
+    def probe() -> int:
+        with jax.enable_x64(x64), jax.transfer_guard("allow"):
+            _probe(np.zeros((), np.float32))
+        return len(_probes)
+
+    before = probe()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(probe).result() == before
+
+
+_probes: list[None] = []  # grows whenever the function below is traced
+
+
+@jax.jit
+def _probe(x: Array) -> Array:
+    _probes.append(None)
+    return x
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -294,8 +323,8 @@ class _Store:
             raise self._damaged(f"its draws are not those of {done} steps")
         if done > self.total:
             raise UserError(
-                f"checkpoint {self.directory} holds {done - self.n_warmup} draws of each chain, which is more than n_draws = "
-                f"{self.total - self.n_warmup}: raise n_draws."
+                f"checkpoint {self.directory} holds {done - self.n_warmup} draws of each chain, which is more than "
+                f"{self.total - self.n_warmup}: raise it (or max_draws)."
             )
         self.n_written = len(chunks)
         return states, done, chunks

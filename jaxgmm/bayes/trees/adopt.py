@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
+from jaxgmm.bayes.trees.diagnostics import INVARIANT
 from jaxgmm.bayes.trees.schema import PARAMETERS, group_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data import as_source
@@ -66,6 +67,8 @@ def adopt(
     for name, own in (names or {}).items():
         if name not in PARAMETERS:
             raise unknown("parameter in names", name, PARAMETERS)
+        if not isinstance(own, str):
+            raise UserTypeError(f"names[{name!r}] must be the name of a variable, got {own!r}.")
         called[name] = own
     for name, own in called.items():
         if own not in variables:
@@ -78,6 +81,8 @@ def adopt(
     if len(set(sizes.values())) > 1 or any(value.ndim < 3 for value in arrays.values()):
         shapes = ", ".join(f"{called[name]} {value.shape}" for name, value in arrays.items())
         raise UserError(f"samples must be arrays of (chain, draw, ...), of the same chains and draws, got {shapes}.")
+    if 0 in sizes["weights"]:
+        raise UserError(f"samples has {sizes['weights'][0]} chains of {sizes['weights'][1]} draws: there are none.")
     source = as_source(x, sample_weight, min_rows=1)
     weights, means, covariances = map(on_host, arrays.values())
     gmm = GMM(weights, means, covariances, family)
@@ -86,6 +91,9 @@ def adopt(
     size = sizes["weights"]
     others = {name: np.asarray(value) for name, value in variables.items() if name not in called.values()}
     extra = {name: value for name, value in others.items() if value.shape == size and value.dtype.kind in "iuf"}
+    for name in extra:
+        if name in (*PARAMETERS, *INVARIANT, "n_clusters"):
+            raise UserError(f"samples has a variable {name!r}, a name that a tree uses itself: rename it, or leave it out.")
     kept = {name: np.asarray(value) for name, value in stats.items() if np.shape(value) == size}
     return to_datatree(
         Draws(gmm, extra, kept, {}),
@@ -105,11 +113,17 @@ def _variables_of(samples: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         groups = []
         for name in ("posterior", "sample_stats"):
             group = group_of(samples, name)
-            groups.append({str(own): group[own].transpose("chain", "draw", ...).values for own in group.data_vars})
+            if group.data_vars and not {"chain", "draw"} <= set(group.dims):
+                raise UserError(f"the group {name} has the dimensions {', '.join(map(str, group.dims))}, not chain and draw.")
+            groups.append(
+                {str(own): group[own].transpose("chain", "draw", ...).values for own in group.data_vars if own not in INVARIANT}
+            )
         return groups[0], groups[1]
     if hasattr(samples, "get_samples"):  # NumPyro's MCMC
-        extra = samples.get_extra_fields(group_by_chain=True)
-        return dict(samples.get_samples(group_by_chain=True)), dict(extra)
+        extra = dict(samples.get_extra_fields(group_by_chain=True))
+        if "potential_energy" in extra:
+            extra["lp"] = -extra.pop("potential_energy")  # of the unconstrained vector
+        return dict(samples.get_samples(group_by_chain=True)), extra
     if isinstance(samples, Mapping):
         return {str(name): value for name, value in samples.items()}, {}
     raise UserTypeError(

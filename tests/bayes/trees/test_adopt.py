@@ -76,5 +76,11 @@ def test_bad_samples(mcmc):
         jg.adopt(samples | {"pi": samples["pi"][0]}, X, names=NAMES, family="diag")
     with pytest.raises(ValueError, match="mixtures of 2 features, but x has 1"):
         jg.adopt(samples, X[:, :1], names=NAMES, family="diag")
+    with pytest.raises(ValueError, match="samples has 3 chains of 0 draws"):
+        jg.adopt({name: value[:, :0] for name, value in samples.items()}, X, names=NAMES, family="diag")
+    with pytest.raises(ValueError, match="samples has a variable 'entropy', a name that a tree uses itself"):
+        jg.adopt(samples | {"entropy": samples["noise"]}, X, names=NAMES, family="diag")
+    with pytest.raises(TypeError, match="must be the name of a variable"):
+        jg.adopt(samples, X, names={"weights": ["pi"]})
     with pytest.raises(ValueError, match="weights"):
         jg.adopt(samples | {"pi": 2 * samples["pi"]}, X, names=NAMES, family="diag")
