@@ -258,7 +258,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
         jg.count_clusters(x, **options, checkpoint=tmp_path / "run", progress=stop)
     with pytest.raises(ValueError, match="belongs to another run: alpha was"):
         jg.count_clusters(x, **options, alpha=2.0, checkpoint=tmp_path / "run", resume=True)
-    with pytest.raises(ValueError, match=r"holds \d+ draws of each chain, which is more than n_draws = 5"):
+    with pytest.raises(ValueError, match=r"holds \d+ draws of each chain, which is more than 5: raise it"):
         jg.count_clusters(x, **options | {"n_draws": 5}, checkpoint=tmp_path / "run", resume=True)
     longer = jg.count_clusters(x, **options | {"n_draws": 40}, checkpoint=tmp_path / "run", resume=True, keep_checkpoint=True)
     np.testing.assert_array_equal(longer["allocations"]["label"][:, :30], whole["allocations"]["label"])
