@@ -160,6 +160,8 @@ def to_toml(config: Config, versions: Mapping[str, str]) -> str:
         >>> print(to_toml(config, {"jaxgmm": "0.1.0"}))  # doctest: +ELLIPSIS
         [data]
         dataset = "iris"
+        decimal = "."
+        missing = "refuse"
         <BLANKLINE>
         [prior]
         kind = "default"
