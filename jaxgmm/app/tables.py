@@ -1,7 +1,6 @@
 """Tables in files: columns by name out of CSV and Parquet, and back."""
 
 import gzip
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.frames import OF_AN_INDEX
 from jaxgmm.tools.validation import check_path, unknown
 
 _CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
 _PARQUET = (".parquet", ".pq")
 _SEPARATORS = (";", "\t", "|", ",")
 _SHOWN = 12  # columns named in a message
-_OF_AN_INDEX = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +91,7 @@ def read_table(path: str | Path, delimiter: str | None = None, decimal: str = ".
     try:
         if suffix in _PARQUET:
             table = pa.parquet.read_table(path)
-            table = table.drop_columns([name for name in table.column_names if _OF_AN_INDEX.fullmatch(name)])
+            table = table.drop_columns([name for name in table.column_names if OF_AN_INDEX.fullmatch(name)])
         else:
             table = _read_csv(path, delimiter, decimal)
         names = [name.strip() for name in table.column_names]

@@ -21,7 +21,6 @@ from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import on_host
 
 _NEEDED = "n_moves", "thin", "key", "alpha", "weights"
-_centred = jax.jit(centred_data)
 _continued = jax.jit(jax.vmap(continued, in_axes=(0, 0, 0, 0, 0, None)))
 
 
@@ -74,7 +73,7 @@ def continue_chains(
     before = _kept_of(tree, names_in_partitions(own))
     done = before["n_clusters"].shape[1]
     with precision.scope(np.dtype(np.float64)), reporter(progress, "continue_chains") as report:
-        data = _centred(jnp.asarray(rows, float), own, partition_prior)
+        data = centred_data(jnp.asarray(rows, float), own, partition_prior)
         seed = np.random.SeedSequence([*facts["key"], done]).generate_state(2)
         last = {name: values[:, -1] for name, values in before.items()}
         extra = {name: last[name] for name in names_in_partitions(own)}

@@ -38,7 +38,6 @@ from jaxgmm.tools.validation import check_count, check_key, check_path, host_onl
 MOST_DRAWS = 20_000  # of each chain
 _LARGEST_START = 10  # components that the chains start from: 1, ..., this many
 _START_RTOL, _START_STEPS = 1e-5, 100
-_centred = jax.jit(centred_data)
 _start_all = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))  # here, so that another call compiles nothing
 
 
@@ -160,7 +159,7 @@ def count_clusters(
     rows = np.asarray(source.x)
     dtype = np.dtype(np.float64)  # on every device: evidences are differences of large sums of squares
     with precision.scope(dtype), reporter(progress, "count_clusters") as report:
-        data = _centred(jnp.asarray(rows, dtype), own, partition_prior)
+        data = centred_data(jnp.asarray(rows, dtype), own, partition_prior)
         key_fit, key_start = jax.random.split(key)
         labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
         states = _start_all(jax.random.split(key_start, n_chains), labels, data)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -24,6 +25,7 @@ MODELS = ("mixture", "sparse", "dirichlet-process")
 _SPARSE_ALPHA = 0.01
 
 
+@jax.jit
 def centred_data(rows: Float[Array, "N D"], prior: Prior | RichardsonGreen, partition_prior: PartitionPrior) -> Data:
     """What the chains share, in the precision of the rows: all sums are taken of rows whose mean is zero."""
     centre, dtype = rows.mean(0), rows.dtype

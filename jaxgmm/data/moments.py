@@ -31,14 +31,15 @@ class Moments(NamedTuple):
     steps: Float[np.ndarray, " D"]
 
 
-def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) -> Moments:
-    """The moments of rows (N, D) with weights (N,); the scatter is a matrix if `dense`.
+def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype, *, on_host: bool = False) -> Moments:
+    """The moments of rows (N, D) with weights (N,); the scatter is a matrix if `dense`. `on_host` compiles nothing.
 
     Raises:
         ValueError: squares of the rows overflow or underflow.
     """
     # NumPyro runs models inside its own compiled loops, with the rows as constants: compiled sums would be traced there.
-    total, mean, scatter = (_column_moments_on_host if in_jit() else _column_moments)(x, weight, dense, dtype)
+    compute = _column_moments_on_host if on_host or in_jit() else _column_moments
+    total, mean, scatter = compute(x, weight, dense, dtype)
     return checked_moments(total, mean, scatter, column_steps(x, weight), dtype)
 
 
@@ -79,11 +80,12 @@ def _column_moments(x: Array, weight: Array, dense: bool, dtype: np.dtype) -> tu
 
 def _column_moments_on_host(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     rows, w = np.asarray(x, dtype), np.asarray(weight, dtype)
-    total, origin = w.sum(), rows[np.argmax(w > 0)]
-    z = rows - origin
-    shift = w @ z / total
-    z -= shift
-    return total, origin + shift, (w[:, None] * z).T @ z if dense else w @ z**2
+    with np.errstate(all="ignore"):  # what isn't a number is refused
+        total, origin = w.sum(), rows[np.argmax(w > 0)]
+        z = rows - origin
+        shift = w @ z / total
+        z -= shift
+        return total, origin + shift, (w[:, None] * z).T @ z if dense else w @ z**2
 
 
 def rows_of_frequencies(total_weight: float, n_present: int) -> float:

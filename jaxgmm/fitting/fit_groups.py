@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
-from jaxgmm.data.moments import Moments
+from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.fitting.fit import Change
-from jaxgmm.fitting.group_batch import GroupBatch, moments_of, starts_of
+from jaxgmm.fitting.group_batch import GroupBatch, starts_of
 from jaxgmm.fitting.group_fits import OUT_OF_RANGE, TOO_FEW, BestStarts, GroupFits
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
@@ -194,7 +194,7 @@ def _moments(rows: list[np.ndarray], some: np.ndarray, best: BestStarts, dense: 
     found = {}
     for g in some.tolist():
         try:
-            found[g] = moments_of(rows[g].astype(float), dense, dtype)
+            found[g] = column_moments(rows[g], np.ones(len(rows[g])), dense, dtype, on_host=True)
         except UserError:
             best.out_of_range(g)
     return found

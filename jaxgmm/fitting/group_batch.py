@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxgmm.covariance import Family
-from jaxgmm.data.moments import Moments, checked_moments, column_steps
+from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.batch import pivot_floor
 from jaxgmm.fitting.fit import Change, resolve_prior
 from jaxgmm.fitting.group_step import EMOfGroups, NoRows, OwnRows, constants_of, seeded_groups
@@ -132,16 +132,6 @@ def _values(prior: Prior | Change | str, moments: Moments, n_components: int, ki
     resolved = resolve_prior(prior, moments, n_components, kind.name)
     assert resolved is not None
     return {name: np.asarray(getattr(resolved, name)) for name in resolved.fields}
-
-
-def moments_of(rows: Float[np.ndarray, "N D"], dense: bool, dtype: np.dtype) -> Moments:
-    """As `column_moments`, without compiling anything."""
-    origin, n_rows = rows[0], len(rows)
-    with np.errstate(all="ignore"):  # what isn't a number is refused
-        mean = origin + (rows - origin).mean(0)
-        z = rows - mean
-        scatter = z.T @ z if dense else (z**2).sum(0)
-    return checked_moments(n_rows, mean, scatter, column_steps(rows, np.ones(n_rows)), dtype)
 
 
 def _in_parts(f: Callable[..., Any], places: int, *trees: Any) -> Any:

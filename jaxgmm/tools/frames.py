@@ -13,7 +13,7 @@ import numpy as np
 from jaxgmm.tools.errors import UserError, UserTypeError
 
 _KINDS = {"pandas": ("DataFrame",), "polars": ("DataFrame",), "pyarrow": ("Table", "RecordBatch"), "xarray": ("DataArray",)}
-_OF_AN_INDEX = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name into Arrow tables
+OF_AN_INDEX = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name into Arrow tables
 _KINDS_OF_LABELS = "iufUM"  # that xarray and netCDF know
 _SHOWN = 5
 
@@ -168,7 +168,7 @@ def _features(x: Any, columns: Sequence[Any]) -> list[int]:
     """The columns that aren't an index."""
     metadata = (_is(x, "pyarrow") and x.schema.pandas_metadata) or {}
     index = [column for column in metadata.get("index_columns", ()) if isinstance(column, str)]
-    return [i for i, own in enumerate(columns) if own not in index and not _OF_AN_INDEX.fullmatch(str(own))]
+    return [i for i, own in enumerate(columns) if own not in index and not OF_AN_INDEX.fullmatch(str(own))]
 
 
 def _select(x: Any, order: Sequence[int]) -> Any:

@@ -1,7 +1,7 @@
 """Random variates that compile fast and don't underflow.
 
-Each call of JAX's generator compiles for as long as thirty lines of arithmetic, however few numbers it draws, and its gammas
-for seconds. So a sweep draws its uniforms by one call (`Uniforms`), and other distributions are made of uniforms.
+Each call of JAX's generator is about a hundred instructions to compile, however few numbers it draws, and its gammas take
+seconds. So a sweep draws its uniforms by one call (`Uniforms`), and other distributions are made of uniforms.
 """
 
 import math
