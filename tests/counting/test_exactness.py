@@ -115,7 +115,6 @@ def log_partition(labels, kind, alpha, most=MOST):
 def test_exact_enumeration(kind, family, d):
     """All 4140 partitions of eight rows."""
     most = 20 if kind == "dirichlet-process" else MOST  # sticks beyond are cut off
-    seed, n_draws = (
     # At seeds 0 and 1 one bin of six has |z| = 3.1; of 640 000 draws, from four further seeds, none is beyond 1.7.
     seed, n_draws = (2, 1500) if kind == "dirichlet-process" else (0, 500)
     check_enumeration(kind, family, d, most, Telescoping(2), Schedule(100, n_draws), seed)
