@@ -143,7 +143,7 @@ def made(kind):
         x = jg.datasets.load_faithful().x[:20]
         frame = pd.DataFrame(x, 3 * np.arange(20), NAMES)
         if kind == "count":
-            return jg.count_clusters(frame, key=KEY, n_draws=20, n_warmup=10, max_components=12)
+            return jg.count_clusters(frame, key=KEY, n_draws=20, n_warmup=10, max_components=20)
         if kind == "components":
             return jg.components_given(made("count"), 2, key=KEY)
         if kind in GIVEN:
