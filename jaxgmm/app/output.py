@@ -230,7 +230,7 @@ def unfinished_run(directory: Path, config: str, *, resume: bool) -> Iterator[Pa
         raise
 
 
-def same_start(folder: Path, start: Any) -> Any:
+def same_start(folder: Path, start: object) -> Any:
     """The pytree of arrays that the unfinished run in `folder` started from; `start`, kept there, if it starts now.
 
     A fit that is repeated on another machine may differ in its last digits; chains go on from where they began.

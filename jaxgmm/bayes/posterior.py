@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-from jaxgmm.bayes.samplers.chains import Schedule, check_keeping, forget
+from jaxgmm.bayes.samplers.chains import Schedule
+from jaxgmm.bayes.samplers.checkpoint import check_keeping, forget
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
@@ -192,7 +193,9 @@ def _n_warmup(method: str, asked: Any) -> int:
     return check_count(asked, "n_warmup", least=0)
 
 
-def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> tuple[GMM, Any, str | None]:
+def _resolve(
+    fit: Any, prior: Any, source: ArraySource, sample_weight: Float[ArrayLike, " N"] | None
+) -> tuple[GMM, Any, str | None]:
     """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
     if isinstance(fit, Fit):
         gmm, fitted_to = fit.gmm, fit.fingerprint
@@ -220,6 +223,6 @@ def _resolve(fit: Any, prior: Any, source: ArraySource, sample_weight: Any) -> t
     return gmm, prior, fitted_to
 
 
-def _facts(tree: Any) -> list[Any]:
+def _facts(tree: object) -> list[Any]:
     """The leaves of a pytree as lists of numbers, for a checkpoint to be compared by."""
     return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-from jaxgmm.bayes.samplers.chains import Schedule, check_keeping, forget, run_chains
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.samplers.checkpoint import check_keeping, forget
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.mixing import LEAST_DRAWS
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of

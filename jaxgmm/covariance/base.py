@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 
 
 class ScalePrior(Protocol):
@@ -63,7 +64,7 @@ class Family(abc.ABC):
         """Psi0 of the default prior, from the sample covariance (D, D), or its diagonal (D,) if `scale_shape` has one axis."""
 
     @abc.abstractmethod
-    def scale_power(self, degrees_of_freedom: Any, n_features: int, n_active: Any) -> Any:
+    def scale_power(self, degrees_of_freedom: Numbers, n_features: int, n_active: Numbers | int) -> Any:
         """How often s is a factor of the prior density of `n_active` components' covariances if s multiplies Psi0: nu0 / 2 for
         each degree of freedom of a block, as in `log_normaliser`.
         """
@@ -98,7 +99,9 @@ class Family(abc.ABC):
         """
 
     @abc.abstractmethod
-    def log_normaliser(self, degrees_of_freedom: Any, scale: Any, n_features: int, n_active: Any, xp: Any, gammaln: Any) -> Any:
+    def log_normaliser(
+        self, degrees_of_freedom: Numbers, scale: Numbers, n_features: int, n_active: Numbers | int, xp: Any, gammaln: Any
+    ) -> Any:
         """What `log_prior` leaves out. `xp` is numpy or jax.numpy and `gammaln` goes with it: EM adds the constant on the host,
         since compiling a float64 log-gamma takes longer than most fits.
         """

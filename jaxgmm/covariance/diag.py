@@ -9,6 +9,7 @@ from jaxtyping import Array
 from jaxgmm.covariance.base import Family, per_component, positive
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.variances import Diagonal
+from jaxgmm.tools.types import Numbers
 
 
 class Diag(Family):
@@ -60,6 +61,6 @@ def inverse_gamma(factor: Factor, prior) -> Array:
     return -(prior.degrees_of_freedom + 2) * jnp.log(factor.scale) - prior.scale / 2 * factor.whitener**2
 
 
-def inverse_gamma_normaliser(nu: Any, scale: Any, xp: Any, gammaln: Any) -> Any:
+def inverse_gamma_normaliser(nu: Numbers, scale: Numbers, xp: Any, gammaln: Any) -> Any:
     """nu/2 log(Psi0 / 2) - log Gamma(nu/2)."""
     return nu / 2 * xp.log(scale / 2) - gammaln(nu / 2)

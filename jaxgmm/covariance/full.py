@@ -9,6 +9,7 @@ from jaxtyping import Array
 from jaxgmm.covariance.base import Family, per_component, positive
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.matrices import Dense
+from jaxgmm.tools.types import Numbers
 
 
 class Full(Family):
@@ -62,7 +63,7 @@ def inverse_wishart(factor: Factor, n_features: int, prior) -> Array:
     return -(prior.degrees_of_freedom + n_features + 1) * factor.half_log_det - trace / 2
 
 
-def inverse_wishart_normaliser(nu: Any, scale: Any, n_features: int, xp: Any, gammaln: Any) -> Any:
+def inverse_wishart_normaliser(nu: Numbers, scale: Numbers, n_features: int, xp: Any, gammaln: Any) -> Any:
     """nu/2 log|Psi0| - nu D/2 log 2 - log Gamma_D(nu/2)."""
     multigammaln = n_features * (n_features - 1) / 4 * np.log(np.pi) + sum(gammaln((nu - j) / 2) for j in range(n_features))
     return nu / 2 * xp.linalg.slogdet(scale)[1] - nu * n_features / 2 * np.log(2) - multigammaln

@@ -1,7 +1,7 @@
 """Moments of the columns: what defaults and starts need to know of the rows."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype, *,
     return checked_moments(total, mean, scatter, column_steps(x, weight), dtype)
 
 
-def checked_moments(total: Any, mean: Any, scatter: Any, steps: np.ndarray, dtype: np.dtype) -> Moments:
+def checked_moments(total: Numbers, mean: Numbers, scatter: Numbers, steps: np.ndarray, dtype: np.dtype) -> Moments:
     """Moments that can be computed with. Raises ValueError where they overflow or underflow."""
     mean, scatter = np.asarray(mean, float), np.asarray(scatter, float)
     info = np.finfo(dtype)
@@ -152,7 +152,7 @@ def _flat(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
 ROWS_FOR_STEPS = 10_000
 
 
-def column_steps(x: Any, weight: Any) -> np.ndarray:
+def column_steps(x: object, weight: Numbers | None) -> np.ndarray:
     """The least difference between two values of each column, (D,): how finely they were written down; 0 for a column of one
     value, whose resolution can't be seen. On the host, of the first rows of positive weight: in so many, values that were
     rounded to a step that matters have shown it.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.data.moments import Moments, column_moments
@@ -134,7 +135,11 @@ class ArraySource:
 
 
 def as_source(
-    x: Any, sample_weight: Any = None, *, min_rows: int = 1, feature_names: Sequence[str] | None = None
+    x: Any,
+    sample_weight: Float[ArrayLike, " N"] | None = None,
+    *,
+    min_rows: int = 1,
+    feature_names: Sequence[str] | None = None,
 ) -> ArraySource:
     """An array or frame and its weights, checked, as a source.
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource, Source
@@ -219,7 +219,7 @@ def in_weight(fit: Fit, rows: float) -> Fit:
     if rows == 1:
         return fit
 
-    def scaled(record: Any) -> dict[str, Any]:
+    def scaled(record: PyTree) -> dict[str, Any]:
         return {name: getattr(record, name) / rows for name in ("objective", "log_likelihood")}
 
     traces = tuple(trace / rows for trace in fit.restarts.trace)

@@ -3,7 +3,6 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -155,7 +154,7 @@ def names_in(init: object) -> tuple[str, ...] | None:
     return as_gmm(init).feature_names if isinstance(init, Mixture) else None
 
 
-def _source_of(x: Any, sample_weight: Any, names: tuple[str, ...] | None) -> Source:
+def _source_of(x: object, sample_weight: Float[ArrayLike, " N"] | None, names: tuple[str, ...] | None) -> Source:
     """Rows in memory or in pieces, checked; with the columns in the order of `names`, if they are known."""
     if not isinstance(x, Pieces):
         return as_source(x, sample_weight, min_rows=2, feature_names=names)

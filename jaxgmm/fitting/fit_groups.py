@@ -156,7 +156,7 @@ def _split(x: Any, groups: Any) -> tuple[list[np.ndarray], pd.Index, tuple[str, 
     return parts, pd.Index(index, name="group"), names
 
 
-def _listed(x: Sequence[Any], groups: Any) -> tuple[list[np.ndarray], pd.Index, tuple[str, ...] | None]:
+def _listed(x: Sequence[Any], groups: object) -> tuple[list[np.ndarray], pd.Index, tuple[str, ...] | None]:
     names = frames.feature_names(x[0], "x[0]")
     labels = _labels(range(len(x)) if groups is None else groups, len(x), "group")
     if not labels.is_unique:

@@ -35,7 +35,7 @@ class GroupFits(Readable):
     table: pd.DataFrame
     gmm: GMM
 
-    def __getitem__(self, label: Any) -> GMM:
+    def __getitem__(self, label: object) -> GMM:
         """The mixture of one group.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgmm.fitting.em_step import EM, EMRules
 from jaxgmm.fitting.loop import Rules, Search
@@ -18,6 +18,7 @@ from jaxgmm.model.prior import Prior, log_normaliser
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.special import log_gamma
+from jaxgmm.tools.types import Numbers
 
 _BLOCKS = 8  # of which rows are summed in, as many as the longest of the groups has rows in
 
@@ -58,7 +59,7 @@ class NoRows:
     """
 
     nothing: Float[Array, "0"]
-    n_samples: Any = 0
+    n_samples: Numbers | int = 0
     traceable: ClassVar[bool] = True
 
     def reduce(self, f: Any) -> Any:
@@ -78,7 +79,7 @@ class EMOfGroups(EM):
         return rules.own.floor[:, None]
 
     def sums(
-        self, ready: Components, x: Array, weight: Array, rules: EMRules | GroupRules, counted: Array, expanded: Any
+        self, ready: Components, x: Array, weight: Array, rules: EMRules | GroupRules, counted: Array, expanded: PyTree
     ) -> Statistics:
         """The E-step of each start on its own rows."""
         own: Any = rules.own

@@ -1,6 +1,6 @@
 """What may be given for a mixture: a `GMM`, or what holds one and says so."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserTypeError
@@ -13,7 +13,7 @@ class Mixture(Protocol):
     def _as_gmm(self) -> GMM: ...
 
 
-def as_gmm(value: Any, name: str = "gmm") -> GMM:
+def as_gmm(value: object, name: str = "gmm") -> GMM:
     """The mixture.
 
     Args:

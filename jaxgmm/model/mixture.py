@@ -1,22 +1,19 @@
 """`GMM`: the parameter pytree that EM, MAP, variational inference and MCMC share, and what a mixture can answer."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.covariance import Factor, Family, get_family
+from jaxgmm.covariance import Factor, get_family
 from jaxgmm.data.padding import first_rows, padded_rows
-from jaxgmm.model import answers, reading
-from jaxgmm.model.density import Components, components_of, log_weights
+from jaxgmm.model import algebra, answers, reading
+from jaxgmm.model.density import Components, components_of
 from jaxgmm.model.requirements import are_of_mixtures, check_names, check_shapes, check_values, places_of
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError
@@ -88,7 +85,7 @@ class GMM(Readable, Hinting):
 
     @classmethod
     def unchecked(
-        cls, weights: Any, means: Any, covariances: Any, family: str, feature_names: tuple[str, ...] | None = None
+        cls, weights: object, means: object, covariances: object, family: str, feature_names: tuple[str, ...] | None = None
     ) -> "GMM":
         """A GMM from leaves that are known to be right, or that aren't arrays at all (as JAX's own tree functions need)."""
         leaves = {"weights": weights, "means": means, "covariances": covariances}
@@ -133,31 +130,31 @@ class GMM(Readable, Hinting):
             >>> jg.GMM([0.3, 0.7], [[0.0], [4.0]], [1.0, 2.0], "spherical").n_parameters
             5
         """
-        return _family(self).n_parameters(self.n_components, self.n_features)
+        return get_family(self.family).n_parameters(self.n_components, self.n_features)
 
     def dense_covariances(self) -> Float[Array, "K D D"]:
         """The covariances as full matrices, whatever the family."""
         check_single(self.weights, "g.dense_covariances()")
-        return precision.derive(_dense, self)
+        return precision.derive(algebra.dense, self)
 
     def mean(self) -> Float[Array, " D"]:
         """Mean of the mixture, sum_k pi_k mu_k."""
         check_single(self.weights, "g.mean()")
-        return precision.derive(_mean, self)
+        return precision.derive(algebra.mean, self)
 
     def covariance(self) -> Float[Array, "D D"]:
         """Covariance of the mixture: within components plus between their means."""
         check_single(self.weights, "g.covariance()")
-        return precision.derive(_covariance, self)
+        return precision.derive(algebra.covariance, self)
 
     def components(self, factor: Factor | None = None) -> Components:
         """What its density is made of; `factor` if the covariances are factored already. For traced arrays of one dtype."""
         factor = self.factored() if factor is None else factor
-        return components_of(self.weights, self.means, factor, _family(self).structure)
+        return components_of(self.weights, self.means, factor, get_family(self.family).structure)
 
     def factored(self) -> Factor:
         """Its covariances taken apart. For traced arrays."""
-        return _family(self).factor(self.covariances, self.n_features)
+        return get_family(self.family).factor(self.covariances, self.n_features)
 
     def moved(self, shift: Float[Array, " D"]) -> "GMM":
         """The mixture of rows to which `shift` has been added. For traced arrays."""
@@ -268,7 +265,7 @@ class GMM(Readable, Hinting):
         """
         keep = places_of(features, self.feature_names, self.n_features)
         check_single(self.weights, "g.marginal(features)")
-        return precision.derive(lambda gmm: _marginal(gmm, keep), self).named(_names_of(self, keep))
+        return precision.derive(lambda gmm: algebra.marginal(gmm, keep), self).named(_names_of(self, keep))
 
     def condition(self, features: Sequence[int] | Sequence[str], values: Float[ArrayLike, " G"]) -> "GMM":
         """The mixture of the other features given some: p(x_rest | x_features = values).
@@ -300,7 +297,7 @@ class GMM(Readable, Hinting):
             raise UserError(f"values must be finite, got {np.asarray(given_values).tolist()}.")
         rest = np.setdiff1d(np.arange(self.n_features), given)
         known, left = tuple(given.tolist()), tuple(rest.tolist())
-        conditional = precision.derive(lambda gmm, point: _condition(gmm, known, left, point), self, given_values)
+        conditional = precision.derive(lambda gmm, point: algebra.condition(gmm, known, left, point), self, given_values)
         return conditional.named(_names_of(self, rest))
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
@@ -324,7 +321,7 @@ class GMM(Readable, Hinting):
         check_single(self.weights, "g.sample(key, n_samples)")
         check_key(key)
         n_samples = check_count(n_samples, "n_samples")
-        return precision.derive(lambda gmm, key: draw_rows(gmm, key, n_samples), self, key, native=True)
+        return precision.derive(lambda gmm, key: algebra.draw_rows(gmm, key, n_samples), self, key, native=True)
 
     def save(self, path: str | Path) -> Path:
         """Write the mixture to a `.npz` file, read back by `jaxgmm.load`. Returns the path, as NumPy completes it."""
@@ -339,7 +336,7 @@ class GMM(Readable, Hinting):
         write_arrays(path, arrays, header={"format": FORMAT, "kind": KIND, "family": self.family, "feature_names": names})
         return path
 
-    def _ask(self, question: Callable, x: Any) -> Any:
+    def _ask(self, question: Callable, x: object) -> Any:
         check_single(self.weights, "g.log_prob(x)")
         x = floating(frames.ordered(x, self.feature_names), "x")
         if x.shape == (self.n_features,):
@@ -354,7 +351,7 @@ class GMM(Readable, Hinting):
             said = first_rows(question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows), x.shape[0])
         return precision.keep(said)
 
-    def _total(self, total: Callable, x: Any, sample_weight: Any) -> Any:
+    def _total(self, total: Callable, x: Any, sample_weight: Float[ArrayLike, " N"] | None) -> Any:
         check_single(self.weights, "g.bic(x)")
         x = check_rows(x, "x", n_features=self.n_features, feature_names=self.feature_names)
         weight = check_weights(sample_weight, x.shape[0])
@@ -367,79 +364,6 @@ class GMM(Readable, Hinting):
             values = first_rows(answers.log_prob_and_complete(precision.fresh(self), rows, dtype, n_rows), x.shape[0])
             log_prob, complete = np.asarray(values).T
             return float(total(np.ones(x.shape[0], dtype) if weight is None else np.asarray(weight, dtype), log_prob, complete))
-
-
-def _family(gmm: GMM) -> Family:
-    return get_family(gmm.family)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _condition(gmm, given, rest, values):
-    """`GMM.condition`, each component in its own sds: one Cholesky factor with the given features first has all of it.
-
-    Its last block times its transpose is the conditional covariance, which so can't turn negative.
-    """
-    order, n_given = np.array(given + rest), len(given)
-    sigma = _dense(gmm)[:, order[:, None], order]
-    sd = jnp.sqrt(jnp.diagonal(sigma, axis1=-2, axis2=-1))
-    scale = jnp.linalg.cholesky(sigma / sd[:, :, None] / sd[:, None, :])
-    known, across, left = scale[:, :n_given, :n_given], scale[:, n_given:, :n_given], scale[:, n_given:, n_given:]
-    means, sd_given, sd_rest = gmm.means[:, order], sd[:, :n_given], sd[:, n_given:]
-    away = (values - means[:, :n_given]) / sd_given
-    whitened = solve_triangular(known, away[..., None], lower=True)[..., 0]
-    half_log_det = (jnp.log(jnp.diagonal(known, axis1=-2, axis2=-1)) + jnp.log(sd_given)).sum(-1)
-    evidence = log_weights(gmm.weights) - half_log_det - (whitened**2).sum(-1) / 2
-    left = left * sd_rest[:, :, None]
-    return GMM.unchecked(
-        jax.nn.softmax(evidence),
-        means[:, n_given:] + sd_rest * jnp.einsum("krg,kg->kr", across, whitened),
-        _family(gmm).from_dense(left @ left.swapaxes(-1, -2)),
-        gmm.family,
-    )
-
-
-def _dense(gmm: GMM) -> Array:
-    return _family(gmm).dense(gmm.covariances, gmm.n_components, gmm.n_features)
-
-
-def _centred(gmm: GMM) -> tuple[Array, Array]:
-    """A point among the means, and the means about it: offsets of the data cost no digits."""
-    centre = gmm.means[jnp.argmax(gmm.weights)]
-    return centre, gmm.means - centre
-
-
-def _mean(gmm: GMM) -> Array:
-    centre, away = _centred(gmm)
-    return centre + gmm.weights @ away
-
-
-def _covariance(gmm: GMM) -> Array:
-    _, away = _centred(gmm)
-    away = away - gmm.weights @ away
-    within = jnp.einsum("k,kij->ij", gmm.weights, _dense(gmm))
-    return within + jnp.einsum("k,ki,kj->ij", gmm.weights, away, away)
-
-
-def _marginal(gmm: GMM, keep: np.ndarray) -> GMM:
-    covariances = _family(gmm).from_dense(_dense(gmm)[:, keep[:, None], keep])
-    return GMM.unchecked(gmm.weights, gmm.means[:, keep], covariances, gmm.family)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def draw_rows(gmm: GMM, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
-    """`GMM.sample` without checks, for traced arrays."""
-    family = _family(gmm)
-    key_label, key_noise = jax.random.split(key)
-    means = jnp.asarray(gmm.means)
-    weights = jnp.asarray(gmm.weights)
-    cumulative = jnp.cumsum(weights)  # inverted, since `random.categorical` would draw N x K Gumbel variates
-    uniform = jax.random.uniform(key_label, (n_samples,), weights.dtype) * cumulative[-1]
-    last = jnp.max(jnp.where(weights > 0, jnp.arange(weights.size), 0))
-    labels = jnp.minimum(jnp.searchsorted(cumulative, uniform, side="right"), last)
-    noise = jax.random.normal(key_noise, (n_samples, gmm.n_features), means.dtype)
-    scale = family.factor(jnp.asarray(gmm.covariances), gmm.n_features).scale
-    rows = family.structure.colour(scale, labels, noise)
-    return means[labels] + rows, labels
 
 
 def _names_of(gmm: GMM, features: np.ndarray) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.reading import Page, Readable, of_arrays
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, floating, is_traced
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _apart(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) 
     return without, random_scale.Terms(scale_power(prior, active.sum()), without - once)
 
 
-def scale_power(prior: Prior, n_active: Any) -> Any:
+def scale_power(prior: Prior, n_active: Numbers | int) -> Any:
     """How often a random scale is a factor of the density of so many components."""
     n_features = prior.mean.shape[-1]
     covariances = get_family(prior.family).scale_power(prior.degrees_of_freedom, n_features, n_active)
@@ -267,7 +268,7 @@ def _kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"])
     return weights + jnp.where(active, means, 0).sum() + family.log_prior(factor, n_features, active, prior)
 
 
-def log_normaliser(prior: Prior, active: Any, xp: Any, gammaln: Any) -> Any:
+def log_normaliser(prior: Prior, active: Numbers, xp: Any, gammaln: Any) -> Any:
     """The constant of the prior's density over the active components; with `xp=numpy` it compiles nothing."""
     n_features, n_active = prior.mean.shape[-1], active.sum()
     concentration = xp.where(active, prior.concentration, 0)

@@ -22,6 +22,7 @@ from jaxgmm.model.prior import Prior, given_mixture
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import rows_present, short_blocks
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import (
     check_count,
     check_rows,
@@ -67,7 +68,7 @@ def e_step(
     gmm = as_gmm(gmm)
     check_single(gmm.weights, "e_step(g, x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
-    weight: Any = check_weights(sample_weight, rows.shape[0])
+    weight: Numbers | None = check_weights(sample_weight, rows.shape[0])
     if block_size is not None:
         block_size = check_count(block_size, "block_size")
     dtype = precision.compute_dtype(rows, gmm, weight)

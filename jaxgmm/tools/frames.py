@@ -18,7 +18,7 @@ _KINDS_OF_LABELS = "iufUM"  # that xarray and netCDF know
 _SHOWN = 5
 
 
-def feature_names(x: Any, name: str = "x") -> tuple[str, ...] | None:
+def feature_names(x: object, name: str = "x") -> tuple[str, ...] | None:
     """The names of the columns of a frame, as strings; None for anything else.
 
     The index of a pandas frame isn't a column, nor is what became of it in an Arrow table.
@@ -47,7 +47,7 @@ def feature_names(x: Any, name: str = "x") -> tuple[str, ...] | None:
     return names
 
 
-def ordered(x: Any, names: Sequence[str] | None, name: str = "x") -> Any:
+def ordered(x: object, names: Sequence[str] | None, name: str = "x") -> Any:
     """A frame with the columns `names`, in that order; anything else as it is, and any frame where `names` is None.
 
     Also puts a row in order, a pandas Series whose index has the names.
@@ -124,7 +124,7 @@ def row_labels(x: Any) -> np.ndarray | None:
     return labels if labels.dtype.kind in _KINDS_OF_LABELS else None
 
 
-def _is(x: Any, library: str, kinds: tuple[str, ...] = ()) -> bool:
+def _is(x: object, library: str, kinds: tuple[str, ...] = ()) -> bool:
     module = sys.modules.get(library)
     classes = [getattr(module, kind) for kind in kinds or _KINDS[library] if hasattr(module, kind)]
     return isinstance(x, tuple(classes))
@@ -153,7 +153,7 @@ def _columns(x: Any, name: str) -> list[Any] | None:
     return None
 
 
-def _as_known(x: Any) -> Any:
+def _as_known(x: object) -> Any:
     """A frame of another library as an Arrow table."""
     if any(_is(x, library) for library in _KINDS):
         return x

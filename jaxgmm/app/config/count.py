@@ -89,7 +89,7 @@ class CountTable(StrictTable):
 
     @field_validator("n_components", mode="plain")
     @classmethod
-    def _a_prior_of_k(cls, value: Any) -> str | tuple[float, ...] | None:
+    def _a_prior_of_k(cls, value: object) -> str | tuple[float, ...] | None:
         if value is None or (isinstance(value, str) and value in N_COMPONENTS):
             return value
         if isinstance(value, list | tuple) and all(is_finite_number(p) and p >= 0 for p in value) and sum(value) > 0:

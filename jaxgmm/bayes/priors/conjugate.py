@@ -80,7 +80,7 @@ def _scale_name(prior: Prior) -> tuple[str, ...]:
 
 
 @start_in_partitions.register
-def _shared_volume(prior: Prior, rows: Float[Array, "N D"], n_clusters: Any) -> dict[str, Array]:
+def _shared_volume(prior: Prior, rows: Float[Array, "N D"], n_clusters: Array) -> dict[str, Array]:
     """As for so many components that share the sample's volume."""
     if prior.least_scale is None:
         return {}

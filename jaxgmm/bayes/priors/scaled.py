@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from numpyro.util import is_prng_key
 
 from jaxgmm.covariance import Factor, get_family
@@ -123,7 +123,7 @@ def _terms(prior: Prior, factor: Factor, n_components: int) -> tuple[Array, Term
     return without, Terms(family.scale_power(prior.degrees_of_freedom, n_features, n_components), without - once)
 
 
-def _repeated(one: Any, key: Array, sample_shape: tuple[int, ...]) -> Array:
+def _repeated(one: PyTree, key: Array, sample_shape: tuple[int, ...]) -> Array:
     """Draws of any number of axes."""
     keys = jax.random.split(key, int(np.prod(sample_shape)))
     drawn = jax.vmap(one)(keys)

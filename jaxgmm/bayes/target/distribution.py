@@ -9,8 +9,9 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from jaxgmm.model.algebra import draw_rows
 from jaxgmm.model.density import log_joint
-from jaxgmm.model.mixture import GMM, draw_rows
+from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.validation import check_single
 
 
@@ -48,7 +49,7 @@ class Mixture(dist.Distribution):
         rows, _ = draw_rows(self.gmm, key, math.prod(sample_shape))
         return rows.reshape(*sample_shape, self.gmm.n_features)
 
-    def log_prob(self, value: Float[Array, "*batch D"], intermediates: Any = None) -> Float[Array, "*batch"]:
+    def log_prob(self, value: Float[Array, "*batch D"], intermediates: None = None) -> Float[Array, "*batch"]:
         """Log density of each row, in nats."""
         value = jax.numpy.asarray(value)
         rows = value.reshape(-1, self.gmm.n_features)

@@ -90,7 +90,7 @@ def numpyro_model(
     return gmm
 
 
-def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_weight: Any) -> Any:
+def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_weight: Float[ArrayLike, " N"] | None) -> Any:
     if isinstance(prior, str):
         check_name(prior)
         if x is None or is_traced(x):

@@ -23,7 +23,7 @@ from jaxgmm.tools.validation import unknown
 
 
 def adopt(
-    samples: Any,
+    samples: object,
     x: Float[ArrayLike, "N D"],
     *,
     family: str = "full",

@@ -40,6 +40,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_key, check_rows, check_weights, unknown
 from jaxgmm.version import __version__
 
@@ -126,7 +127,14 @@ def to_datatree(
 
 
 def _groups(
-    draws: Draws, rows: Any, weight: Any, prior: Any, key: Array, coords: Coordinates, wanted: set[str], dtype: Any
+    draws: Draws,
+    rows: Any,
+    weight: Numbers | None,
+    prior: Any,
+    key: Array,
+    coords: Coordinates,
+    wanted: set[str],
+    dtype: np.dtype,
 ) -> dict[str, xarray.Dataset]:
     gmm, x = precision.cast(flatten_draws(draws.gmm), dtype), jnp.asarray(rows, dtype)
     w = jnp.ones(len(rows), dtype) if weight is None else jnp.asarray(weight, dtype)
@@ -185,7 +193,7 @@ def dataset_of_rows(rows: Any, coords: Coordinates, leading: tuple[str, ...] = (
     return dataset_of({ROW: ((*leading, "obs_id", "feature"), rows)}, coords)
 
 
-def prior_constants(prior: Any, weight: Any) -> dict[str, tuple[Sequence[str], Any]]:
+def prior_constants(prior: Any, weight: Numbers | None) -> dict[str, tuple[Sequence[str], Any]]:
     """A prior's fields, and the rows' weights, as variables of constant_data: (dimensions, values)."""
     dims = {"concentration": ("component_id",), "mean": ("feature",), "scale": ("feature", "feature_bis")}
     own = {} if prior is None else vars(prior)

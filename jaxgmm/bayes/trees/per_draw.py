@@ -17,8 +17,9 @@ from numpyro.infer import Predictive
 from jaxgmm.bayes.priors.base import MixturePrior, draw_summed_out, log_prior
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.covariance import Factor
+from jaxgmm.model.algebra import draw_rows
 from jaxgmm.model.density import log_joint
-from jaxgmm.model.mixture import GMM, draw_rows
+from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.blocks import map_draws, map_rows, reduce_rows
 
 _NUMBERS_AT_ONCE = 1 << 20  # entries of the whitened rows that exist together

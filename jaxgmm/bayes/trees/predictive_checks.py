@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws
 from jaxgmm.bayes.trees.schema import group_of, require, rows_of
-from jaxgmm.model.mixture import GMM, draw_rows
+from jaxgmm.model.algebra import draw_rows
+from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, check_key

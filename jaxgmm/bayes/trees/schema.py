@@ -137,7 +137,7 @@ def encode_facts(facts: Mapping[Any, Any]) -> Facts:
     return {str(name): _encode(value) for name, value in facts.items()}
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: object) -> Any:
     if isinstance(value, np.generic | jax.Array | np.ndarray):
         value = np.asarray(value).tolist()
     if isinstance(value, os.PathLike):
@@ -147,7 +147,7 @@ def _encode(value: Any) -> Any:
     return json.dumps(value, default=lambda other: np.asarray(other).tolist() if hasattr(other, "__array__") else str(other))
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: object) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str) and (value[:1] in ("[", "{") or value in ("true", "false", "null")):

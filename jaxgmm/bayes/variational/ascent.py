@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgmm.bayes.priors.conjugate import Conjugate, posterior_given
 from jaxgmm.bayes.variational.expectations import Expected, expect, scale_terms
@@ -85,16 +85,16 @@ class Ascent(NamedTuple):
         return jax.vmap(of_start)(point, *rules.own), jnp.zeros(point.rate.shape, bool)
 
     def sums(
-        self, ready: Expected, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Any
+        self, ready: Expected, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: PyTree
     ) -> Statistics:
         """The E-step under these expectations."""
         return batched_e_step(ready.components, x, weight, rules.shared, counted, expanded)
 
-    def judge(self, point: Any, ready: Expected, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
+    def judge(self, point: PyTree, ready: Expected, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
         """The evidence bound, nats."""
         return statistics.log_likelihood - ready.divergence, False
 
-    def remember(self, search: Search, proposal: Proposal, accepted: Any, running: Any) -> None:
+    def remember(self, search: Search, proposal: Proposal, accepted: PyTree, running: PyTree) -> None:
         """Nothing."""
 
 
@@ -124,7 +124,7 @@ def start_from(statistics: Statistics, own: Own) -> Point:
 
 
 def rules_of(
-    priors: Sequence[Prior], counts: Sequence[int], capacity: int, moments: Moments, rtol: float, step: Ascent, dtype: Any
+    priors: Sequence[Prior], counts: Sequence[int], capacity: int, moments: Moments, rtol: float, step: Ascent, dtype: np.dtype
 ) -> Rules:
     """The rules of as many starts as there are priors, each with its own K, padded to `capacity`."""
     own = [_padded(prior, k, capacity, step, dtype) for prior, k in zip(priors, counts, strict=True)]
@@ -134,7 +134,7 @@ def rules_of(
     return Rules(Own(stacked, on_host(active)), *numbers)
 
 
-def _padded(prior: Prior, n_components: int, capacity: int, step: Ascent, dtype: Any) -> Prior:
+def _padded(prior: Prior, n_components: int, capacity: int, step: Ascent, dtype: np.dtype) -> Prior:
     """The prior as NumPy arrays, its concentration with an entry for each component, any for padding."""
     prior = as_dtype(prior, dtype)
     if not WEIGHT_PRIORS[step.weights].of_component:

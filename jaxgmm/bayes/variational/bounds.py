@@ -1,7 +1,7 @@
 """Bounds of the evidence of fitted mixtures: how variational Bayes sees models with different numbers of components."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ class Bound(NamedTuple):
 
 
 def bounds_from(
-    fits: Sequence[Fit], data: ArraySource, moments: Moments, *, rtol: float, max_steps: int, dtype: Any
+    fits: Sequence[Fit], data: ArraySource, moments: Moments, *, rtol: float, max_steps: int, dtype: np.dtype
 ) -> list[Bound]:
     """Variational Bayes with Dirichlet weights, which starts from fits of one family: as one compiled batch, K padded.
 

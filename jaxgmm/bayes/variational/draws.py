@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxgmm.bayes.priors.base import log_prior_constant
 from jaxgmm.bayes.priors.conjugate import draw_conjugate
@@ -90,7 +90,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
 
 
 @functools.partial(jax.jit, static_argnums=6)
-def _draw(made_of: Any, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, step: Ascent) -> Any:
+def _draw(made_of: PyTree, prior: Prior, constant: Array, x: Array, weight: Array, keys: Array, step: Ascent) -> Any:
     """Mixtures, and their log densities with respect to the parameters themselves."""
     family = get_family(step.family)
     n_components, n_features = made_of.statistics.sums.shape

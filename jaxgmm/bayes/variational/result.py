@@ -192,7 +192,7 @@ class VariationalFit(Readable, Hinting):
         """The most probable component of each row by `responsibilities`. Arguments and errors as for `log_prob`."""
         return self._ask(_predict, x)
 
-    def _ask(self, question: Callable, x: Any) -> Any:
+    def _ask(self, question: Callable, x: object) -> Any:
         x = floating(frames.ordered(x, self.feature_names), "x")
         if x.shape == (self.mean.shape[1],):
             return self._ask(question, x[None])[0]
@@ -207,7 +207,7 @@ class VariationalFit(Readable, Hinting):
         return precision.keep(answers)
 
 
-def _by_rows(f: Callable[[Array], Array], x: Array, n_rows: Array, dtype: Any) -> Array:
+def _by_rows(f: Callable[[Array], Array], x: Array, n_rows: Array, dtype: np.dtype) -> Array:
     return map_rows(lambda rows: f(rows.astype(dtype)), x, short_blocks(_ROWS_AT_ONCE, x.shape[0]), n_rows)
 
 

@@ -1,7 +1,7 @@
 """Two priors of the weights for variational Bayes: Dirichlet, and the sticks of a Dirichlet process."""
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +9,7 @@ from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Numbers
 
 
 class WeightPrior(abc.ABC):
@@ -18,7 +19,7 @@ class WeightPrior(abc.ABC):
     of_component: ClassVar[bool]  # has each component a concentration of its own?
 
     @abc.abstractmethod
-    def check(self, concentration: Any) -> None:
+    def check(self, concentration: Numbers) -> None:
         """Raises ValueError for a concentration that this prior can't use."""
 
     @abc.abstractmethod
@@ -38,7 +39,7 @@ class WeightPrior(abc.ABC):
         """KL(q(weights) || p(weights)), in nats."""
 
     @abc.abstractmethod
-    def log_relabellings(self, concentration: Any, counts: Float[np.ndarray, " K"]) -> float:
+    def log_relabellings(self, concentration: Numbers, counts: Float[np.ndarray, " K"]) -> float:
         """Log of how many permutations of the labels change q but not the model."""
 
 
@@ -47,7 +48,7 @@ class Dirichlet(WeightPrior):
 
     name, of_component = "dirichlet", True
 
-    def check(self, concentration: Any) -> None:
+    def check(self, concentration: Numbers) -> None:
         """Any positive one will do; `Prior` has checked that."""
 
     def posterior(self, concentration: Array, counts: Array, active: Array) -> Array:
@@ -66,7 +67,7 @@ class Dirichlet(WeightPrior):
         """Between two Dirichlets."""
         return _divergence(posterior, jnp.where(posterior > 0, concentration, 0))
 
-    def log_relabellings(self, concentration: Any, counts: np.ndarray) -> float:
+    def log_relabellings(self, concentration: Numbers, counts: np.ndarray) -> float:
         """Components of equal alpha may change places; idle ones look alike, so among them that changes nothing."""
         alpha = np.broadcast_to(concentration, counts.shape)
         log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, counts.size + 1)))])
@@ -84,7 +85,7 @@ class StickBreaking(WeightPrior):
 
     name, of_component = "stick-breaking", False
 
-    def check(self, concentration: Any) -> None:
+    def check(self, concentration: Numbers) -> None:
         """One number."""
         if np.ndim(concentration):
             raise UserError(
@@ -112,7 +113,7 @@ class StickBreaking(WeightPrior):
         one = jnp.ones((), posterior.dtype)
         return _divergence(posterior, jnp.broadcast_to(jnp.stack([one, concentration]), posterior.shape)).sum()
 
-    def log_relabellings(self, concentration: Any, counts: np.ndarray) -> float:
+    def log_relabellings(self, concentration: Numbers, counts: np.ndarray) -> float:
         """0: the sticks have an order."""
         return 0.0
 

@@ -13,6 +13,7 @@ import pytest
 import jaxgmm as jg
 from jaxgmm.bayes.samplers import chains
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.samplers.checkpoint import forget
 from jaxgmm.bayes.samplers.nuts import nuts
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Problem
@@ -123,11 +124,11 @@ def test_what_a_kill_leaves_of_the_first_checkpoint_is_in_nobodys_way(tmp_path, 
 def test_a_checkpoint_is_forgotten_but_not_what_stands_beside_it(tmp_path):
     walk(checkpoint=tmp_path / "run")
     (tmp_path / "run" / "notes.md").touch()
-    chains.forget(tmp_path / "run")
+    forget(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.md"]
-    chains.forget(tmp_path / "nowhere")
+    forget(tmp_path / "nowhere")
     walk(checkpoint=tmp_path / "other")
-    chains.forget(tmp_path / "other")
+    forget(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
