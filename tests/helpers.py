@@ -14,7 +14,7 @@ from jaxgmm.bayes.trees.build import to_datatree
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
-FAMILIES = tuple(covariance.FAMILIES)
+FAMILIES = tuple(name for name, family in covariance.FAMILIES.items() if not family.restricted)  # those that have posteriors
 MCLUST_DATA = ("faithful", "iris", "diabetes")
 
 

@@ -20,40 +20,36 @@ PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def equal_spheres(monkeypatch):
+def unit(monkeypatch):
     """The family of the page, in the registry for one test."""
     (block,) = re.findall(r"(?s)```python\n(.*?)```", PAGE)
     namespace = {"__name__": "page"}
     exec(compile(block, ROOT / "README.md", "exec"), namespace)
-    family = namespace["EqualSpheres"]()
+    family = namespace["Unit"]()
     monkeypatch.setitem(covariance.FAMILIES, family.name, family)
-    for name in (family.name, family.mclust):
-        monkeypatch.setitem(covariance._BY_ANY_NAME, name, family)
+    monkeypatch.setitem(covariance._BY_ANY_NAME, family.name, family)
     return family
 
 
 @pytest.mark.parametrize("prior", ["fraley-raftery", None])
-def test_the_steps_lead_to_a_family_that_works(prior, equal_spheres):
-    x = jg.datasets.load_iris().x
-    fit = jg.fit(x, 3, key=jax.random.key(0), family="EII", prior=prior, n_init=5)
+def test_the_steps_lead_to_a_family_that_works(prior, unit):
+    x = 5 * jg.datasets.load_iris().x
+    fit = jg.fit(x, 3, key=jax.random.key(0), family="unit", prior=prior, n_init=5)
     assert fit.converged
-    assert (fit.gmm.family, fit.gmm.n_parameters) == ("equal-spheres", 2 + 12 + 1)
-    r = np.asarray(fit.gmm.responsibilities(x))
-    variance, counts = np.asarray(fit.gmm.covariances), r.sum(0)
-    assert np.ptp(variance) == 0
+    assert (fit.gmm.family, fit.gmm.n_parameters) == ("unit", 2 + 12)
+    assert (np.asarray(fit.gmm.covariances) == 1).all()
     # The fixed point, by hand.
-    away = x[:, None] - fit.gmm.means
-    scatter, rows = (r[..., None] * away**2).sum(), x.size
-    if prior is not None:
-        p = fit.prior
-        scatter += float(p.scale) + float(p.mean_precision) * ((fit.gmm.means - p.mean) ** 2).sum()
-        rows += float(p.degrees_of_freedom) + 2 + 3 * x.shape[1]
-    np.testing.assert_allclose(variance[0], scatter / rows, rtol=1e-5)
-    np.testing.assert_allclose(fit.gmm.weights, counts / counts.sum(), rtol=1e-4)
+    r = np.asarray(fit.gmm.responsibilities(x))
+    kappa = 0 if prior is None else float(fit.prior.mean_precision)
+    pull = 0 if prior is None else kappa * np.asarray(fit.prior.mean)
+    np.testing.assert_allclose(fit.gmm.means, (r.T @ x + pull) / (r.sum(0) + kappa)[:, None], rtol=1e-5)
+    np.testing.assert_allclose(fit.gmm.weights, r.mean(0), rtol=1e-4)
     assert fit.objective == pytest.approx(fit.log_likelihood + (0 if prior is None else float(fit.prior.log_prob(fit.gmm))))
-    table = jg.compare(x, families=["VII", "EII"], n_components=[3], key=jax.random.key(0), n_init=5, prior=prior).table
-    assert table.loc["equal-spheres 3", "n_parameters"] == table.loc["spherical 3", "n_parameters"] - 2
-    assert table.loc["equal-spheres 3", "log_likelihood"] < table.loc["spherical 3", "log_likelihood"]
+    table = jg.compare(x, families=["VII", "unit"], n_components=[3], key=jax.random.key(0), n_init=5, prior=prior).table
+    assert table.loc["unit 3", "n_parameters"] == table.loc["spherical 3", "n_parameters"] - 3
+    assert table.loc["unit 3", "log_likelihood"] < table.loc["spherical 3", "log_likelihood"]
+    with pytest.raises(ValueError, match=r"family 'unit' doesn't have.*take family='spherical'"):
+        jg.posterior(x, fit.gmm, method="gibbs", key=jax.random.key(0))
 
 
 class HalfWay(covariance.full.Full):

@@ -15,6 +15,8 @@ FEW = {"key": KEY, "n_draws": 10, "n_warmup": 5}
 # program: where it is looked up, its static arguments, a call that uses it
 PROGRAMS = {
     "EM": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
+    "EM of shared axes": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, family="EVE", n_init=2)),
+    "EM of axes of their own": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, family="VEV", n_init=2)),
     "starts": (batch, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
     "EM of groups": (loop, "_advance", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),
     "starts of groups": (group_batch, "seeded_groups", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),

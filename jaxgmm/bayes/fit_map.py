@@ -20,7 +20,7 @@ from jaxgmm.bayes.target.bfgs import WhitenedMinimize
 from jaxgmm.bayes.target.coordinates import constrain_factored, layout_of
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.fitting.batch import in_rows
@@ -99,6 +99,7 @@ def fit_map(
     if prior is None:
         raise not_a_prior(prior, "a RichardsonGreen")
     given, n_components, family = resolve_init(init, n_components, family, source)
+    check_unrestricted(family, "fit_map")
     if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
         empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
         raise UserError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")

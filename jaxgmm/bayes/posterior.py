@@ -20,6 +20,7 @@ from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
+from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.fitting.fit import names_in
 from jaxgmm.fitting.result import Fit
@@ -208,6 +209,7 @@ def _resolve(
         gmm, fitted_to = as_gmm(fit, "fit"), None
         prior = "default" if prior is None else prior
     check_single(gmm.weights, "jg.posterior(x, g, ...)")
+    check_unrestricted(gmm.family, "posterior")
     if gmm.n_features != source.n_features:
         raise UserError(f"x has {source.n_features} columns, but fit is of {gmm.n_features} features.")
     weights = np.asarray(gmm.weights)

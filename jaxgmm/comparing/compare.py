@@ -5,7 +5,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.comparing.comparison import Comparison, Row
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import FAMILIES, check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.data.padding import on_device, pad_rows
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 def compare(
     x: Float[ArrayLike, "N D"],
     *,
-    families: Sequence[str] = ("full", "tied", "diag", "spherical"),
+    families: Sequence[str] | Literal["all"] = ("full", "tied", "diag", "spherical"),
     n_components: Iterable[int] = range(1, 10),
     key: Array,
     n_init: int = 10,
@@ -71,7 +71,7 @@ def compare(
 
     Args:
         x: (N, D), finite, N >= 2; an array, or a frame, whose column names the fits keep.
-        families: of the covariances, by scikit-learn's names or mclust's.
+        families: of the covariances, by scikit-learn's names or mclust's; "all": its fourteen.
         n_components: the K to fit, increasing: `range(1, 10)`.
         key: a PRNG key.
         n_init: starts of each model.
@@ -120,6 +120,9 @@ def compare(
     n_init, max_steps = check_count(n_init, "n_init"), check_steps(max_steps)
     check_rtol(rtol)
     _check_prior(prior, loo=loo, elbo=elbo)
+    for family, (name, asked) in itertools.product(names, {"loo": loo, "elbo": elbo}.items()):
+        if asked:
+            check_unrestricted(family, f"{name}=True")
     per_weight = rows_per_weight(prior, source)
     if per_weight != 1 and (loo or elbo):
         raise UserError(
@@ -278,8 +281,10 @@ def _warn(rows: Sequence[Row]) -> None:
 
 
 def _check_families(families: Sequence[str]) -> list[str]:
+    if families == "all":
+        return list(FAMILIES)
     if isinstance(families, str):
-        raise UserTypeError(f"families must be a list of names, got {families!r}: families=[{families!r}].")
+        raise UserTypeError(f"families must be 'all' or a list of names, got {families!r}: families=[{families!r}].")
     names = [get_family(name).name for name in families]
     if not names:
         raise UserError("families is empty: name at least one, such as families=['full'].")

@@ -2,17 +2,33 @@
 
 from jaxgmm.covariance.base import Family
 from jaxgmm.covariance.diag import Diag
+from jaxgmm.covariance.equal import EqualDiag, EqualSpherical
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.full import Full
+from jaxgmm.covariance.restricted import (
+    OwnAxes,
+    OwnVolumes,
+    SharedAxes,
+    SharedAxesAndVolume,
+    SharedShape,
+    SharedShapeFull,
+    SharedVolume,
+    SharedVolumeFull,
+)
 from jaxgmm.covariance.spherical import Spherical
 from jaxgmm.covariance.tied import Tied
-from jaxgmm.tools.errors import UserTypeError
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import unknown
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Full(), Tied(), Diag(), Spherical())}
-_BY_ANY_NAME = {**FAMILIES, **{family.mclust: family for family in FAMILIES.values()}}
+_ALL = (
+    *(Full(), Tied(), Diag(), Spherical(), EqualSpherical(), EqualDiag(), SharedShape(), SharedVolume(), OwnVolumes()),
+    *(SharedAxesAndVolume(), SharedAxes(), OwnAxes(), SharedShapeFull(), SharedVolumeFull()),
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+# mclust's "E" and "V", for one feature, are what its families of that feature are.
+_BY_ANY_NAME = {**FAMILIES, **{family.mclust: family for family in _ALL}, "E": FAMILIES["EII"], "V": FAMILIES["spherical"]}
 
-__all__ = ["FAMILIES", "Factor", "Family", "get_family"]
+__all__ = ["FAMILIES", "Factor", "Family", "check_unrestricted", "get_family"]
 
 
 def get_family(name: str) -> Family:
@@ -32,3 +48,13 @@ def get_family(name: str) -> Family:
     if name not in _BY_ANY_NAME:
         raise unknown("family", name, _BY_ANY_NAME)
     return _BY_ANY_NAME[name]
+
+
+def check_unrestricted(name: str, what: str) -> None:
+    """Raises ValueError for a family that restricts how covariances differ: what is asked for needs a conjugate prior."""
+    family = get_family(name)
+    if family.restricted:
+        raise UserError(
+            f"{what} needs a prior that family {family.name!r} doesn't have, since it restricts how covariances differ: "
+            f"take family={family.general!r}, or fit and compare alone."
+        )

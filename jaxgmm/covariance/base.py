@@ -37,7 +37,9 @@ class Family(abc.ABC):
     name: ClassVar[str]
     mclust: ClassVar[str]
     structure: ClassVar[Structure]
+    general: ClassVar[str]  # the family of all covariances that are kept in this shape: its own name if nothing restricts them
     per_component: ClassVar[bool] = True  # covariances have an axis of components
+    closed: ClassVar[bool] = True  # marginals and conditionals are of the family, too
 
     @abc.abstractmethod
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -112,11 +114,23 @@ class Family(abc.ABC):
         Raises:
             ValueError: the family has none.
         """
-        raise UserError(f"family {self.name!r} has no NumPyro prior: use 'full', 'tied', 'diag' or 'spherical'.")
+        raise UserError(f"family {self.name!r} has no NumPyro prior: use {self.general!r}.")
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Free parameters of a mixture of this family: weights, means and covariances."""
         return n_components - 1 + n_components * n_features + self.n_covariance_parameters(n_components, n_features)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether not all covariances of its shape will do."""
+        return self.name != self.general
+
+    def nearest(self, covariances: Array, weights: Float[Array, " K"], n_features: int) -> Array:
+        """The covariances that an M-step has for so many rows with these: themselves, if they are of the family."""
+        if not self.restricted:
+            return covariances
+        scatter = per_component(weights, covariances) * covariances * (n_features if self.structure.isotropic else 1)
+        return self.refit(scatter, weights, covariances, n_features, weights > 0, None)
 
     def factor(self, covariances: Array, n_features: int) -> Factor:
         """The covariances taken apart (Cholesky)."""

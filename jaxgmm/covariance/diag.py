@@ -16,6 +16,7 @@ class Diag(Family):
     """sigma2_kd free. Prior: sigma2_kd ~ InverseGamma(nu0 / 2, Psi0_d / 2), independent."""
 
     name, mclust, structure = "diag", "VVI", Diagonal()
+    general = "diag"
 
     def shape(self, n_components, n_features):
         return (n_components, n_features)

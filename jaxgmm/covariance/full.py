@@ -16,6 +16,7 @@ class Full(Family):
     """Sigma_k free. Prior: Sigma_k ~ InverseWishart(nu0, Psi0)."""
 
     name, mclust, structure = "full", "VVV", Dense()
+    general = "full"
 
     def shape(self, n_components, n_features):
         return (n_components, n_features, n_features)

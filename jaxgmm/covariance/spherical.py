@@ -13,6 +13,7 @@ class Spherical(Family):
     """Sigma_k = sigma2_k I. Prior: sigma2_k ~ InverseGamma(nu0 / 2, psi0 / 2)."""
 
     name, mclust, structure = "spherical", "VII", Isotropic()
+    general = "spherical"
 
     def shape(self, n_components, n_features):
         return (n_components,)

@@ -11,6 +11,7 @@ class Tied(Family):
     """One Sigma. Prior: Sigma ~ InverseWishart(nu0, Psi0), once."""
 
     name, mclust, structure, per_component = "tied", "EEE", Pooled(), False
+    general = "tied"
 
     def shape(self, n_components, n_features):
         return (n_features, n_features)

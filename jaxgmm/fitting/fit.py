@@ -67,7 +67,8 @@ def fit(
             in its order.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.
-        family: "full", "tied", "diag", "spherical", or mclust's names. With a GMM as `init`, its family is the default.
+        family: "full", "tied", "diag", "spherical", or any of mclust's fourteen, such as "VEV". With a GMM as `init`, its
+            family is the default.
         prior: "default" (`Prior.default`), "fraley-raftery", a `Prior`, None for maximum likelihood, or a function that makes
             the prior of the default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
         init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or a Fit (a warm start).

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgmm.covariance import get_family
 from jaxgmm.fitting.em_step import EM, EMRules
 from jaxgmm.fitting.loop import Proposal, Search, choose
 from jaxgmm.model.mixture import GMM
@@ -45,6 +46,7 @@ class Squarem(EM):
         plain, memory = super().propose(search, rules), search.memory
         extrapolated = memory.phase == _PLAIN_STEPS
         far, length = _extrapolate(memory.anchor, search.point, plain.point, memory.reach)
+        far = jax.vmap(_within_family)(far, search.point.weights)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
 
     def remember(self, search: Search[GMM], proposal: Proposal[GMM], accepted: Array, running: Array) -> PyTree[Array]:
@@ -80,6 +82,12 @@ def _extrapolate(before: GMM, now: GMM, after: GMM, reach: Float[Array, " R"]) -
         return b + 2 * along * dr + along**2 * dv
 
     return jax.tree.map(leaf, before, r, v), a
+
+
+def _within_family(gmm: GMM, weights: Float[Array, " K"]) -> GMM:
+    """The mixture itself, or the nearest whose covariances share what its family says."""
+    covariances = get_family(gmm.family).nearest(gmm.covariances, weights, gmm.n_features)
+    return GMM.unchecked(gmm.weights, gmm.means, covariances, gmm.family)
 
 
 def _squares(leaf: Array) -> Float[Array, " R"]:

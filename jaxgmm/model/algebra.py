@@ -16,6 +16,12 @@ def _family(gmm: PyTree) -> Family:
     return get_family(gmm.family)
 
 
+def _family_of_parts(gmm: PyTree) -> Family:
+    """Of its marginals and conditionals: what components share in all features, they need not share in some."""
+    family = _family(gmm)
+    return family if family.closed else get_family(family.general)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def condition(gmm: PyTree, given: tuple[int, ...], rest: tuple[int, ...], values: Float[Array, " G"]) -> PyTree:
     """Of the features `rest`, each component in its own sds: one Cholesky factor with the given features first has all of it.
@@ -33,12 +39,9 @@ def condition(gmm: PyTree, given: tuple[int, ...], rest: tuple[int, ...], values
     half_log_det = (jnp.log(jnp.diagonal(known, axis1=-2, axis2=-1)) + jnp.log(sd_given)).sum(-1)
     evidence = log_weights(gmm.weights) - half_log_det - (whitened**2).sum(-1) / 2
     left = left * sd_rest[:, :, None]
-    return gmm.unchecked(
-        jax.nn.softmax(evidence),
-        means[:, n_given:] + sd_rest * jnp.einsum("krg,kg->kr", across, whitened),
-        _family(gmm).from_dense(left @ left.swapaxes(-1, -2)),
-        gmm.family,
-    )
+    family, rest_means = _family_of_parts(gmm), means[:, n_given:] + sd_rest * jnp.einsum("krg,kg->kr", across, whitened)
+    covariances = family.from_dense(left @ left.swapaxes(-1, -2))
+    return gmm.unchecked(jax.nn.softmax(evidence), rest_means, covariances, family.name)
 
 
 def dense(gmm: PyTree) -> Float[Array, "K D D"]:
@@ -68,8 +71,8 @@ def covariance(gmm: PyTree) -> Float[Array, "D D"]:
 
 def marginal(gmm: PyTree, keep: np.ndarray) -> PyTree:
     """Of the features `keep`, in this order."""
-    covariances = _family(gmm).from_dense(dense(gmm)[:, keep[:, None], keep])
-    return gmm.unchecked(gmm.weights, gmm.means[:, keep], covariances, gmm.family)
+    family = _family_of_parts(gmm)
+    return gmm.unchecked(gmm.weights, gmm.means[:, keep], family.from_dense(dense(gmm)[:, keep[:, None], keep]), family.name)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -49,7 +49,8 @@ class GMM(Readable, Hinting):
     Args:
         weights: (K,), on the simplex.
         means: (K, D), in the units of the data.
-        covariances: (K, D, D) for "full", (D, D) for "tied", (K, D) for "diag", (K,) for "spherical"; squared units.
+        covariances: (K, D, D) for "full", (D, D) for "tied", (K, D) for "diag", (K,) for "spherical"; squared units. In the
+            shape of one of these for mclust's other families, whose components share something ("VEV": a shape).
         family: covariance family, by scikit-learn's name or mclust's; kept under the former.
         feature_names: D strings, or None. By them the columns of frames (pandas, polars, pyarrow, xarray) are matched; arrays
             go by position. Inside jit, vmap and grad there are none, nor in what jit and vmap return.
@@ -57,7 +58,7 @@ class GMM(Readable, Hinting):
     Raises:
         TypeError: an argument that isn't real numbers.
         ValueError: shapes that don't fit, an unknown family, weights off the simplex, covariances that aren't positive
-            definite. Traced arrays are checked for shape only.
+            definite or don't share what the family's do. Traced arrays are checked for shape only.
 
     Example:
         >>> import jaxgmm as jg

@@ -34,7 +34,9 @@ class Prior(Readable):
     Normal(m0, Sigma_k / kappa0).
 
     The Dirichlet keeps weights off zero (alpha > 1); the inverse-Wishart is what keeps covariances from going singular.
-    "diag" has InverseGamma(nu0 / 2, Psi0_d / 2) for each variance, "spherical" InverseGamma(nu0 / 2, psi0 / 2).
+    "diag" has InverseGamma(nu0 / 2, Psi0_d / 2) for each variance, "spherical" InverseGamma(nu0 / 2, psi0 / 2); "tied",
+    "EEI" and "EII" have it once for all components. Families between these (mclust's VEI ... EVV) have the density of "full" or
+    "diag", restricted to them: its constant isn't known, and left out.
     With `least_scale`, how small covariances are is left to the data: a random number s, one for all components, multiplies
     Psi0 and kappa0, log s uniform between log least_scale and 0, and is summed out of the density (`model.random_scale`).
 

@@ -1,11 +1,15 @@
 """What makes three arrays a mixture: shapes, values, and names of the features."""
 
+import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import Family, get_family
+from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import unknown
@@ -89,3 +93,24 @@ def check_values(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray
         raise UserError(
             f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
         )
+    kind = get_family(family)
+    if kind.restricted and covariances.dtype == np.float64 and _away_from(kind, covariances, means.shape) > 1e-3:
+        raise UserError(
+            f"covariances don't share what those of family {family!r} do: take family={kind.general!r}, which has them all."
+        )
+
+
+def _away_from(family: Family, covariances: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far covariances are from a family that has all of its M-step's, in units of their sds."""
+    *leading, n_components, n_features = shape
+    each = covariances.reshape(-1, *covariances.shape[len(leading) :])
+    with precision.scope(np.dtype(np.float64)):
+        near = _nearest(each, np.ones((len(each), n_components)), family, n_features)
+    sds = np.sqrt(np.diagonal(each, axis1=-2, axis2=-1) if family.structure.dense else each)
+    scale = sds[..., None] * sds[..., None, :] if family.structure.dense else sds**2
+    return float(np.max(np.abs(np.asarray(near) - each) / scale))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _nearest(covariances: Array, weights: Array, family: Family, n_features: int) -> Array:
+    return jax.vmap(lambda own, w: family.nearest(own, w, n_features))(covariances, weights)

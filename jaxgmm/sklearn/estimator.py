@@ -25,7 +25,7 @@ from jaxgmm.tools.forks import forked, needs_jax
 from jaxgmm.tools.types import Numbers, on_host
 from jaxgmm.tools.validation import in_jit
 
-_BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items()}
+_BY_MCLUST = {family.mclust: name for name, family in FAMILIES.items() if not family.restricted}
 
 
 class NoLabels:

@@ -11,6 +11,7 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky, _comp
 from sklearn.utils._array_api import get_namespace
 from sklearn.utils._param_validation import StrOptions
 
+from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import pad_rows
 from jaxgmm.fitting.fit import resolve_prior
@@ -130,9 +131,10 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         gmm = as_gmm(gmm)
         if np.ndim(gmm.weights) != 1:
             raise UserError(f"gmm has leading axes {np.shape(gmm.weights)[:-1]}; one mixture is needed.")
-        ours = cls(gmm.n_components, covariance_type=gmm.family, **parameters)
+        covariance_type = get_family(gmm.family).general
+        ours = cls(gmm.n_components, covariance_type=covariance_type, **parameters)
         weights, means, covariances = (np.array(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
-        ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, gmm.family)))
+        ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, covariance_type)))
         ours.n_features_in_ = gmm.n_features
         # As scikit-learn's fit leaves them with max_iter=0.
         ours.converged_, ours.n_iter_, ours.lower_bound_, ours.lower_bounds_, ours.prior_ = False, 0, -np.inf, [], None

@@ -51,6 +51,7 @@ class Config(StrictTable):
             raise UserError(f"compare.{name} needs a prior, but prior.kind = 'none': set prior.kind = 'default', or remove it")
         if self.count is not None:
             self._check_count()
+        self._check_restricted()
         if self.posterior is None:
             return self
         if self.posterior.prior == "richardson-green" and self.fit is None:
@@ -66,6 +67,20 @@ class Config(StrictTable):
     def counts_first(self) -> bool:
         """Does [count] say how many components the fit has?"""
         return self.fit is self.compare is None
+
+    def _check_restricted(self) -> None:
+        key, families = ("fit.family", [self.fit.family]) if self.fit else ("compare.families", list[str]())
+        needs = {"[posterior]": self.posterior is not None}
+        if self.compare is not None:
+            families = list(self.compare.families)
+            needs |= {"compare.loo": self.compare.loo, "compare.elbo": self.compare.elbo}
+        for name in families:
+            family, of = get_family(name), next((of for of, asked in needs.items() if asked), None)
+            if family.restricted and of is not None:
+                raise UserError(
+                    f"{of} needs a prior that {key} = {name!r} doesn't have, since it restricts how covariances differ: "
+                    f"take {family.general!r}, or remove {of}"
+                )
 
     def _check_count(self) -> None:
         if self.data.sample_weight is not None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jaxgmm.app.config.strict import Names, Positive, Seed, StrictTable
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import FAMILIES, get_family
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Facts
 
@@ -80,7 +80,7 @@ class CompareTable(StrictTable):
     """`[compare]`: the stage that fits several models, instead of `[fit]`; the criterion's choice is the run's fit.
 
     Attributes:
-        families: of the covariances, scikit-learn's names or mclust's.
+        families: of the covariances, scikit-learn's names or mclust's; ["all"]: its fourteen.
         n_components: two numbers are the first K and the last; one, or more than two, are the K themselves.
         criterion: that chooses: "bic", "aic", "icl", "held_out", "loo" or "log_evidence".
         held_out_folds: also fit to all rows but a fold, and score that; left out: don't.
@@ -119,6 +119,8 @@ class CompareTable(StrictTable):
     @field_validator("families")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names == ("all",):
+            return tuple(FAMILIES)
         names = tuple(get_family(name).name for name in names)
         if not names or len(set(names)) < len(names):
             raise UserError(f"name each family once, and at least one; got {', '.join(names) or 'none'}")

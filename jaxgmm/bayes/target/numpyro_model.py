@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from jaxgmm.bayes.priors.base import sample_mixture
 from jaxgmm.bayes.target.distribution import Mixture
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -61,6 +61,7 @@ def numpyro_model(
     """
     n_components = check_count(n_components, "n_components")
     family = get_family(family).name
+    check_unrestricted(family, "numpyro_model")
     prior = _resolve_prior(x, n_components, family, prior, sample_weight)
     if x is None:
         if sample_weight is not None or batch_size is not None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.variational.ascent import Ascent, posterior_of, rules_of, start_from, statistics_under
 from jaxgmm.bayes.variational.result import VariationalFit
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.data.padding import on_device, pad_rows
@@ -101,6 +101,7 @@ def fit_vb(
         raise unknown("weights", weights, WEIGHT_PRIORS)
     source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
     given, n_components, family = resolve_init(init, n_components, family, source)
+    check_unrestricted(family, "fit_vb")
     n_starts = check_count(n_init, "n_init") if given is None else 1
     max_steps = check_steps(max_steps)
     check_rtol(rtol)

@@ -1,0 +1,258 @@
+"""mclust's fourteen families: what components share, that an M-step is the best of it, and what the rest makes of them."""
+
+import functools
+import itertools
+import sys
+
+import jax
+import numpy as np
+import pytest
+from helpers import load_x
+from scipy import stats
+
+import jaxgmm as jg
+from jaxgmm import covariance
+
+KEY = jax.random.key(0)
+RESTRICTED = [name for name, family in covariance.FAMILIES.items() if family.restricted]
+ALL = list(covariance.FAMILIES)
+K, D = 3, 4
+ROWS = np.array([40.0, 25.0, 60.0])
+
+
+def letters(family):
+    return covariance.FAMILIES[family].mclust
+
+
+def scatters(seed=0):
+    """Of three components that share nothing, (K, D, D)."""
+    raw = np.random.default_rng(seed).normal(size=(K, D, 2 * D))
+    return ROWS[:, None, None] * raw @ raw.transpose(0, 2, 1) / np.array([1.0, 4.0, 9.0])[:, None, None]
+
+
+def kept(family, dense):
+    """What the family's structure keeps of scatters."""
+    kind = covariance.FAMILIES[family]
+    if kind.structure.isotropic:
+        return np.trace(dense, axis1=1, axis2=2)
+    if not kind.structure.dense:
+        return np.diagonal(dense, axis1=1, axis2=2)
+    return dense if kind.per_component else dense.sum(0)
+
+
+@functools.cache
+def fitted(family):
+    """The M-step's covariances of these scatters (K, D, D): iterated, since some only climb."""
+    kind = covariance.FAMILIES[family]
+
+    @jax.jit
+    def rounds(scatter, current):
+        return jax.lax.fori_loop(0, 40, lambda _, now: kind.refit(scatter, ROWS, now, D, ROWS > 0, None), current)
+
+    return np.asarray(kind.dense(rounds(kept(family, scatters()), kind.from_dense(np.tile(np.eye(D), (K, 1, 1)))), K, D))
+
+
+def loss(dense, covariances, rows=ROWS):
+    """What an M-step minimises."""
+    return sum(
+        n * np.linalg.slogdet(sigma)[1] + np.trace(np.linalg.solve(sigma, t))
+        for n, sigma, t in zip(rows, covariances, dense, strict=True)
+    )
+
+
+def parts(sigma):
+    """Volume, shape and axes of each, (K,), (K, D), (K, D, D)."""
+    values, axes = np.linalg.eigh(sigma)
+    volume = np.exp(np.log(values).mean(1))
+    return volume, values / volume[:, None], axes
+
+
+def shared(sigma):
+    """mclust's three letters, as far as these matrices have them: what of volume, shape and axes they share."""
+    volume, shape, _ = parts(sigma)
+    equal = [np.ptp(value, axis=0).max() < 1e-6 for value in (volume, shape)]
+    off = sigma - np.eye(D) * sigma
+    axes = "I" if abs(off).max() < 1e-9 else "V"
+    if axes == "V" and all(abs(a @ b - b @ a).max() < 1e-5 * abs(a @ b).max() for a, b in itertools.combinations(sigma, 2)):
+        axes = "E"
+    if axes == "I":  # shapes in the order of the features
+        diagonal = np.diagonal(sigma, axis1=1, axis2=2) / volume[:, None]
+        equal[1] = np.ptp(diagonal, axis=0).max() < 1e-6
+        if abs(diagonal - 1).max() < 1e-9:
+            return ("E" if equal[0] else "V") + "II"
+    return "".join("E" if same else "V" for same in equal) + axes
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_components_share_what_the_letters_say(family):
+    assert shared(fitted(family)) == letters(family)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_no_neighbour_of_the_family_is_better(family):
+    """Neighbours are built of volumes, shapes and axes, changed together or one by one as the letters say."""
+    dense, rng, code = scatters(), np.random.default_rng(1), letters(family)
+    best = fitted(family)
+    axes = np.linalg.eigh(best)[1] if code[2] != "I" else np.tile(np.eye(D), (K, 1, 1))
+    if code[2] == "E":
+        axes = np.tile(np.linalg.eigh((best * np.array([1.0, 1.3, 1.7])[:, None, None]).sum(0))[1], (K, 1, 1))
+    along = np.einsum("kia,kij,kja->ka", axes, best, axes)
+    np.testing.assert_allclose((axes * along[:, None]) @ axes.transpose(0, 2, 1), best, atol=1e-5)
+
+    def noise(letter, shape):
+        return rng.normal(size=(1 if letter == "E" else K, *shape)) * np.ones((K, *(1,) * len(shape)))
+
+    at_best = loss(dense, best)
+    for size in np.repeat([1e-1, 1e-2, 1e-3], 20):
+        volume, shape = size * noise(code[0], ()), np.zeros((K, D)) if code[1] == "I" else size * noise(code[1], (D,))
+        shape -= shape.mean(1, keepdims=True)
+        turn = np.zeros((K, D, D)) if code[2] == "I" else size * noise(code[2], (D, D))
+        turned = axes @ np.linalg.qr(np.eye(D) + turn - turn.transpose(0, 2, 1))[0]
+        variances = along * np.exp(volume[:, None] + shape)
+        near = (turned * variances[:, None]) @ turned.transpose(0, 2, 1)
+        assert loss(dense, near) > at_best - 1e-6
+
+
+def test_families_within_others_are_no_better():
+    at_best = {letters(family): loss(scatters(), fitted(family)) for family in ALL}
+    order = {"I": 0, "E": 1, "V": 2}
+    for inner, outer in itertools.permutations(at_best, 2):
+        if all(order[a] <= order[b] for a, b in zip(inner, outer, strict=True)):
+            assert at_best[inner] >= at_best[outer] - 1e-6, (inner, outer)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_parameters_are_counted_as_mclust_counts_them(family):
+    """A volume, D - 1 numbers of a shape, and D (D - 1) / 2 of the axes, as often as there are different ones."""
+    volume, shape, axes = letters(family)
+    for k, d in itertools.product(range(1, 10), range(1, 11)):
+        times = {"I": 0, "E": 1, "V": k}
+        expected = times[volume] + times[shape] * (d - 1) + times[axes] * d * (d - 1) // 2
+        assert covariance.FAMILIES[family].n_covariance_parameters(k, d) == expected
+
+
+OPTIONS = {"key": KEY, "n_init": 4, "max_steps": 4000}  # of fits that share a program for each family
+
+
+@pytest.mark.parametrize("family", ["EEI", "VEE", "EVE", "VEV"])
+def test_em_climbs_to_what_squarem_finds(family):
+    x = load_x("diabetes")
+    options = {"family": family, "prior": None, "rtol": 1e-10, **OPTIONS}
+    fit = jg.fit(x, 3, **options)
+    assert fit.converged
+    assert (np.diff(fit.trace) > -1e-8).all()
+    assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x), abs=1e-6)
+    fast = jg.fit(x, 3, acceleration="squarem", **options)
+    assert fast.objective == pytest.approx(fit.objective, abs=1e-3)
+    assert fast.n_steps < fit.n_steps or fit.n_steps < 40
+
+
+@pytest.mark.parametrize("family", RESTRICTED)
+def test_a_fit_with_the_default_prior_is_a_mode(family):
+    """No mixture of the family near the fit has more likelihood and prior, the random scale summed out."""
+    x, rng, kind = load_x("diabetes"), np.random.default_rng(2), covariance.FAMILIES[family]
+    nearest = jax.jit(lambda moved, weights: kind.nearest(moved, weights, x.shape[1]))
+    fit = jg.fit(x, 3, family=family, rtol=1e-13, **OPTIONS)
+    assert (np.diff(fit.trace) > -1e-8).all()
+    weights, own = np.asarray(fit.gmm.weights), np.asarray(fit.gmm.covariances)
+    for size in np.repeat([1e-2, 1e-3], 10):
+        noise = size * rng.normal(size=own.shape)
+        moved = own * (1 + (noise + noise.swapaxes(-1, -2) if kind.structure.dense else noise))
+        near = jg.GMM(weights, fit.gmm.means, np.asarray(nearest(moved, weights)), family)
+        assert near.log_likelihood(x) + float(fit.prior.log_prob(near)) < fit.objective + 1e-6
+
+
+@pytest.mark.parametrize("family", RESTRICTED)
+def test_copies_of_rows_do_not_collapse(family):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(100, 3)), np.tile([[5.0, 5.0, 5.0]], (40, 1)), rng.normal(size=(5, 3)) + 20])
+    fit = jg.fit(x, 3, family=family, **OPTIONS)
+    assert np.linalg.eigvalsh(fit.gmm.dense_covariances()).min() > 1e-12
+    assert np.isfinite(fit.gmm.log_likelihood(x))
+
+
+def test_one_feature_has_two_families():
+    x = load_x("faithful")[:, :1]
+
+    def step(name):
+        kind = covariance.get_family(name)
+        gmm = jg.GMM([0.4, 0.6], [[2.0], [4.0]], np.asarray(kind.from_dense(np.full((2, 1, 1), 0.5))), name)
+        gmm = jg.m_step(jg.e_step(gmm, x), gmm)
+        return np.ravel(gmm.dense_covariances())
+
+    expected = {"E": step("E"), "V": step("V")}
+    assert np.ptp(expected["E"]) == 0 < np.ptp(expected["V"])
+    for name in ALL:
+        np.testing.assert_allclose(step(name), expected[letters(name)[0]], rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("family", RESTRICTED)
+def test_marginals_and_conditionals(family):
+    """Their densities are scipy's; where features can't share what all of them do, the family is the general one."""
+    gmm = jg.GMM([0.2, 0.3, 0.5], np.arange(12.0).reshape(3, 4), as_family(family, fitted(family)), family)
+    dense, x = np.asarray(gmm.dense_covariances()), np.random.default_rng(0).normal(size=(5, 2))
+    part = gmm.marginal([2, 0])
+    expected = sum(
+        w * stats.multivariate_normal.pdf(x, m[[2, 0]], s[np.ix_([2, 0], [2, 0])])
+        for w, m, s in zip(gmm.weights, gmm.means, dense, strict=True)
+    )
+    np.testing.assert_allclose(part.log_prob(x), np.log(expected), rtol=1e-9)
+    both = np.column_stack([np.tile([0.5, -0.5], (5, 1)), x])
+    rest = gmm.condition([0, 1], [0.5, -0.5])
+    np.testing.assert_allclose(rest.log_prob(x), gmm.log_prob(both) - gmm.marginal([0, 1]).log_prob([0.5, -0.5]), rtol=1e-9)
+    kind = covariance.FAMILIES[family]
+    assert part.family == rest.family == (family if kind.closed else kind.general)
+
+
+def as_family(family, dense):
+    return np.asarray(covariance.FAMILIES[family].from_dense(dense))
+
+
+@pytest.mark.parametrize("family", RESTRICTED)
+def test_covariances_of_another_family_are_refused(family):
+    other = as_family(family, fitted("full"))
+    with pytest.raises(ValueError, match=f"those of family '{family}' do: take family='(full|diag|spherical)'"):
+        jg.GMM([0.2, 0.3, 0.5], np.zeros((K, D)), other, family)
+
+
+@pytest.mark.parametrize("family", RESTRICTED)
+def test_files_and_estimators(family, tmp_path):
+    gmm = jg.GMM([0.2, 0.3, 0.5], np.arange(12.0).reshape(3, 4), as_family(family, fitted(family)), family)
+    again = jg.load(gmm.save(tmp_path / "gmm.npz"))
+    assert again.family == family
+    x = gmm.sample(KEY, 50)[0]
+    np.testing.assert_array_equal(again.log_prob(x), gmm.log_prob(x))
+    from jaxgmm.sklearn import GaussianMixture
+
+    np.testing.assert_allclose(GaussianMixture.from_gmm(gmm).score_samples(x), gmm.log_prob(x), rtol=1e-8)
+
+
+@pytest.mark.parametrize("family", ["EII", "VEV"])
+def test_what_needs_a_conjugate_prior_says_so(family):
+    x = load_x("faithful")
+    general = covariance.FAMILIES[family].general
+    fit = jg.fit(x, 2, family=family, key=KEY, n_init=2)
+    for call in (
+        lambda: jg.posterior(x, fit, method="gibbs", key=KEY),
+        lambda: jg.posterior(x, fit.gmm, method="nuts", key=KEY),
+        lambda: jg.fit_vb(x, 2, family=family, key=KEY),
+        lambda: jg.fit_map(x, 2, family=family, key=KEY),
+        lambda: jg.numpyro_model(x, 2, family),
+        lambda: jg.compare(x, families=["full", family], n_components=[2], key=KEY, elbo=True),
+        lambda: jg.compare(x, families=["full", family], n_components=[2], key=KEY, loo=True),
+    ):
+        with pytest.raises(ValueError, match=f"family '{family}' doesn't have.*family='{general}'"):
+            call()
+    with pytest.raises(ValueError, match=f"'{family}' ties components together"):
+        jg.count_clusters(x, key=KEY, family=family)
+
+
+def test_compare_takes_all_by_one_word(monkeypatch):
+    few = {name: covariance.FAMILIES[name] for name in ("full", "VEE", "EII")}
+    monkeypatch.setattr(sys.modules["jaxgmm.comparing.compare"], "FAMILIES", few)
+    comparison = jg.compare(load_x("faithful"), families="all", n_components=[1], key=KEY, n_init=1, prior=None)
+    assert comparison.names == [f"{family} 1" for family in few]
+    assert comparison.table.loc["VEE 1", "log_likelihood"] == pytest.approx(comparison.table.loc["full 1", "log_likelihood"])
+    assert comparison.table["n_parameters"].tolist() == [5, 5, 3]
+    with pytest.raises(TypeError, match=r"'all' or a list of names, got 'VEV': families=\['VEV'\]"):
+        jg.compare(load_x("faithful"), families="VEV", key=KEY)
