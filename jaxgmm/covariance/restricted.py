@@ -54,7 +54,10 @@ class Restricted(Family):
             counts = counts + prior.degrees_of_freedom + self.structure.block_size(n_features) + 2
         present = active & (counts > 0)
         rows, known = jnp.where(present, counts, 0), per_component(present, scatter)
-        return jnp.where(known, self.best(jnp.where(known, scatter, current), rows, current), current)
+        best = self.best(jnp.where(known, scatter, current), rows, current)
+        # No rows of a component may vary at all: then there is no best, and what is left is singular, not NaN.
+        best = jnp.where(jnp.isfinite(best), best, scatter / per_component(positive(rows), scatter))
+        return jnp.where(known, best, current)
 
     def scale_power(self, degrees_of_freedom, n_features, n_active):
         """The kernels' power, less what the covariances' own measure has."""

@@ -13,7 +13,8 @@ from jaxgmm.fitting.loop import Proposal, Rules, Search
 from jaxgmm.model.density import Components
 from jaxgmm.model.engines import COMPLETE, Engine
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior, log_kernel
+from jaxgmm.model.prior import Prior, log_kernel_and_scale
+from jaxgmm.model.random_scale import given
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.model.steps import maximise
 from jaxgmm.tools.types import on_host
@@ -45,6 +46,20 @@ class Shared(NamedTuple):
     floor: Float[Array, "..."]
 
 
+class Ready(NamedTuple):
+    """What sums over rows, and the judgement of them, need of mixtures.
+
+    Attributes:
+        components: (R, ...).
+        log_prior: (R,), up to the normaliser; None for maximum likelihood.
+        scale: (R,), E[s | mixture], by which the next M-step's prior is multiplied; None without a random scale.
+    """
+
+    components: Components
+    log_prior: Float[Array, " R"] | None
+    scale: Float[Array, " R"] | None
+
+
 type EMRules = Rules[Own, Shared]
 
 
@@ -63,12 +78,12 @@ class EM:
     engine: Engine = COMPLETE
 
     def begin(self, starts: GMM) -> tuple[Statistics, PyTree[Array]]:
-        """Statistics of nothing."""
+        """Statistics of nothing; what is remembered is the prior's random scale."""
         n_starts, n_components, n_features = starts.means.shape
         scatter_shape = get_family(starts.family).structure.scatter_shape(n_components, n_features)
         shapes = (n_components,), (n_components, n_features), scatter_shape, (n_components, n_features), (), ()
         zeros = (np.zeros((n_starts, *shape), starts.means.dtype) for shape in shapes)
-        return Statistics(*map(on_host, zeros)), None
+        return Statistics(*map(on_host, zeros)), on_host(np.ones(n_starts, starts.means.dtype))
 
     def expand(self, search: Search[GMM], x: Array, rules: EMRules) -> Array | None:
         """The expanded rows, where they fit in one block."""
@@ -76,39 +91,54 @@ class EM:
         return self.engine.expand(structure, search.point.means.shape, x, rules.shared.centre)
 
     def propose(self, search: Search[GMM], rules: EMRules) -> Proposal[GMM]:
-        """The M-step."""
-        refit = jax.vmap(lambda s, g, prior, active: maximise(s, g, prior, active, self.fixed))
-        return Proposal(refit(search.statistics, search.point, rules.own.prior, rules.own.active))
+        """The M-step, with the prior given what the mixture says of its scale."""
+        prior = rules.own.prior
+        if prior is not None and prior.least_scale is not None:
+            prior = jax.vmap(given)(prior, self.scale(search.memory))
+        refit = jax.vmap(lambda s, g, own, active: maximise(s, g, own, active, self.fixed))
+        return Proposal(refit(search.statistics, search.point, prior, rules.own.active))
 
-    def ready(self, point: GMM, rules: EMRules) -> tuple[Components, Bool[Array, " R"]]:
+    def scale(self, memory: PyTree[Array]) -> Float[Array, " R"]:
+        """E[s | mixture] at the last accepted point."""
+        return memory
+
+    def ready(self, point: GMM, rules: EMRules) -> tuple[Ready, Bool[Array, " R"]]:
         """The components, factored, and which of the mixtures are singular."""
-        kind = get_family(point.family)
+        kind, own = get_family(point.family), rules.own
         factor = jax.vmap(GMM.factored)(point)
-        floor = 0 if rules.own.prior is not None else self.floor(rules)
-        return jax.vmap(GMM.components)(point, factor), _singular(point, factor, floor, rules.own.active, kind)
+        floor = 0 if own.prior is not None else self.floor(rules)
+        singular = _singular(point, factor, floor, own.active, kind)
+        components = jax.vmap(GMM.components)(point, factor)
+        if own.prior is None:
+            return Ready(components, None, None), singular
+        return Ready(components, *jax.vmap(log_kernel_and_scale)(own.prior, point, factor, own.active)), singular
 
     def floor(self, rules: EMRules) -> Float[Array, "..."]:
         """Smallest pivots that aren't rounding, without a prior: (p,), or (R, 1, p)."""
         return rules.shared.floor
 
     def sums(
-        self, ready: Components, x: Array, weight: Array, rules: EMRules, counted: Bool[Array, " R"], expanded: Array | None
+        self, ready: Ready, x: Array, weight: Array, rules: EMRules, counted: Bool[Array, " R"], expanded: Array | None
     ) -> Statistics:
         """The E-step."""
-        return self.engine.sums(ready, x, weight, rules.shared.centre, counted, expanded)
+        return self.engine.sums(ready.components, x, weight, rules.shared.centre, counted, expanded)
 
     def judge(
-        self, point: GMM, ready: Components, statistics: Statistics, rules: EMRules
+        self, point: GMM, ready: Ready, statistics: Statistics, rules: EMRules
     ) -> tuple[Float[Array, " R"], Bool[Array, " R"] | bool]:
         """Log-likelihood, plus the prior's log density; without a prior, components need rows."""
         objective, own = statistics.log_likelihood, rules.own
-        if own.prior is not None:
-            return objective + jax.vmap(log_kernel)(own.prior, point, ready.factor, own.active) + own.constant, False
+        if ready.log_prior is not None:
+            return objective + ready.log_prior + own.constant, False
         least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight[..., None]
         return objective, (own.active & ~(statistics.counts > least)).any(1)
 
-    def remember(self, search: Search[GMM], proposal: Proposal[GMM], accepted: Array, running: Array) -> PyTree[Array]:
-        """Nothing."""
+    def remember(
+        self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array, running: Array
+    ) -> PyTree[Array]:
+        """The scale."""
+        old = self.scale(search.memory)
+        return old if ready.scale is None else jnp.where(accepted & running, ready.scale, old)
 
 
 def _singular(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgmm.fitting.em_step import EM, EMRules
+from jaxgmm.fitting.em_step import EM, EMRules, Ready
 from jaxgmm.fitting.loop import Rules, Search
 from jaxgmm.fitting.starts import grouped_start, seeds_of
 from jaxgmm.model.density import Components
@@ -79,7 +79,7 @@ class EMOfGroups(EM):
         return rules.own.floor[:, None]
 
     def sums(
-        self, ready: Components, x: Array, weight: Array, rules: EMRules | GroupRules, counted: Array, expanded: PyTree
+        self, ready: Ready, x: Array, weight: Array, rules: EMRules | GroupRules, counted: Array, expanded: PyTree
     ) -> Statistics:
         """The E-step of each start on its own rows."""
         own: Any = rules.own
@@ -88,7 +88,7 @@ class EMOfGroups(EM):
         def one(components: Components, rows: Array, w: Array, centre: Array) -> Statistics:
             return e_step_whitened(components, rows, w, centre, block_size, rules.shared)  # type: ignore[arg-type]
 
-        return jax.vmap(one)(ready, own.x, own.weight, own.centre)
+        return jax.vmap(one)(ready.components, own.x, own.weight, own.centre)
 
 
 @jax.jit

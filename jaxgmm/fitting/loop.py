@@ -109,7 +109,12 @@ class Step[Point, Ready](Protocol):
         ...
 
     def remember(
-        self, search: Search[Point], proposal: Proposal[Point], accepted: Bool[Array, " R"], running: Bool[Array, " R"]
+        self,
+        search: Search[Point],
+        proposal: Proposal[Point],
+        ready: Ready,
+        accepted: Bool[Array, " R"],
+        running: Bool[Array, " R"],
     ) -> PyTree[Array]:
         """The memory after a pass."""
         ...
@@ -262,7 +267,7 @@ def _settle(
     if proposal.trial is not None:
         accepted = accepted & ~(proposal.trial & (gain < 0))
         status = jnp.where(proposal.trial, RUNNING, status)
-    memory = step.remember(search, proposal, accepted, running)
+    memory = step.remember(search, proposal, ready, accepted, running)
     accepted = accepted & running
     objective = jnp.where(accepted, objective, search.objective)
     return Search(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgmm.covariance import get_family
-from jaxgmm.fitting.em_step import EM, EMRules
+from jaxgmm.fitting.em_step import EM, EMRules, Ready
 from jaxgmm.fitting.loop import Proposal, Search, choose
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
@@ -25,11 +25,13 @@ class Memory(NamedTuple):
         phase: plain steps since the last extrapolation.
         anchor: the mixture before the last plain step.
         reach: the longest step allowed; shrinks where an extrapolation fails.
+        scale: the prior's, as EM remembers it.
     """
 
     phase: Int[Array, " R"]
     anchor: GMM
     reach: Float[Array, " R"]
+    scale: Float[Array, " R"]
 
 
 class Squarem(EM):
@@ -39,7 +41,12 @@ class Squarem(EM):
         """No steps yet."""
         n_starts = starts.means.shape[0]
         phase, reach = np.zeros(n_starts, np.int32), np.full(n_starts, _REACH, starts.means.dtype)
-        return super().begin(starts)[0], Memory(on_host(phase), starts, on_host(reach))
+        statistics, scale = super().begin(starts)
+        return statistics, Memory(on_host(phase), starts, on_host(reach), scale)
+
+    def scale(self, memory: Memory) -> Float[Array, " R"]:
+        """As EM remembers it."""
+        return memory.scale
 
     def propose(self, search: Search[GMM], rules: EMRules) -> Proposal[GMM]:
         """A plain step or, where it is time, an extrapolation: a trial."""
@@ -49,7 +56,9 @@ class Squarem(EM):
         far = jax.vmap(_within_family)(far, search.point.weights)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
 
-    def remember(self, search: Search[GMM], proposal: Proposal[GMM], accepted: Array, running: Array) -> PyTree[Array]:
+    def remember(
+        self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array, running: Array
+    ) -> PyTree[Array]:
         """Extrapolations may reach farther where they were held back and went well, and less far where they failed."""
         memory: Memory = search.memory
         trial, length = proposal.trial, proposal.length
@@ -60,6 +69,7 @@ class Squarem(EM):
             phase=jnp.where(trial | (search.n_steps < 0), 0, memory.phase + 1),
             anchor=choose(running & ~trial, search.point, memory.anchor),
             reach=jnp.where(trial, jnp.where(accepted, farther, jnp.maximum(1, length / 2)), memory.reach),
+            scale=super().remember(search, proposal, ready, accepted, running),
         )
 
 

@@ -231,6 +231,16 @@ def log_kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K
     return without + random_scale.log_factor(prior, terms)
 
 
+def log_kernel_and_scale(
+    prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]
+) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
+    """`log_kernel`, and E[s | mixture], which the same sum over values of s gives; None without a random scale."""
+    if prior.least_scale is None:
+        return _kernel(prior, gmm, factor, active), None
+    without, terms = _apart(prior, gmm, factor, active)
+    return without + random_scale.log_factor(prior, terms), random_scale.expected(prior, terms)
+
+
 def scale_terms(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> random_scale.Terms:
     """What the active components say of a random scale."""
     return _apart(prior, gmm, factor, active)[1]
@@ -238,7 +248,8 @@ def scale_terms(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " 
 
 def _apart(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> tuple[Array, random_scale.Terms]:
     """What of the kernel doesn't depend on s, and the terms of s: but for s^power, of the normaliser, it is linear in s."""
-    without, once = (_kernel(random_scale.given(prior, s), gmm, factor, active) for s in (0, 1))
+    both = jnp.arange(2, dtype=gmm.means.dtype)
+    without, once = jax.vmap(lambda s: _kernel(random_scale.given(prior, s), gmm, factor, active))(both)
     return without, random_scale.Terms(scale_power(prior, active.sum()), without - once)
 
 

@@ -94,7 +94,7 @@ class Ascent(NamedTuple):
         """The evidence bound, nats."""
         return statistics.log_likelihood - ready.divergence, False
 
-    def remember(self, search: Search, proposal: Proposal, accepted: PyTree, running: PyTree) -> None:
+    def remember(self, search: Search, proposal: Proposal, ready: Expected, accepted: PyTree, running: PyTree) -> None:
         """Nothing."""
 
 
