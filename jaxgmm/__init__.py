@@ -43,6 +43,7 @@ _NAMES = {
     "fitting.result": ("Fit", "Restarts", "Progress"),
     "fitting.starts": ("initialise",),
     "fitting.status": ("Status", "FitError", "FitWarning"),
+    "model.explaining": ("Explanation", "density_level", "explain"),
     "model.mixture": ("GMM",),
     "model.prior": ("Prior",),
     "model.statistics": ("Statistics",),
@@ -55,13 +56,14 @@ _MODULES = ("covariance", "data", "datasets", "plots")
 
 # Written out, so that type checkers see what is public.
 __all__ = [
-    "GMM", "ClusterCount", "Comparison", "Diagnostics", "Fit", "FitError", "FitWarning", "GibbsKernel", "GroupFits",
-    "Merging", "Prior", "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status", "TelescopingKernel",
-    "VariationalFit", "__version__", "adopt", "cluster_count", "coclustering", "compare", "components_given", "constrain",
-    "continue_chains", "count_clusters", "count_sensitivity", "covariance", "data", "datasets", "diagnose", "draws_of",
-    "e_step", "enable_compilation_cache", "fit", "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "load",
-    "load_posterior", "m_step", "membership", "merge_components", "merged_counts", "numpyro_model", "plots", "posterior",
-    "predictive_checks", "relabel", "save_posterior", "similarity", "typical_partition", "unconstrain",
+    "GMM", "ClusterCount", "Comparison", "Diagnostics", "Explanation", "Fit", "FitError", "FitWarning", "GibbsKernel",
+    "GroupFits", "Merging", "Prior", "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status",
+    "TelescopingKernel", "VariationalFit", "__version__", "adopt", "cluster_count", "coclustering", "compare",
+    "components_given", "constrain", "continue_chains", "count_clusters", "count_sensitivity", "covariance", "data",
+    "datasets", "density_level", "diagnose", "draws_of", "e_step", "enable_compilation_cache", "explain", "fit",
+    "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "load", "load_posterior", "m_step", "membership",
+    "merge_components", "merged_counts", "numpyro_model", "plots", "posterior", "predictive_checks", "relabel",
+    "save_posterior", "similarity", "typical_partition", "unconstrain",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.result import Fit, Progress, Restarts
     from jaxgmm.fitting.starts import initialise
     from jaxgmm.fitting.status import FitError, FitWarning, Status
+    from jaxgmm.model.explaining import Explanation, density_level, explain
     from jaxgmm.model.mixture import GMM
     from jaxgmm.model.prior import Prior
     from jaxgmm.model.statistics import Statistics

@@ -51,6 +51,8 @@ TAKERS = {
     "pairs": lambda g: numbers(plots.pairs(g, FRAME)),
     "responsibilities": lambda g: plots.responsibilities(g, FRAME).axes[0].get_title(loc="left"),
     "uncertainty": lambda g: plots.uncertainty(g, FRAME).get_title(loc="left"),
+    "explain": lambda g: jg.explain(g, FRAME).features,
+    "density_level": lambda g: jg.density_level(g, FRAME, key=KEY, n_samples=50),
     "merge_components": lambda g: jg.merge_components(g, FRAME).entropy,
     "e_step": lambda g: jg.e_step(g, FRAME).counts,
     "m_step": lambda g: jg.m_step(jg.e_step(g, FRAME), g).means,

@@ -109,6 +109,7 @@ RESULTS = {
     "merging": lambda: jg.merge_components(random_member("full", 20, 2), load_x("faithful")),
     **{f"prior {family}": functools.partial(random_prior, family, WIDE) for family in FAMILIES},
     "Richardson & Green": lambda: jg.RichardsonGreen.default([[9.0], [20.0], [35.0]]),
+    "explanation": lambda: jg.explain(random_member("full", 3, WIDE), np.zeros((40, WIDE))),
     "statistics": lambda: jg.e_step(random_member("full", MANY, 2), load_x("faithful")),
     "progress": lambda: jg.Progress(1, 2, 3, 4, -5.0),
     "data set": jg.datasets.load_penguins,

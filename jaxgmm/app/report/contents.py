@@ -53,7 +53,8 @@ def _lead(run: RunFiles) -> str:
     fit = run.fit
     k, d = fit["n_components"], len(fit["feature_names"])
     chosen = ", the most probable number of clusters," if fit.get("n_components_from") == "count" else ""
-    covariances, names = _FAMILY.get(fit["family"], fit["family"]), ", ".join(fit["feature_names"][:8]) + ", …" * (d > 8)
+    covariances = _FAMILY.get(fit["family"], f"covariances of mclust’s family {fit['family']}")
+    names = ", ".join(fit["feature_names"][:8]) + ", …" * (d > 8)
     return (
         f"A Gaussian mixture of {k} component{'s' * (k > 1)}{chosen} with {covariances}, fitted to {fit['n_samples']} rows of "
         f"{d} feature{'s' * (d > 1)}: {names}.{_weighted(run)}"

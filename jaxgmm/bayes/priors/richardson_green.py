@@ -74,7 +74,8 @@ class RichardsonGreen(Readable):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", get_family(self.family).name)
-        if not get_family(self.family).per_component:
+        kind = get_family(self.family)
+        if kind.restricted or not kind.per_component:
             raise unknown("family for RichardsonGreen", self.family, ("spherical", "diag", "full"))
         for name in ("mean", "mean_variance", "rate_rate", "shape", "rate_shape", "concentration"):
             value = floating(getattr(self, name), name)

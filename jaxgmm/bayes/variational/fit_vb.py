@@ -66,7 +66,7 @@ def fit_vb(
         x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, or a frame.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key.
-        family: "full", "tied", "diag", "spherical", or mclust's names.
+        family: "full", "tied", "diag" or "spherical", or by their names in mclust.
         prior: "default" (`Prior.default`), "fraley-raftery", or a `Prior`; its concentration may be below 1.
         weights: "dirichlet", Dirichlet(concentration); or "stick-breaking", a Dirichlet process of that concentration, of
             which q uses the first K components.
