@@ -43,6 +43,7 @@ _NAMES = {
     "fitting.result": ("Fit", "Restarts", "Progress"),
     "fitting.starts": ("initialise",),
     "fitting.status": ("Status", "FitError", "FitWarning"),
+    "model.divergence": ("kl_divergence", "reduce_components"),
     "model.explaining": ("Explanation", "density_level", "explain"),
     "model.mixture": ("GMM",),
     "model.prior": ("Prior",),
@@ -61,9 +62,9 @@ __all__ = [
     "TelescopingKernel", "VariationalFit", "__version__", "adopt", "cluster_count", "coclustering", "compare",
     "components_given", "constrain", "continue_chains", "count_clusters", "count_sensitivity", "covariance", "data",
     "datasets", "density_level", "diagnose", "draws_of", "e_step", "enable_compilation_cache", "explain", "fit",
-    "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "load", "load_posterior", "m_step", "membership",
-    "merge_components", "merged_counts", "numpyro_model", "plots", "posterior", "predictive_checks", "relabel",
-    "save_posterior", "similarity", "typical_partition", "unconstrain",
+    "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "kl_divergence", "load", "load_posterior", "m_step",
+    "membership", "merge_components", "merged_counts", "numpyro_model", "plots", "posterior", "predictive_checks",
+    "reduce_components", "relabel", "save_posterior", "similarity", "typical_partition", "unconstrain",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.result import Fit, Progress, Restarts
     from jaxgmm.fitting.starts import initialise
     from jaxgmm.fitting.status import FitError, FitWarning, Status
+    from jaxgmm.model.divergence import kl_divergence, reduce_components
     from jaxgmm.model.explaining import Explanation, density_level, explain
     from jaxgmm.model.mixture import GMM
     from jaxgmm.model.prior import Prior

@@ -145,8 +145,11 @@ def with_more_weight(prior):
 
 @pytest.mark.parametrize("data", MCLUST_DATA)
 def test_bic_is_at_least_as_good_as_mclust(data):
-    """Every family x G = 1..9 by maximum likelihood. With 10 starts, two of 108 stop short: iris EEE 6 and diabetes VII 8."""
-    names = {family.mclust: family.name for family in ALL_FAMILIES.values()}
+    """Families x G = 1..9 by maximum likelihood: all fourteen for iris, which take a minute to compile, else those that have
+    posteriors. With 10 starts and all families of all data, four of 378 stop short: iris EEE 6, diabetes VII 8 and VEI 9,
+    faithful EVV 7.
+    """
+    names = {family.mclust: name for name, family in ALL_FAMILIES.items() if data == "iris" or name in FAMILIES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jg.FitWarning)
         comparison = jg.compare(
@@ -159,6 +162,8 @@ def test_bic_is_at_least_as_good_as_mclust(data):
             if bic is not None and not ours < -bic + 1e-3:
                 short[f"{family} {k}"] = ours + bic
     assert short == {}
+    best = comparison.select("bic").gmm
+    assert (best.family, best.n_components) == {"faithful": ("tied", 3), "iris": ("VEV", 2), "diabetes": ("full", 3)}[data]
 
 
 def test_table_and_ranks():
