@@ -84,7 +84,8 @@ def compare(
         held_out_folds: V >= 2: also fit each model V times to all rows but a V-th, with as many starts, and score those by
             their log-likelihood per unit of weight. Folds are drawn by `key`. None: no such column.
         loo: also the expected log predictive density by leave-one-out, from a Laplace approximation of each model. It takes
-            seconds a model: `Comparison.with_loo` does it for some of them.
+            seconds a model: `Comparison.with_loo` does it for some of them. Neither it nor `elbo` is for families that restrict
+            how covariances differ.
         elbo: also the bound of the evidence by variational Bayes (`fit_vb`) that starts from each model's fit, and
             `log_evidence`, which counts the orders of the labels too and can be compared across K and families. After
             `max_steps` updates it is a bound still, though not the best.
@@ -281,7 +282,7 @@ def _warn(rows: Sequence[Row]) -> None:
 
 
 def _check_families(families: Sequence[str]) -> list[str]:
-    if families == "all":
+    if families == "all" or list(families) == ["all"]:
         return list(FAMILIES)
     if isinstance(families, str):
         raise UserTypeError(f"families must be 'all' or a list of names, got {families!r}: families=[{families!r}].")

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.comparing.ranking import Choice, agreement, choices, ranks
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.fitting.batch import model_key
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitError, FitWarning, Status
@@ -226,7 +226,7 @@ class Comparison(Readable):
         Args:
             x: (N, D), the rows of the fits.
             key: a PRNG key.
-            models: (family, K) of those to compute; all that have a usable fit by default.
+            models: (family, K) of those to compute; by default all that have a usable fit, of families that have posteriors.
             sample_weight: (N,), as in the fits.
             n_draws: of each of 4 chains.
 
@@ -238,9 +238,16 @@ class Comparison(Readable):
         """
         from jaxgmm.bayes.posterior import posterior  # only here: NumPyro and ArviZ take seconds to import
 
-        usable = [(row.family, row.n_components) for row in self.rows if np.isfinite(row.scores.log_likelihood)]
+        usable = [
+            (row.family, row.n_components)
+            for row in self.rows
+            if np.isfinite(row.scores.log_likelihood) and not get_family(row.family).restricted
+        ]
+        models = usable if models is None else list(models)
+        for family, _ in models:
+            check_unrestricted(family, "leave-one-out")
         result, without = self, []
-        for family, k in usable if models is None else models:
+        for family, k in models:
             fit = self.fit(family, k)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FitWarning)  # k-hat is in the table

@@ -25,8 +25,8 @@ _ALL = (
     *(SharedAxesAndVolume(), SharedAxes(), OwnAxes(), SharedShapeFull(), SharedVolumeFull()),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
-# mclust's "E" and "V", for one feature, are what its families of that feature are.
-_BY_ANY_NAME = {**FAMILIES, **{family.mclust: family for family in _ALL}, "E": FAMILIES["EII"], "V": FAMILIES["spherical"]}
+# mclust's "E" and "V" are for one feature, of which all families are one of the two.
+_BY_ANY_NAME = {**FAMILIES, **{family.mclust: family for family in _ALL}, "E": FAMILIES["tied"], "V": FAMILIES["spherical"]}
 
 __all__ = ["FAMILIES", "Factor", "Family", "check_unrestricted", "get_family"]
 
@@ -51,10 +51,10 @@ def get_family(name: str) -> Family:
 
 
 def check_unrestricted(name: str, what: str) -> None:
-    """Raises ValueError for a family that restricts how covariances differ: what is asked for needs a conjugate prior."""
+    """Raises ValueError for a family that restricts how covariances differ: posteriors are of those that don't."""
     family = get_family(name)
     if family.restricted:
         raise UserError(
-            f"{what} needs a prior that family {family.name!r} doesn't have, since it restricts how covariances differ: "
-            f"take family={family.general!r}, or fit and compare alone."
+            f"{what} isn't for family {family.name!r}, which restricts how covariances differ and has no posterior here: take "
+            f"{family.general!r}, or fit and compare alone."
         )

@@ -67,8 +67,8 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def scale_power(self, degrees_of_freedom: Numbers, n_features: int, n_active: Numbers | int) -> Any:
-        """How often s is a factor of the prior density of `n_active` components' covariances if s multiplies Psi0: nu0 / 2 for
-        each degree of freedom of a block, as in `log_normaliser`.
+        """How often s is a factor of the prior density of the active covariances if s multiplies Psi0: by which power of s the
+        kernel in `log_prior` integrates to less.
         """
 
     @abc.abstractmethod
@@ -83,7 +83,8 @@ class Family(abc.ABC):
     ) -> Array:
         """M-step of the covariances: their mode given the scatter about the new means.
 
-        A family without a closed form takes a step from `current` that climbs; the rest is EM's (a generalised EM step).
+        A family without a closed form takes a step from `current` that climbs; the rest is EM's (a generalised EM step). One
+        that restricts covariances also says what components have that take no part or have no rows.
 
         Args:
             scatter: by structure; with a prior it includes kappa0 (mu - m0)(mu - m0)'.
@@ -96,9 +97,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def log_prior(self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: ScalePrior) -> Float[Array, ""]:
-        """Log density of the active covariances under the family's conjugate prior, with respect to themselves, up to
-        `log_normaliser`.
-        """
+        """Log density of the active covariances a priori, with respect to themselves, up to `log_normaliser`."""
 
     @abc.abstractmethod
     def log_normaliser(

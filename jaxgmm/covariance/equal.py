@@ -26,7 +26,7 @@ class EqualSpherical(Spherical):
         return jnp.full(counts.shape, (prior.scale + scatter) / rows)
 
     def log_prior(self, factor, n_features, active, prior):
-        return inverse_gamma(factor, prior)[0, 0]
+        return inverse_gamma(factor, prior)[jnp.argmax(active), 0]
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln)
@@ -51,7 +51,7 @@ class EqualDiag(Diag):
         return jnp.broadcast_to((prior.scale + total) / rows, scatter.shape)
 
     def log_prior(self, factor, n_features, active, prior):
-        return inverse_gamma(factor, prior)[0].sum()
+        return inverse_gamma(factor, prior)[jnp.argmax(active)].sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln).sum()

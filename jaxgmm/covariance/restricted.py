@@ -5,9 +5,10 @@ also be those of the features (I). With T_k the scatters and m_k the rows of the
 
     sum_k m_k log|Sigma_k| + tr(T_k Sigma_k^-1)
 
-over the family. Five families have it in closed form or in one inner loop of two closed steps (section 4 there). Axes that
+over the family. Six families have it in closed form or in one inner loop of two closed steps (section 4 there). Axes that
 components share are turned two at a time, each time by the best angle: for given variances the trace is a cosine of twice the
-angle. (Flury & Gautschi 1986 turn them so, and solve for the angle; Browne & McNicholas 2014 have a majorisation.)
+angle. (Flury & Gautschi 1986 turn them so, and solve for the angle; Browne & McNicholas 2014 have a majorisation.) They begin
+as they were, or as those of all scatter together where these are better: where two features are alike, no turn shows a way.
 Inner loops go on from the covariances before and never raise the sum, so EM climbs however short they are.
 
 Prior: the density of InverseWishart(nu0, Psi0) at every Sigma_k (for the features' axes InverseGamma(nu0 / 2, Psi0_d / 2) at
@@ -17,6 +18,7 @@ integrates to over the family isn't known, so log densities are up to a constant
 
 import abc
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -169,15 +171,23 @@ class SharedAxes(Restricted, Full):
         """Along the axes, of the scatter's spread along them."""
         return spread / positive(rows)[:, None]
 
+    def loss(self, spread: Float[Array, "K D"], rows: Float[Array, " K"]) -> Float[Array, ""]:
+        """What an M-step minimises, given the axes."""
+        variances = self.variances(spread, rows)
+        return _total(rows[:, None] * jnp.log(variances) + spread / variances, rows).sum()
+
     def best(self, scatter, rows, current):
-        axes = _axes_of(current)
+        candidates = jnp.stack([_axes_of(current, rows), jnp.linalg.eigh(_total(scatter, rows))[1]])[:, None]
+        turned = mT(candidates) @ scatter @ candidates
+        losses = jax.vmap(self.loss, (0, None))(jnp.diagonal(turned, axis1=-2, axis2=-1), rows)
+        axes, turned = jax.tree.map(lambda both: jnp.where(losses[1] < losses[0], both[1], both[0]), (candidates[:, 0], turned))
 
         def sweep(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             axes, turned = carry
             variances = self.variances(jnp.diagonal(turned, axis1=1, axis2=2), rows)
             return _turn(axes, turned, jnp.where(rows[:, None] > 0, 1 / variances, 0))
 
-        axes, turned = lax.fori_loop(0, _SWEEPS, sweep, (axes, mT(axes) @ scatter @ axes))
+        axes, turned = lax.fori_loop(0, _SWEEPS, sweep, (axes, turned))
         return _along(axes, self.variances(jnp.diagonal(turned, axis1=1, axis2=2), rows))
 
 
@@ -235,11 +245,11 @@ def _volumes_and_shape(
     return volumes, shape(volumes)
 
 
-def _axes_of(covariances: Float[Array, "K D D"]) -> Float[Array, "D D"]:
+def _axes_of(covariances: Float[Array, "K D D"], rows: Float[Array, " K"]) -> Float[Array, "D D"]:
     """The axes that they share: those of a sum of them whose weights no data have, so that variances don't add up to alike."""
     weights = 1 + np.modf(np.arange(1, len(covariances) + 1) * np.sqrt(2))[0]
     sizes = jnp.trace(covariances, axis1=1, axis2=2)
-    return jnp.linalg.eigh((covariances * (weights / sizes)[:, None, None]).sum(0))[1]
+    return jnp.linalg.eigh(_total(covariances * (weights / sizes)[:, None, None], rows))[1]
 
 
 def _turn(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import ArraySource, Source
@@ -186,7 +186,7 @@ def account(search: Search, model: Model, settings: Settings, source: Source, ou
         covariances = covariances[:n_components]
     expected_rows = in_rows(np.asarray(search.statistics.counts[best, :n_components]), source)
     weights = chosen.weights[best, :n_components]
-    vanished = expected_rows < _VANISHED
+    vanished = (expected_rows < _VANISHED) & (weights > 0)  # a weight of 0 says that a component takes no part
     if model.prior is not None:
         vanished &= np.asarray(model.prior.concentration) <= 1
     if vanished.any() and "weights" not in settings.step.fixed:
@@ -219,7 +219,7 @@ def in_weight(fit: Fit, rows: float) -> Fit:
     if rows == 1:
         return fit
 
-    def scaled(record: PyTree) -> dict[str, Any]:
+    def scaled(record: Fit | Restarts) -> dict[str, Any]:
         return {name: getattr(record, name) / rows for name in ("objective", "log_likelihood")}
 
     traces = tuple(trace / rows for trace in fit.restarts.trace)

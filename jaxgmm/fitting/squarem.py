@@ -53,7 +53,8 @@ class Squarem(EM):
         plain, memory = super().propose(search, rules), search.memory
         extrapolated = memory.phase == _PLAIN_STEPS
         far, length = _extrapolate(memory.anchor, search.point, plain.point, memory.reach)
-        far = jax.vmap(_within_family)(far, search.point.weights)
+        if "covariances" not in self.fixed:
+            far = jax.vmap(_within_family)(far, search.point.weights)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
 
     def remember(

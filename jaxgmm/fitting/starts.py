@@ -45,8 +45,8 @@ def initialise(
     from the groups' pooled covariance, so a seed on an outlier can't start collapsed. "k-means++" draws seeds with
     probability proportional to weight times squared distance from the seeds so far (Arthur & Vassilvitskii 2007);
     "random" with probability proportional to weight, without repetition. Columns are divided by their standard deviations
-    first, by a common one for "spherical", so units don't matter. (Whitening by the whole covariance was tried: on iris and
-    Old Faithful it hides the very direction in which clusters part, and fewer starts reach the best optimum.)
+    first, by a common one for "spherical" and EII, so units don't matter. (Whitening by the whole covariance was tried: on iris
+    and Old Faithful it hides the very direction in which clusters part, and fewer starts reach the best optimum.)
 
     Args:
         x: (N, D), finite.
@@ -86,7 +86,7 @@ def initialise(
 
 
 def column_scales(moments: Moments, family: str) -> np.ndarray:
-    """What columns are divided by before distances: their standard deviations (D,), all alike for "spherical"."""
+    """What columns are divided by before distances: their standard deviations (D,), all alike for round components."""
     variance = column_variances(moments)
     if get_family(family).structure.isotropic:
         variance = np.full_like(variance, variance.mean())

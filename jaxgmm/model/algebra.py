@@ -71,7 +71,7 @@ def covariance(gmm: PyTree) -> Float[Array, "D D"]:
 
 def marginal(gmm: PyTree, keep: np.ndarray) -> PyTree:
     """Of the features `keep`, in this order."""
-    family = _family_of_parts(gmm)
+    family = _family(gmm) if keep.size == gmm.n_features else _family_of_parts(gmm)
     return gmm.unchecked(gmm.weights, gmm.means[:, keep], family.from_dense(dense(gmm)[:, keep[:, None], keep]), family.name)
 
 

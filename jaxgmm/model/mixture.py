@@ -252,6 +252,8 @@ class GMM(Readable, Hinting):
     def marginal(self, features: Sequence[int] | Sequence[str]) -> "GMM":
         """The mixture of some features alone.
 
+        What components share in all features they may not share in some: EVI is "diag" then, EVE, VVE, EEV, VEV and EVV "full".
+
         Args:
             features: indices or names of the features to keep, in the order they are wanted.
 
@@ -272,7 +274,7 @@ class GMM(Readable, Hinting):
         """The mixture of the other features given some: p(x_rest | x_features = values).
 
         pi_k changes to pi_k N(values | mu_k, Sigma_k), normalised; each component to its conditional Gaussian (Bishop 2006,
-        eq. 2.81-2.82). Its `mean()` is the regression of the rest on the given features.
+        eq. 2.81-2.82). Its `mean()` is the regression of the rest on the given features. The family is that of `marginal`.
 
         Args:
             features: indices or names of the given features, fewer than D.

@@ -44,8 +44,9 @@ class Prior(Readable):
         concentration: alpha, () or (K,), at least 1 for a mode to exist.
         mean: m0, (D,), in the units of the data.
         mean_precision: kappa0 > 0, (): how many rows the prior mean is worth.
-        degrees_of_freedom: nu0 > D - 1 for "full" and "tied", > 0 otherwise, ().
-        scale: Psi0, (D, D) for "full" and "tied", (D,) for "diag", () for "spherical"; squared units.
+        degrees_of_freedom: nu0 > D - 1 where covariances are matrices, > 0 otherwise, ().
+        scale: Psi0, squared units: (D, D) where covariances are matrices, (D,) where they are variances of features, () where
+            they are one of a component.
         family: covariance family.
         least_scale: least value of s, in (0, 1]; None: s = 1, Psi0 and kappa0 are as given.
 
@@ -181,6 +182,8 @@ class Prior(Readable):
 
     def log_prob(self, gmm: Mixture) -> Float[Array, ""]:
         """Log density of a mixture's parameters, with respect to (weights, means, covariances) themselves, in nats.
+
+        Of VEI, EVI, VEE, EVE, VVE, EEV, VEV and EVV up to a constant.
 
         Args:
             gmm: the mixture; components of weight 0 take no part.

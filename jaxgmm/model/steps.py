@@ -101,6 +101,8 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, padded):
 def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
     """The mixture that maximises the expected log joint given the statistics: maximum likelihood, or MAP with a prior.
 
+    In families whose covariances have no closed form (VEI, VEE, VEV, EVE, VVE), one that comes closer to it than `gmm`.
+
     With a prior, the joint mode of (means, covariances) of a normal-inverse-Wishart posterior,
     mu_k = (kappa0 m0 + sum r x) / (kappa0 + N_k), Sigma_k = (Psi0 + S_k + kappa0 (mu_k - m0)(mu_k - m0)') / (nu0 + N_k + D + 2)
     for full covariances (Fraley & Raftery 2007, with the mode where they take theirs), and
@@ -164,7 +166,7 @@ def maximise(
             away = means - prior.mean
             scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away)
         covariances = family.refit(scatter, counts, gmm.covariances, n_features, active, prior)
-        if family.per_component:
+        if family.per_component and not family.restricted:  # the others know themselves whom they share with
             known = active & (counts > 0) if prior is None else active
             covariances = jnp.where(per_component(known, covariances), covariances, gmm.covariances)
 

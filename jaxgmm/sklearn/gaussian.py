@@ -117,7 +117,9 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
 
         Args:
             gmm: one mixture, or a Fit.
-            **parameters: of the estimator, but for `n_components` and `covariance_type`, which the mixture has.
+            **parameters: of the estimator, but for `n_components` and `covariance_type`, which the mixture has. A family that
+                scikit-learn lacks becomes the one that has all covariances of its shape: "VEV" "full". The mixture is the same;
+                what a fit goes on to, and the number of parameters in `bic`, are those of that one.
 
         Raises:
             ValueError: a mixture with leading axes.

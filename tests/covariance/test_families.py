@@ -238,10 +238,13 @@ def test_what_needs_a_conjugate_prior_says_so(family):
         lambda: jg.fit_vb(x, 2, family=family, key=KEY),
         lambda: jg.fit_map(x, 2, family=family, key=KEY),
         lambda: jg.numpyro_model(x, 2, family),
+        lambda: jg.GibbsKernel(fit.gmm, fit.prior),
+        lambda: jg.unconstrain(fit.gmm),
+        lambda: jg.constrain(np.zeros(9), 2, 2, family),
         lambda: jg.compare(x, families=["full", family], n_components=[2], key=KEY, elbo=True),
         lambda: jg.compare(x, families=["full", family], n_components=[2], key=KEY, loo=True),
     ):
-        with pytest.raises(ValueError, match=f"family '{family}' doesn't have.*family='{general}'"):
+        with pytest.raises(ValueError, match=f"family '{family}', which restricts.*take '{general}'"):
             call()
     with pytest.raises(ValueError, match=f"'{family}' ties components together"):
         jg.count_clusters(x, key=KEY, family=family)
@@ -256,3 +259,85 @@ def test_compare_takes_all_by_one_word(monkeypatch):
     assert comparison.table["n_parameters"].tolist() == [5, 5, 3]
     with pytest.raises(TypeError, match=r"'all' or a list of names, got 'VEV': families=\['VEV'\]"):
         jg.compare(load_x("faithful"), families="VEV", key=KEY)
+
+
+# What starts, weights of zero and fixed parameters may spoil
+
+
+@pytest.mark.parametrize("family", ["EII", "VEV", "EVE"])
+def test_components_that_take_no_part_leave_no_trace(family):
+    """A start with a component of weight 0, and one from labels, which is padded, end where others do."""
+    x = load_x("diabetes")
+    labels = np.searchsorted(np.quantile(x[:, 0], [1 / 3, 2 / 3]), x[:, 0])
+    options = {"family": family, "key": KEY, "rtol": 1e-9, "max_steps": 4000}
+    plain = jg.fit(x, init=labels, **options)
+    assert plain.converged
+    assert (np.diff(plain.trace) > -1e-8).all()
+    gmm, k = plain.gmm, plain.gmm.n_components
+    far = 50 * np.asarray(gmm.covariances)[:1]
+    start = jg.GMM(np.append(0, gmm.weights), np.append([[0.0] * 3], gmm.means, 0), np.append(far, gmm.covariances, 0), family)
+    with pytest.warns(jg.FitWarning, match="1 of 4 components have no rows: 0"):
+        again = jg.fit(x, init=start, prior=plain.prior, **options)
+    assert again.converged
+    assert again.objective == pytest.approx(plain.objective, abs=1e-5)
+    assert again.objective == pytest.approx(again.log_likelihood + float(again.prior.log_prob(again.gmm)), abs=1e-6)
+    assert np.count_nonzero(again.gmm.weights) == k
+
+
+def test_groups_of_several_sizes_are_read_again(tmp_path):
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(size=(60, 2)), np.concatenate([rng.normal(size=(40, 2)), 9 + rng.normal(size=(40, 2))])]
+    for family in ("EII", "VEE"):
+        fits = jg.fit_groups(groups, n_components=[1, 2], family=family, key=KEY)
+        assert fits.table["n_components"].tolist() == [1, 2]
+        again = jg.load(fits.gmm.save(tmp_path / f"{family}.npz"))
+        np.testing.assert_array_equal(again.covariances, fits.gmm.covariances)
+
+
+def test_a_mixture_may_be_made_inside_jit():
+    x = np.array([[0.5], [3.0]])
+    with jax.enable_x64(False):
+        made = jax.jit(lambda x: jg.GMM([0.3, 0.7], [[0.0], [4.0]], [1.0, 1.0], "EII").log_prob(x))(x.astype(np.float32))
+        with pytest.raises(ValueError, match="don't share"):
+            jg.GMM([0.3, 0.7], [[0.0], [4.0]], np.array([1.0, 9.0], np.float32), "EII")
+    np.testing.assert_allclose(made, jg.GMM([0.3, 0.7], [[0.0], [4.0]], [1.0, 1.0], "spherical").log_prob(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV"])
+def test_features_that_are_alike_are_correlated_all_the_same(family):
+    """Both columns have the same scatter, so that no small turn of the axes shows that they should turn."""
+    gmm = jg.GMM([1.0], [[0.0, 0.0]], np.asarray(covariance.get_family(family).from_dense(np.eye(2)[None])), family)
+    x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 3.0], [3.0, 2.0]])
+    step = jg.m_step(jg.e_step(gmm, x), gmm)
+    np.testing.assert_allclose(step.dense_covariances()[0], np.cov(x.T, bias=True), rtol=1e-9)
+
+
+def test_fixed_covariances_stay_as_they_are_with_squarem():
+    x = load_x("faithful")
+    start = jg.fit(x, 3, family="EVE", key=KEY, n_init=1, rtol=1e-2).gmm
+    off = np.asarray(start.covariances) * (1 + 1e-5 * np.arange(3)[:, None, None])
+    start = jg.GMM(start.weights, start.means, off, "EVE")
+    fit = jg.fit(x, init=start, key=KEY, fixed=("covariances",), acceleration="squarem")
+    np.testing.assert_array_equal(fit.gmm.covariances, off)
+
+
+@pytest.mark.parametrize("family", RESTRICTED)
+def test_the_power_of_a_random_scale(family):
+    """Of one component it is that of the family it is a part of; of two of one volume in one feature, that of the integral."""
+    kind = covariance.FAMILIES[family]
+    general = covariance.FAMILIES[kind.general]
+    for d in (1, 3, 6):
+        own, whole = (float(each.scale_power(d + 2.0, d, 1)) for each in (kind, general))
+        if kind.n_covariance_parameters(1, d) == general.n_covariance_parameters(1, d):
+            assert own == pytest.approx(whole)
+    if letters(family)[0] == "E" and family not in ("EII", "EEI"):
+        nu, psi = 3.0, 2.0
+
+        def log_integral(s):
+            """Of the product of two inverse-gamma kernels at the same variance."""
+            variance = np.exp(np.linspace(-12, 12, 20_001))
+            kernel = np.exp(2 * (-(nu + 2) / 2 * np.log(variance) - s * psi / (2 * variance)))
+            return np.log(np.trapezoid(kernel * variance, np.log(variance)))
+
+        power = -(log_integral(2.0) - log_integral(1.0)) / np.log(2)
+        assert float(kind.scale_power(nu, 1, 2)) == pytest.approx(power, rel=1e-6)

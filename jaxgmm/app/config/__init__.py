@@ -78,7 +78,7 @@ class Config(StrictTable):
             family, of = get_family(name), next((of for of, asked in needs.items() if asked), None)
             if family.restricted and of is not None:
                 raise UserError(
-                    f"{of} needs a prior that {key} = {name!r} doesn't have, since it restricts how covariances differ: "
+                    f"{of} isn't for {key} = {name!r}, which restricts how covariances differ and has no posterior here: "
                     f"take {family.general!r}, or remove {of}"
                 )
 

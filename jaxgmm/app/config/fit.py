@@ -80,7 +80,7 @@ class CompareTable(StrictTable):
     """`[compare]`: the stage that fits several models, instead of `[fit]`; the criterion's choice is the run's fit.
 
     Attributes:
-        families: of the covariances, scikit-learn's names or mclust's; ["all"]: its fourteen.
+        families: of the covariances, scikit-learn's names or mclust's; "all": its fourteen.
         n_components: two numbers are the first K and the last; one, or more than two, are the K themselves.
         criterion: that chooses: "bic", "aic", "icl", "held_out", "loo" or "log_evidence".
         held_out_folds: also fit to all rows but a fold, and score that; left out: don't.
@@ -115,6 +115,11 @@ class CompareTable(StrictTable):
         """Every K."""
         given = self.n_components
         return list(range(given[0], given[1] + 1)) if len(given) == 2 else list(given)
+
+    @field_validator("families", mode="before")
+    @classmethod
+    def _all(cls, names: object) -> object:
+        return ("all",) if names == "all" else names
 
     @field_validator("families")
     @classmethod

@@ -26,7 +26,7 @@ from jaxgmm.bayes.priors.base import (
     statistics_of,
 )
 from jaxgmm.bayes.priors.scaled import ScaledCovariances, ScaledMeans
-from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance import Factor, check_unrestricted, get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.model import random_scale
@@ -148,6 +148,7 @@ def half_degrees_of_freedom(structure: Structure, degrees_of_freedom: Array, n_f
 
 @sample_mixture.register
 def _sample_conjugate(prior: Prior, n_components: int) -> GMM:
+    check_unrestricted(prior.family, "a NumPyro model")
     family, n_features = get_family(prior.family), prior.mean.shape[-1]
     concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
     weights = numpyro.sample("weights", dist.Dirichlet(concentration))

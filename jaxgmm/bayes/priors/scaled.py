@@ -4,6 +4,7 @@ With s summed out covariances are no longer independent of each other, nor are t
 the grid of s, and the means' weights in it are what the covariances say of s. The product is `Prior.log_prob`'s density.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 from numpyro.util import is_prng_key
 
 from jaxgmm.covariance import Factor, get_family
@@ -123,7 +124,7 @@ def _terms(prior: Prior, factor: Factor, n_components: int) -> tuple[Array, Term
     return without, Terms(family.scale_power(prior.degrees_of_freedom, n_features, n_components), without - once)
 
 
-def _repeated(one: PyTree, key: Array, sample_shape: tuple[int, ...]) -> Array:
+def _repeated(one: Callable[[Array], Array], key: Array, sample_shape: tuple[int, ...]) -> Array:
     """Draws of any number of axes."""
     keys = jax.random.split(key, int(np.prod(sample_shape)))
     drawn = jax.vmap(one)(keys)

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
 from jaxgmm.bayes.samplers.kernel import ChainKernel
+from jaxgmm.covariance import check_unrestricted
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -51,6 +52,7 @@ class GibbsKernel(ChainKernel):
             )
         start = as_gmm(start, "start")
         check_single(start.weights, "GibbsKernel(g, prior)")
+        check_unrestricted(start.family, "GibbsKernel")
         prior.check_fits(start)
         if not (np.asarray(start.weights) > 0).all():
             raise UserError(f"start has weights {np.asarray(start.weights).tolist()}: drop components of weight 0.")

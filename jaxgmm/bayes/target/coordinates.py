@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior, log_prior_kernel, names_of_extra
-from jaxgmm.covariance import Factor, get_family
+from jaxgmm.covariance import Factor, check_unrestricted, get_family
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
@@ -57,7 +57,8 @@ def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Ar
         extra: positive parameters of the prior that come along, by name.
 
     Raises:
-        ValueError: leading axes, or a component of weight 0, which has no place in this space.
+        ValueError: leading axes, a component of weight 0, which has no place in this space, or a family that restricts how
+            covariances differ.
 
     Example:
         >>> import jaxgmm as jg
@@ -66,6 +67,7 @@ def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Ar
     """
     gmm = as_gmm(gmm)
     check_single(gmm.weights, "jg.unconstrain(g)")
+    check_unrestricted(gmm.family, "unconstrain")
     if not is_traced(gmm) and not (np.asarray(gmm.weights) > 0).all():
         raise UserError(
             f"weights {np.asarray(gmm.weights).tolist()} hold a zero: a component of weight 0 has no unconstrained value. "
@@ -90,7 +92,7 @@ def constrain(vector: Float[Array, " size"], n_components: int, n_features: int,
         family: covariance family.
 
     Raises:
-        ValueError: a vector of another length.
+        ValueError: a vector of another length, a family that restricts how covariances differ.
 
     Example:
         >>> import jax.numpy as jnp, jaxgmm as jg
@@ -98,6 +100,7 @@ def constrain(vector: Float[Array, " size"], n_components: int, n_features: int,
         >>> gmm.weights.tolist(), gmm.covariances.tolist()
         ([0.5, 0.5], [1.0, 1.0])
     """
+    check_unrestricted(family, "constrain")
     layout = Layout(n_components, n_features, get_family(family).name)
     if jnp.shape(vector) != (layout.size,):
         raise UserError(
