@@ -8,9 +8,9 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from helpers import FAMILIES
 
 import jaxgmm as jg
-from jaxgmm.covariance import FAMILIES
 from jaxgmm.data import ArraySource
 from jaxgmm.data.padding import first_rows, on_device, pad_rows, padded_length, padded_rows
 
