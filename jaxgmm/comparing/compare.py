@@ -282,16 +282,17 @@ def _warn(rows: Sequence[Row]) -> None:
 
 
 def _check_families(families: Sequence[str]) -> list[str]:
-    if families == "all" or list(families) == ["all"]:
+    if families == "all":
         return list(FAMILIES)
     if isinstance(families, str):
         raise UserTypeError(f"families must be 'all' or a list of names, got {families!r}: families=[{families!r}].")
-    names = [get_family(name).name for name in families]
+    given = list(families)
+    names = list(FAMILIES) if given == ["all"] else [get_family(name).name for name in given]
     if not names:
         raise UserError("families is empty: name at least one, such as families=['full'].")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise UserError(f"families names {twice[0]!r} twice: {list(families)}.")
+        raise UserError(f"families names {twice[0]!r} twice: {given}.")
     return names
 
 

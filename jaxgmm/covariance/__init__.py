@@ -2,27 +2,18 @@
 
 from jaxgmm.covariance.base import Family
 from jaxgmm.covariance.diag import Diag
-from jaxgmm.covariance.equal import EqualDiag, EqualSpherical
+from jaxgmm.covariance.equal import EEI, EII
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.full import Full
-from jaxgmm.covariance.restricted import (
-    OwnAxes,
-    OwnVolumes,
-    SharedAxes,
-    SharedAxesAndVolume,
-    SharedShape,
-    SharedShapeFull,
-    SharedVolume,
-    SharedVolumeFull,
-)
+from jaxgmm.covariance.restricted import EEV, EVE, EVI, EVV, VEE, VEI, VEV, VVE
 from jaxgmm.covariance.spherical import Spherical
 from jaxgmm.covariance.tied import Tied
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import unknown
 
 _ALL = (
-    *(Full(), Tied(), Diag(), Spherical(), EqualSpherical(), EqualDiag(), SharedShape(), SharedVolume(), OwnVolumes()),
-    *(SharedAxesAndVolume(), SharedAxes(), OwnAxes(), SharedShapeFull(), SharedVolumeFull()),
+    *(Full(), Tied(), Diag(), Spherical()),
+    *(EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 # mclust's "E" and "V" are for one feature, of which all families are one of the two.

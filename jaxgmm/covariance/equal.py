@@ -6,7 +6,7 @@ from jaxgmm.covariance.diag import Diag, inverse_gamma, inverse_gamma_normaliser
 from jaxgmm.covariance.spherical import Spherical
 
 
-class EqualSpherical(Spherical):
+class EII(Spherical):
     """Sigma_k = sigma2 I for all k, kept once for each. Prior: sigma2 ~ InverseGamma(nu0 / 2, psi0 / 2), once."""
 
     name = mclust = "EII"
@@ -32,7 +32,7 @@ class EqualSpherical(Spherical):
         return inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln)
 
 
-class EqualDiag(Diag):
+class EEI(Diag):
     """sigma2_kd = sigma2_d for all k, kept once for each. Prior: sigma2_d ~ InverseGamma(nu0 / 2, Psi0_d / 2), once."""
 
     name = mclust = "EEI"

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxgmm.covariance.base import Family, ScalePrior, per_component, positive
+from jaxgmm.covariance.base import Family, per_component, positive
 from jaxgmm.covariance.diag import Diag
 from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.full import Full
@@ -42,15 +42,7 @@ class Restricted(Family):
     def best(self, scatter: Array, rows: Float[Array, " K"], current: Array) -> Array:
         """The covariances that minimise the sum, or that come closer to it than `current`; of rows 0, any."""
 
-    def refit(
-        self,
-        scatter: Array,
-        counts: Float[Array, " K"],
-        current: Array,
-        n_features: int,
-        active: Bool[Array, " K"],
-        prior: ScalePrior | None,
-    ) -> Array:
+    def refit(self, scatter, counts, current, n_features, active, prior):
         if prior is not None:
             scatter = scatter + prior.scale
             counts = counts + prior.degrees_of_freedom + self.structure.block_size(n_features) + 2
@@ -70,8 +62,8 @@ class Restricted(Family):
         return 0.0 * n_active
 
 
-class SharedShape(Restricted, Diag):
-    """VEI: volumes of their own, one shape."""
+class VEI(Restricted, Diag):
+    """Volumes of their own, one shape."""
 
     name = mclust = "VEI"
     closed = True
@@ -84,8 +76,8 @@ class SharedShape(Restricted, Diag):
         return volumes[:, None] * shape
 
 
-class SharedVolume(Restricted, Diag):
-    """EVI: one volume, shapes of their own."""
+class EVI(Restricted, Diag):
+    """One volume, shapes of their own."""
 
     name = mclust = "EVI"
 
@@ -96,8 +88,8 @@ class SharedVolume(Restricted, Diag):
         return _of_one_volume(scatter, rows)
 
 
-class SharedVolumeFull(Restricted, Full):
-    """EVV: one volume, shapes and axes of their own."""
+class EVV(Restricted, Full):
+    """One volume, shapes and axes of their own."""
 
     name = mclust = "EVV"
 
@@ -109,8 +101,8 @@ class SharedVolumeFull(Restricted, Full):
         return (_total(own, rows) / rows.sum() / own)[:, None, None] * scatter
 
 
-class OwnVolumes(Restricted, Full):
-    """VEE: volumes of their own, one shape and axes."""
+class VEE(Restricted, Full):
+    """Volumes of their own, one shape and axes."""
 
     name = mclust = "VEE"
     closed = True
@@ -132,8 +124,8 @@ class OwnVolumes(Restricted, Full):
         return volumes[:, None, None] * unit(volumes)
 
 
-class OwnAxes(Restricted, Full):
-    """EEV: one volume and shape, axes of their own."""
+class EEV(Restricted, Full):
+    """One volume and shape, axes of their own."""
 
     name = mclust = "EEV"
 
@@ -145,8 +137,8 @@ class OwnAxes(Restricted, Full):
         return _along(axes, _total(values, rows) / rows.sum())
 
 
-class SharedShapeFull(Restricted, Full):
-    """VEV: one shape, volumes and axes of their own."""
+class VEV(Restricted, Full):
+    """One shape, volumes and axes of their own."""
 
     name = mclust = "VEV"
 
@@ -159,8 +151,8 @@ class SharedShapeFull(Restricted, Full):
         return _along(axes, volumes[:, None] * shape)
 
 
-class SharedAxes(Restricted, Full):
-    """VVE: volumes and shapes of their own, one set of axes."""
+class VVE(Restricted, Full):
+    """Volumes and shapes of their own, one set of axes."""
 
     name = mclust = "VVE"
 
@@ -191,8 +183,8 @@ class SharedAxes(Restricted, Full):
         return _along(axes, self.variances(jnp.diagonal(turned, axis1=1, axis2=2), rows))
 
 
-class SharedAxesAndVolume(SharedAxes):
-    """EVE: one volume and set of axes, shapes of their own."""
+class EVE(VVE):
+    """One volume and set of axes, shapes of their own."""
 
     name = mclust = "EVE"
 

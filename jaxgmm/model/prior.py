@@ -228,10 +228,7 @@ def _log_prob(prior, gmm, dtype, out):
 
 def log_kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> Float[Array, ""]:
     """`Prior.log_prob` of the active components up to `log_normaliser`, for a mixture that is factored already."""
-    if prior.least_scale is None:
-        return _kernel(prior, gmm, factor, active)
-    without, terms = _apart(prior, gmm, factor, active)
-    return without + random_scale.log_factor(prior, terms)
+    return log_kernel_and_scale(prior, gmm, factor, active)[0]
 
 
 def log_kernel_and_scale(

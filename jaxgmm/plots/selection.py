@@ -38,7 +38,8 @@ def criterion(comparison: "Comparison", name: str = "bic", *, ax: Axes | None = 
     ax = ax or canvas.new_axes()
     values, kind = comparison.criteria[name], CRITERIA[name]
     best = (np.nanmax if kind.larger_is_better else np.nanmin)(values) if np.isfinite(values).any() else np.nan
-    away, near = abs(values - best), 0.1 if kind.unit.endswith("a row") else 10.0
+    near, digits = (0.1, 3) if kind.unit.endswith("a row") else (10.0, 1)
+    away = abs(values - best)
     families = np.array([row.family for row in comparison.rows])
     counts = np.array([row.n_components for row in comparison.rows])
     for i, family in enumerate(dict.fromkeys(families.tolist())):
@@ -53,7 +54,9 @@ def criterion(comparison: "Comparison", name: str = "bic", *, ax: Axes | None = 
     unit = f" {kind.unit}" if kind.unit else ""
     side = "below" if kind.larger_is_better else "above"
     ax.set_yscale("symlog", linthresh=near)
-    ax.set(xlabel="number of components", ylabel=f"{kind.title} {side} the best, {best:.1f}{unit}", ylim=(-near / 10, None))
+    ax.set(
+        xlabel="number of components", ylabel=f"{kind.title} {side} the best, {best:.{digits}f}{unit}", ylim=(-near / 10, None)
+    )
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(**canvas.BESIDE)

@@ -245,7 +245,7 @@ def test_plot_of_a_criterion():
     assert [line.get_label() for line in ax.lines[:4]] == list(FAMILIES)
     values = compared().table["held_out"]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), values.max() - values[:3])
-    assert ax.get_ylabel() == f"held-out log-likelihood below the best, {values.max():.1f} nats a row"
+    assert ax.get_ylabel() == f"held-out log-likelihood below the best, {values.max():.3f} nats a row"
     with pytest.raises(ValueError, match="wasn't computed"):
         jg.plots.criterion(compared(), "loo")
 
