@@ -1,7 +1,8 @@
 """The step of EM and MAP-EM (Dempster, Laird & Rubin 1977): the M-step proposes, the E-step says what that is worth."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -117,11 +118,17 @@ class EM:
         """Smallest pivots that aren't rounding, without a prior: (p,), or (R, 1, p)."""
         return rules.shared.floor
 
-    def sums(
-        self, ready: Ready, x: Array, weight: Array, rules: EMRules, counted: Bool[Array, " R"], expanded: Array | None
-    ) -> Statistics:
+    def suits(self, ready: Ready, rules: EMRules, counted: Bool[Array, " R"]) -> Bool[Array, ""]:
+        """Whether the engine keeps their digits."""
+        return self.engine.suits(ready.components, rules.shared.centre, counted)
+
+    def sturdier(self) -> Self:
+        """With the engine that does."""
+        return dataclasses.replace(self, engine=dataclasses.replace(self.engine, sturdy=True))
+
+    def sums(self, ready: Ready, x: Array, weight: Array, rules: EMRules, expanded: Array | None) -> Statistics:
         """The E-step."""
-        return self.engine.sums(ready.components, x, weight, rules.shared.centre, counted, expanded)
+        return self.engine.sums(ready.components, x, weight, rules.shared.centre, expanded)
 
     def judge(
         self, point: GMM, ready: Ready, statistics: Statistics, rules: EMRules
@@ -133,12 +140,10 @@ class EM:
         least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight[..., None]
         return objective, (own.active & ~(statistics.counts > least)).any(1)
 
-    def remember(
-        self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array, running: Array
-    ) -> PyTree[Array]:
+    def remember(self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array) -> PyTree[Array]:
         """The scale."""
         old = self.scale(search.memory)
-        return old if ready.scale is None else jnp.where(accepted & running, ready.scale, old)
+        return old if ready.scale is None else jnp.where(accepted, ready.scale, old)
 
 
 def _singular(

@@ -78,9 +78,11 @@ class EMOfGroups(EM):
         """Of each group."""
         return rules.own.floor[:, None]
 
-    def sums(
-        self, ready: Ready, x: Array, weight: Array, rules: EMRules | GroupRules, counted: Array, expanded: PyTree
-    ) -> Statistics:
+    def suits(self, ready: Ready, rules: EMRules | GroupRules, counted: Array) -> Bool[Array, ""]:
+        """Always."""
+        return jnp.ones((), bool)
+
+    def sums(self, ready: Ready, x: Array, weight: Array, rules: EMRules | GroupRules, expanded: PyTree) -> Statistics:
         """The E-step of each start on its own rows."""
         own: Any = rules.own
         block_size = max(1, own.x.shape[1] // _BLOCKS)

@@ -96,10 +96,16 @@ class Step[Point, Ready](Protocol):
         """What sums over rows need of a point, and where a point can't be used at all."""
         ...
 
-    def sums(
-        self, ready: Ready, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: Array | None
-    ) -> Statistics:
-        """The statistics of some rows; those of starts that aren't `counted` don't matter."""
+    def suits(self, ready: Ready, rules: Rules, counted: Bool[Array, " R"]) -> Bool[Array, ""]:
+        """Whether the sums of those starts that are `counted` have their digits."""
+        ...
+
+    def sturdier(self) -> "Step[Point, Ready]":
+        """The same method, slower, whose sums always have."""
+        ...
+
+    def sums(self, ready: Ready, x: Array, weight: Array, rules: Rules, expanded: Array | None) -> Statistics:
+        """The statistics of some rows."""
         ...
 
     def judge(
@@ -114,9 +120,8 @@ class Step[Point, Ready](Protocol):
         proposal: Proposal[Point],
         ready: Ready,
         accepted: Bool[Array, " R"],
-        running: Bool[Array, " R"],
     ) -> PyTree[Array]:
-        """The memory after a pass."""
+        """The memory after a pass; leaves (R, ...), of which those of starts that don't run don't matter."""
         ...
 
 
@@ -145,16 +150,19 @@ def climb[Point](
         whole = jax.tree.map(np.array, whole)  # parts are put into it
     flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * min(n_starts, places)
     longest = max_steps + 1 if report is None else max(1, int(_FLOPS_BETWEEN_REPORTS / flops))
-    advance: Callable[..., Search] = _advance if data.traceable else _advance_on_host
+    advance: Callable[..., tuple[Search, Array | bool]] = _advance if data.traceable else _advance_on_host
     unfinished = np.arange(n_starts)
     while unfinished.size:
         stopped = np.setdiff1d(np.arange(n_starts), unfinished)  # they fill up the last batches
-        rows = np.concatenate([unfinished, stopped])[:places]
+        rows = np.sort(np.concatenate([unfinished, stopped])[:places])
         stride = min(longest, look_after) if unfinished.size > places else longest
         total = rules.total_weight
         own = rules._replace(own=_rows(rules.own, rows), total_weight=total[rows] if np.ndim(total) else total)
         with jax.debug_nans(False), jax.debug_infs(False):  # a start that ends in them is a result, with a status
-            part = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
+            part, suited = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
+            if not suited:
+                few = np.int32(min(stride, _STRIDE))
+                part, _ = advance(part, data, own, np.int32(max_steps), few, step.sturdier())
         whole = jax.tree.map(functools.partial(_put, rows), whole, part)
         unfinished = unfinished[_running(whole, max_steps)[unfinished]]
         if report is not None:
@@ -187,55 +195,63 @@ def _begin[Point](starts: Point, length: int, step: Step[Point, PyTree]) -> Sear
 
 
 @functools.partial(jax.jit, static_argnums=5)
-def _advance(search: Search, data: Source, rules: Rules, max_steps: Array, stride: Array, step: Step) -> Search:
-    """Up to `stride` passes, in each of which every start that still runs takes a step."""
+def _advance(
+    search: Search, data: Source, rules: Rules, max_steps: Array, stride: Array, step: Step
+) -> tuple[Search, Bool[Array, ""]]:
+    """Up to `stride` passes, in each of which every start that still runs takes a step; False if the step doesn't suit."""
     expanded = data.reduce(lambda x, _: step.expand(search, x, rules))
 
-    def unfinished(carry: tuple[Search, Array]) -> Bool[Array, ""]:
-        search, n_passes = carry
-        return _running(search, max_steps).any() & (n_passes < stride)
+    def unfinished(carry: tuple[Search, Array, Array]) -> Bool[Array, ""]:
+        search, n_passes, suited = carry
+        return _running(search, max_steps).any() & (n_passes < stride) & suited
 
-    def one(carry: tuple[Search, Array]) -> tuple[Search, Array]:
-        search, n_passes = carry
-        running, proposal, ready, useless = _try(search, rules, max_steps, step)
-        statistics = data.reduce(lambda x, w: step.sums(ready, x, w, rules, running & ~useless, expanded))
-        return _settle(search, running, proposal, ready, useless, statistics, rules, step), n_passes + 1
+    def one(carry: tuple[Search, Array, Array]) -> tuple[Search, Array, Array]:
+        search, n_passes, _ = carry
+        trial, suited = _try(search, rules, max_steps, step)
+        statistics = data.reduce(lambda x, w: step.sums(trial.ready, x, w, rules, expanded))
+        return _settle(search, trial, statistics, rules, step), n_passes + 1, suited
 
-    return lax.while_loop(unfinished, one, (search, jnp.zeros_like(stride)))[0]
+    found, _, suited = lax.while_loop(unfinished, one, (search, jnp.zeros_like(stride), jnp.ones((), bool)))
+    return found, suited
 
 
-def _advance_on_host(search: Search, data: Source, rules: Rules, max_steps: Array, stride: Array, step: Step) -> Search:
+def _advance_on_host(
+    search: Search, data: Source, rules: Rules, max_steps: Array, stride: Array, step: Step
+) -> tuple[Search, bool]:
     """`_advance` for rows that come in pieces: they are summed between two compiled halves of a pass."""
     for _ in range(stride):
         if not np.asarray(_running(search, max_steps)).any():
             break
-        running, proposal, ready, useless = _jitted_try(search, rules, max_steps, step)
-        counted = running & ~useless
-        statistics = data.reduce(lambda x, w: _jitted_sums(ready, x, w, rules, counted, step))  # noqa: B023
-        search = _jitted_settle(search, running, proposal, ready, useless, statistics, rules, step)
-    return search
+        trial, suited = _jitted_try(search, rules, max_steps, step)
+        if not suited:
+            return search, False
+        statistics = data.reduce(lambda x, w: _jitted_sums(trial.ready, x, w, rules, step))  # noqa: B023
+        search = _jitted_settle(search, trial, statistics, rules, step)
+    return search, True
 
 
-def _try(
-    search: Search, rules: Rules, max_steps: Array, step: Step
-) -> tuple[Bool[Array, " R"], Proposal, PyTree, Bool[Array, " R"]]:
-    """The first half of a pass: which starts run, where they go, and what sums over rows need of that."""
+class _Trial(NamedTuple):
+    """What a pass tries: which starts run, where they go, what sums over rows need of that, and where it can't be used."""
+
+    running: Bool[Array, " R"]
+    proposal: Proposal
+    ready: PyTree
+    useless: Bool[Array, " R"]
+
+
+def _try(search: Search, rules: Rules, max_steps: Array, step: Step) -> tuple[_Trial, Bool[Array, ""]]:
+    """The first half of a pass; where the step doesn't suit its points, nothing runs."""
     proposal = step.propose(search, rules)
     proposal = proposal._replace(point=choose(search.n_steps < 0, search.point, proposal.point))
-    return _running(search, max_steps), proposal, *step.ready(proposal.point, rules)
+    ready, useless = step.ready(proposal.point, rules)
+    running = _running(search, max_steps)
+    suited = step.suits(ready, rules, running & ~useless)
+    return _Trial(running & suited, proposal, ready, useless), suited
 
 
-def _settle(
-    search: Search,
-    running: Bool[Array, " R"],
-    proposal: Proposal,
-    ready: PyTree,
-    useless: Bool[Array, " R"],
-    statistics: Statistics,
-    rules: Rules,
-    step: Step,
-) -> Search:
+def _settle(search: Search, trial: _Trial, statistics: Statistics, rules: Rules, step: Step) -> Search:
     """The second half: accept the proposals or not, and say which starts have stopped and why."""
+    running, proposal, ready, useless = trial
     objective, also_useless = step.judge(proposal.point, ready, statistics, rules)
     useless = useless | also_useless
     eps = jnp.finfo(objective.dtype).eps
@@ -267,7 +283,7 @@ def _settle(
     if proposal.trial is not None:
         accepted = accepted & ~(proposal.trial & (gain < 0))
         status = jnp.where(proposal.trial, RUNNING, status)
-    memory = step.remember(search, proposal, ready, accepted, running)
+    memory = choose(running, step.remember(search, proposal, ready, accepted), search.memory)
     accepted = accepted & running
     objective = jnp.where(accepted, objective, search.objective)
     return Search(
@@ -282,13 +298,13 @@ def _settle(
     )
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _jitted_sums(ready: PyTree, x: Array, weight: Array, rules: Rules, counted: Array, step: Step) -> Statistics:
-    return step.sums(ready, x, weight, rules, counted, None)
+@functools.partial(jax.jit, static_argnums=4)
+def _jitted_sums(ready: PyTree, x: Array, weight: Array, rules: Rules, step: Step) -> Statistics:
+    return step.sums(ready, x, weight, rules, None)
 
 
 _jitted_try = jax.jit(_try, static_argnums=3)
-_jitted_settle = jax.jit(_settle, static_argnums=7)
+_jitted_settle = jax.jit(_settle, static_argnums=4)
 
 
 def choose[Tree](which: Bool[Array, " R"], new: Tree, old: Tree) -> Tree:

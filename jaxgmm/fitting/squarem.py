@@ -57,9 +57,7 @@ class Squarem(EM):
             far = jax.vmap(_within_family)(far, search.point.weights)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
 
-    def remember(
-        self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array, running: Array
-    ) -> PyTree[Array]:
+    def remember(self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array) -> PyTree[Array]:
         """Extrapolations may reach farther where they were held back and went well, and less far where they failed."""
         memory: Memory = search.memory
         trial, length = proposal.trial, proposal.length
@@ -68,9 +66,9 @@ class Squarem(EM):
         farther = jnp.where(length >= memory.reach, _REACH * memory.reach, memory.reach)
         return Memory(
             phase=jnp.where(trial | (search.n_steps < 0), 0, memory.phase + 1),
-            anchor=choose(running & ~trial, search.point, memory.anchor),
+            anchor=choose(trial, memory.anchor, search.point),
             reach=jnp.where(trial, jnp.where(accepted, farther, jnp.maximum(1, length / 2)), memory.reach),
-            scale=super().remember(search, proposal, ready, accepted, running),
+            scale=super().remember(search, proposal, ready, accepted),
         )
 
 

@@ -2,7 +2,7 @@
 
 *moments* is half the work and two plain matrix products, but its rounding grows as eps (spread / sigma)^2: it is used in
 float64 while means and rows lie within 1e8 squared sds of every component. *whitened* grows as eps (spread / sigma):
-float32, and the fallback.
+float32, and the fallback. A loop is compiled with one of them; it stops where that no longer suits, and goes on in the other.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance.structure import Structure
@@ -24,11 +23,35 @@ ILL_CONDITIONED = 1e8  # squared distance in units of a component beyond which m
 
 @dataclass(frozen=True)
 class Engine:
-    """How rows are summed over, by how they were observed: here, without gaps. Static: each class is a program of its own."""
+    """How rows are summed over, by how they were observed: here, without gaps. Static: each is a program of its own.
+
+    Attributes:
+        sturdy: digits come before speed.
+    """
+
+    sturdy: bool = False
+
+    def suits(self, components: Components, centre: Float[Array, " D"], running: Bool[Array, " R"]) -> Bool[Array, ""]:
+        """Whether the sums of the R mixtures that run have their digits; always, where it is sturdy."""
+        if self.sturdy or centre.dtype != jnp.float64:
+            return jnp.ones((), bool)
+        return ~(jax.vmap(lambda each: ill_conditioned(each, centre))(components) & running).any()
 
     def expand(self, structure: Structure, shape: tuple[int, ...], x: Array, centre: Float[Array, " D"]) -> Array | None:
-        """What all passes over rows in memory can share, or None; arguments as for `expand_whole`."""
-        return expand_whole(structure, shape, x, centre)
+        """What all passes over rows in memory can share, or None: with moments, the expanded rows if they fit in one block.
+
+        Args:
+            structure: of the covariances.
+            shape: (R, K, D), that of the means of R mixtures that are summed for together.
+            x: (N, D).
+            centre: (D,), what rows are shifted by.
+        """
+        n_starts, n_components, _ = shape
+        if self.sturdy or centre.dtype != jnp.float64:
+            return None
+        if choose_block_size(structure, n_components, x.shape, n_starts) < x.shape[0]:
+            return None
+        return _expand(structure, x, centre)
 
     def log_joint(self, components: Components, x: Array) -> Float[Array, "N K"]:
         """Log p(what was observed of row n, component k)."""
@@ -40,56 +63,24 @@ class Engine:
         x: Array,
         weight: Array,
         centre: Float[Array, " D"],
-        running: Bool[Array, " R"],
-        expanded: Array | None,
+        expanded: Array | None = None,
     ) -> Statistics:
-        """Expected statistics of R mixtures given what was observed; arguments as for `batched_e_step`."""
-        return batched_e_step(components, x, weight, centre, running, expanded)
+        """Expected statistics of R mixtures given what was observed.
+
+        They share `centre`, hence the expanded rows: one matrix product serves all of them. `expanded` is what `expand` made
+        of these rows, if the caller has it.
+        """
+        n_starts, n_components, _ = components.means.shape
+        block_size = short_blocks(choose_block_size(components.structure, n_components, x.shape, n_starts), x.shape[0])
+        arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
+        arguments["n_rows"] = rows_present(weight)
+        if self.sturdy or centre.dtype != jnp.float64:
+            return jax.vmap(lambda each: e_step_whitened(each, **arguments))(components)
+        return jax.vmap(lambda each: e_step_moments(each, **arguments, expanded=expanded))(components)
 
 
 COMPLETE = Engine()
-
-
-def expand_whole(
-    structure: Structure, shape: tuple[int, ...], x: Float[Array, "N D"], centre: Float[Array, " D"]
-) -> Float[Array, "N P"] | None:
-    """The expanded rows, where all of them fit in one block: a loop needs to make them only once. Else None.
-
-    Args:
-        structure: of the covariances.
-        shape: (R, K, D), that of the means of R mixtures that are summed for together.
-        x: (N, D).
-        centre: (D,), what rows are shifted by.
-    """
-    n_starts, n_components, _ = shape
-    if centre.dtype != jnp.float64 or choose_block_size(structure, n_components, x.shape, n_starts) < x.shape[0]:
-        return None
-    return _expand(structure, x, centre)
-
-
-def batched_e_step(
-    components: Components,
-    x: Array,
-    weight: Array,
-    centre: Float[Array, " D"],
-    running: Bool[Array, " R"],
-    expanded: Float[Array, "N P"] | None = None,
-) -> Statistics:
-    """E-step of R mixtures at once. They share `centre`, hence the expanded rows: one matrix product serves all of them.
-
-    The engine is chosen once for the whole batch, since under `vmap` a choice would compute both. `expanded` is
-    `expand_whole` of these rows, if the caller has it.
-    """
-    n_starts, n_components, _ = components.means.shape
-    block_size = short_blocks(choose_block_size(components.structure, n_components, x.shape, n_starts), x.shape[0])
-    arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
-    arguments["n_rows"] = rows_present(weight)
-    whitened = jax.vmap(lambda each: e_step_whitened(each, **arguments))
-    if centre.dtype != jnp.float64:
-        return whitened(components)
-    moments = jax.vmap(lambda each: e_step_moments(each, **arguments, expanded=expanded))
-    ill = jax.vmap(lambda each: ill_conditioned(each, centre))(components)
-    return lax.cond((ill & running).any(), whitened, moments, components)
+STURDY = Engine(sturdy=True)
 
 
 def ill_conditioned(components: Components, centre: Float[Array, " D"]) -> Bool[Array, ""]:
@@ -111,7 +102,7 @@ def choose_block_size(structure: Structure, n_components: int, shape: tuple[int,
     return -(-n_samples // n_blocks)
 
 
-def _normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"], components: Components) -> tuple[Array, Array]:
+def normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"], components: Components) -> tuple[Array, Array]:
     """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows."""
     peak = log_joint.max(0)
     lost = jnp.isneginf(peak)
@@ -147,7 +138,7 @@ def e_step_moments(
     def block(rows: Array, w: Array) -> tuple[Array, ...]:
         columns = _expand(structure, rows, centre) if expanded is None else rows
         z = columns[:, :n_features]
-        responsibilities, log_density = _normalise(coefficients @ columns.T + constant, w, components)
+        responsibilities, log_density = normalise(coefficients @ columns.T + constant, w, components)
         return (
             responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
         )  # fmt: skip
@@ -172,7 +163,7 @@ def e_step_whitened(
 
     def block(rows: Array, w: Array) -> tuple[Array, ...]:
         y = structure.whiten(rows.astype(centre.dtype) - centre, shift, factor)
-        responsibilities, log_density = _normalise(constant - (y**2).sum(-1) / 2, w, components)
+        responsibilities, log_density = normalise(constant - (y**2).sum(-1) / 2, w, components)
         y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
         sums = jnp.einsum("kb,kbd->kd", responsibilities, y)
         return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y), log_density, w.sum()

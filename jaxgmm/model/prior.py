@@ -238,7 +238,8 @@ def log_kernel_and_scale(
     if prior.least_scale is None:
         return _kernel(prior, gmm, factor, active), None
     without, terms = _apart(prior, gmm, factor, active)
-    return without + random_scale.log_factor(prior, terms), random_scale.expected(prior, terms)
+    log_factor, scale = random_scale.log_factor_and_expected(prior, terms)
+    return without + log_factor, scale
 
 
 def scale_terms(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> random_scale.Terms:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgmm.tools.pytree import unchecked
@@ -60,12 +60,21 @@ def logits(prior: ScaledPrior, terms: Terms) -> Float[Array, " S"]:
 
 def log_factor(prior: ScaledPrior, terms: Terms) -> Float[Array, ""]:
     """Log of s^power exp(-rate s), averaged over the prior of s."""
-    return logsumexp(logits(prior, terms)) - np.log(N_STEPS)
+    return log_factor_and_expected(prior, terms)[0]
 
 
 def expected(prior: ScaledPrior, terms: Terms) -> Float[Array, ""]:
     """E[s] given the terms."""
-    return jax.nn.softmax(logits(prior, terms)) @ jnp.exp(log_grid(prior))
+    return log_factor_and_expected(prior, terms)[1]
+
+
+def log_factor_and_expected(prior: ScaledPrior, terms: Terms) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Both, by one sum over the grid."""
+    each = logits(prior, terms)
+    peak = lax.stop_gradient(each.max())
+    relative = jnp.exp(each - peak)
+    total = relative.sum()
+    return peak + jnp.log(total / N_STEPS), relative @ jnp.exp(log_grid(prior)) / total
 
 
 def draw(prior: ScaledPrior, terms: Terms, uniform: Float[Array, ""]) -> Float[Array, ""]:

@@ -11,10 +11,11 @@ from jax.scipy.special import logsumexp
 
 import jaxgmm as jg
 from jaxgmm.data import ArraySource, Pieces
+from jaxgmm.fitting import loop
 from jaxgmm.fitting.em_step import EM, Own, Shared
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.squarem import Squarem
-from jaxgmm.model.engines import Engine
+from jaxgmm.model.engines import COMPLETE, STURDY, Engine
 from jaxgmm.model.statistics import Statistics
 
 
@@ -36,6 +37,42 @@ def test_rows_in_pieces_give_the_search_of_rows_in_memory(step):
     np.testing.assert_allclose(pieces.trace[:, :20], whole.trace[:, :20], rtol=1e-9)
 
 
+def test_a_search_that_is_reported_on_is_the_same_search(monkeypatch):
+    """Starts stop at different steps: none may take another's place."""
+    x, reports = load_x("faithful"), []
+    once = jg.fit(x, 3, key=jax.random.key(0), n_init=5)
+    monkeypatch.setattr(loop, "_FLOPS_BETWEEN_REPORTS", 1.0)
+    often = jg.fit(x, 3, key=jax.random.key(0), n_init=5, callback=reports.append)
+    assert len(reports) > 20
+    assert often.restarts.status == once.restarts.status
+    np.testing.assert_array_equal(often.restarts.n_steps, once.restarts.n_steps)
+    np.testing.assert_allclose(often.restarts.objective, once.restarts.objective, rtol=1e-12)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_points_that_an_engine_does_not_suit_are_summed_for_by_one_that_does(in_pieces):
+    """A thin component, 1e5 of its sds away from the mean: moments would lose its digits."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(300, 1)), 3 + 1e-5 * rng.normal(size=(40, 1))])
+    start = jg.GMM.unchecked(np.full((2, 2), 0.5), np.array([[[0.0], [3]], [[1], [2]]]), np.ones((2, 2)), "spherical")
+    own = Own(None, np.zeros(2), np.ones((2, 2), bool))
+    rules = Rules(own, Shared(x.mean(0), np.zeros(1)), np.float64(len(x)), np.float64(1e-10))
+    rows = Pieces(lambda: iter(np.split(x, [100, 200]))) if in_pieces else ArraySource(x, np.ones(len(x)))
+    mixed, sturdy = (climb(start, rows, rules, 500, step) for step in (EM(), EM().sturdier()))
+    assert STURDY.suits(*at(mixed, x))
+    assert not COMPLETE.suits(*at(mixed, x))
+    np.testing.assert_array_equal(mixed.status, sturdy.status)
+    np.testing.assert_allclose(mixed.n_steps, sturdy.n_steps, atol=1)
+    np.testing.assert_allclose(mixed.objective, sturdy.objective, rtol=1e-9)
+    np.testing.assert_allclose(mixed.point.covariances, sturdy.point.covariances, rtol=1e-6)
+
+
+def at(search, x):
+    """What an engine is asked about the end of a search."""
+    with jax.enable_x64(True):
+        return jax.vmap(jg.GMM.components)(search.point), jnp.asarray(x.mean(0)), jnp.ones(len(search.status), bool)
+
+
 @dataclass(frozen=True)
 class Gaps(Engine):
     """An observation pattern: rows of which some entries are missing (NaN), for families of variances."""
@@ -48,7 +85,7 @@ class Gaps(Engine):
         of_entries = jnp.log(components.factor.whitener) - (jnp.log(2 * jnp.pi) + y**2) / 2
         return jnp.log(components.weights) + jnp.where(jnp.isnan(x)[:, None], 0, of_entries).sum(-1)
 
-    def sums(self, components, x, weight, centre, running, expanded):
+    def sums(self, components, x, weight, centre, expanded=None):
         def of_start(c):
             joint, missing = self.log_joint(c, x), jnp.isnan(x)[:, None]
             r = weight[:, None] * jax.nn.softmax(joint, axis=-1)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.loop import Proposal, Rules, Search
 from jaxgmm.model import random_scale
-from jaxgmm.model.engines import batched_e_step, expand_whole
+from jaxgmm.model.engines import COMPLETE, STURDY, Engine
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, scale_power
 from jaxgmm.model.random_scale import Terms
@@ -52,10 +52,12 @@ class Ascent(NamedTuple):
     Attributes:
         family: of covariances.
         weights: name of the prior of the weights.
+        engine: how rows are summed over.
     """
 
     family: str
     weights: str
+    engine: Engine = COMPLETE
 
     @property
     def stopping(self) -> str:
@@ -68,7 +70,7 @@ class Ascent(NamedTuple):
 
     def expand(self, search: Search, x: Array, rules: Rules) -> Array | None:
         """The expanded rows, where they fit in one block."""
-        return expand_whole(get_family(self.family).structure, search.statistics.sums.shape, x, rules.shared)
+        return self.engine.expand(get_family(self.family).structure, search.statistics.sums.shape, x, rules.shared)
 
     def propose(self, search: Search, rules: Rules) -> Proposal:
         """Q given what its predecessor expected of the allocations, and q(s) given its predecessor."""
@@ -84,17 +86,23 @@ class Ascent(NamedTuple):
 
         return jax.vmap(of_start)(point, *rules.own), jnp.zeros(point.rate.shape, bool)
 
-    def sums(
-        self, ready: Expected, x: Array, weight: Array, rules: Rules, counted: Bool[Array, " R"], expanded: PyTree
-    ) -> Statistics:
+    def suits(self, ready: Expected, rules: Rules, counted: Bool[Array, " R"]) -> Bool[Array, ""]:
+        """Whether the engine keeps their digits."""
+        return self.engine.suits(ready.components, rules.shared, counted)
+
+    def sturdier(self) -> Self:
+        """With the engine that does."""
+        return self._replace(engine=STURDY)
+
+    def sums(self, ready: Expected, x: Array, weight: Array, rules: Rules, expanded: PyTree) -> Statistics:
         """The E-step under these expectations."""
-        return batched_e_step(ready.components, x, weight, rules.shared, counted, expanded)
+        return self.engine.sums(ready.components, x, weight, rules.shared, expanded)
 
     def judge(self, point: PyTree, ready: Expected, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
         """The evidence bound, nats."""
         return statistics.log_likelihood - ready.divergence, False
 
-    def remember(self, search: Search, proposal: Proposal, ready: Expected, accepted: PyTree, running: PyTree) -> None:
+    def remember(self, search: Search, proposal: Proposal, ready: Expected, accepted: PyTree) -> None:
         """Nothing."""
 
 
@@ -147,5 +155,5 @@ def _padded(prior: Prior, n_components: int, capacity: int, step: Ascent, dtype:
 @functools.partial(jax.jit, static_argnums=2)
 def statistics_under(gmms: GMM, data: ArraySource, family: str, centre: Float[Array, " D"]) -> Statistics:
     """E-step of R mixtures: where coordinate ascent starts from them."""
-    components, running = jax.vmap(GMM.components)(gmms), jnp.ones(gmms.weights.shape[0], bool)
-    return data.reduce(lambda x, w: batched_e_step(components, x, w, centre, running))
+    components = jax.vmap(GMM.components)(gmms)
+    return data.reduce(lambda x, w: STURDY.sums(components, x, w, centre))
