@@ -1,6 +1,8 @@
 """What a user has switched on in JAX to find mistakes of their own stands in no one's way, and stays on."""
 
 import contextlib
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -65,6 +67,24 @@ def _dumped(folder):
         yield
     finally:
         jax.config.update("jax_dump_ir_to", "")
+
+
+NUMPYRO_LATER = """
+import jax, numpy as np, jaxgmm as jg
+x, key = np.random.default_rng(0).normal(size=(30, 1)), jax.random.key(0)
+jg.fit(x, 1, key=key, n_init=1)
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+import numpyro
+jg.fit(x, 1, key=key, n_init=1)
+print([name for name in compiled if "backend_compile" in name])
+"""
+
+
+def test_what_is_compiled_stays_so_when_numpyro_is_imported():
+    """A posterior after a fit imports it; another fit then finds its programs."""
+    done = subprocess.run([sys.executable, "-c", NUMPYRO_LATER], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_the_guard_stays_on():

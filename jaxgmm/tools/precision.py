@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.experimental.pallas  # NumPyro imports it: its settings, added later, would have every program compiled again
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
