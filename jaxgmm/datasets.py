@@ -157,7 +157,7 @@ def load_diabetes() -> Dataset:
 def load_penguins() -> Dataset:
     """Palmer penguins, (344, 4), mm and g, with two rows of NaN; labels: species, island, sex, year.
 
-    Missing values aren't supported by `fit` yet; drop their rows first, and those of the labels with them.
+    Nothing was measured of these two: drop them, and their labels.
 
     Example:
         >>> import numpy as np

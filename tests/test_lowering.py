@@ -10,6 +10,7 @@ from jaxgmm.fitting import batch, group_batch, loop
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(60, 2)) + 6 * np.repeat([[0], [1]], 30, axis=0)
+GAPPY = np.where(np.arange(120).reshape(60, 2) % 7, X, np.nan)
 GMM = jg.GMM([0.5, 0.5], [[0.0, 0.0], [6.0, 6.0]], [np.eye(2)] * 2)
 FEW = {"key": KEY, "n_draws": 10, "n_warmup": 5}
 # program: where it is looked up, its static arguments, a call that uses it
@@ -17,6 +18,9 @@ PROGRAMS = {
     "EM": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
     "EM of shared axes": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, family="EVE", n_init=2)),
     "EM of axes of their own": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, family="VEV", n_init=2)),
+    "EM of rows with gaps": (loop, "_advance", lambda: jg.fit(GAPPY, 2, key=KEY, n_init=2)),
+    "EM of rows with errors": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2, error_covariances=X * 0 + 0.1)),
+    "EM of many weights": (loop, "_advance", lambda: jg.posterior(X, GMM, method="weighted-likelihood", key=KEY, n_draws=5)),
     "starts": (batch, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
     "EM of groups": (loop, "_advance", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),
     "starts of groups": (group_batch, "seeded_groups", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),

@@ -60,6 +60,7 @@ def test_calls_of_the_table(monkeypatch):
         monkeypatch.setattr(jg, name, functools.partial(getattr(jg, name), **few), raising=False)
     monkeypatch.setattr(jg, "compare", functools.partial(jg.compare, families=["full"], n_components=[1, 2]), raising=False)
     names["tree"] = tree = jg.posterior(x, fit, method="gibbs", key=key)
+    names["errors"], names["gappy"] = np.ones(x.shape), np.where(np.arange(x.size).reshape(x.shape) % 7, x, np.nan)
     called = {"pi": "weights", "mu": "means", "Sigma": "covariances"}
     names["mcmc"] = {own: tree["posterior"][name].values for own, name in called.items()}
     rows = re.search(r"^\| I want to \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)[0].splitlines()[2:]
@@ -70,6 +71,10 @@ def test_calls_of_the_table(monkeypatch):
             assert code.split()[1] in {command.name or command.callback.__name__ for command in cli.app.registered_commands}
         else:
             exec(code, dict(names))
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.findall(r"\| [A-Z]+_[A-Z]+ \||TODO", README)
 
 
 def test_set_up_commands_are_what_ci_runs():

@@ -15,7 +15,8 @@ class Method(NamedTuple):
         function: "module:name", imported when it is needed. Of a chain, `name(problem, key, schedule, n_chains, **options)`;
             of an approximation, `name(problem, key, n_draws, n_chains, **options)`. Both return `Draws`. An approximation that
             has a keyword `report` is told whom to tell of its progress.
-        kind: "chain", judged by r-hat and ESS and kept in checkpoints; or "approximation", judged by Pareto k-hat.
+        kind: "chain", judged by r-hat and ESS and kept in checkpoints; or "approximation", judged by Pareto k-hat, if its draws
+            have a density.
         n_warmup: steps of a chain that are thrown away unless the caller says how many; None: it has no warm-up.
         options: the keyword arguments that are its own, as the function orders them.
     """
@@ -39,6 +40,9 @@ METHODS = {
     ),
     "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation"),
     "vb": Method("jaxgmm.bayes.variational.draws:vb", "approximation", options=("rtol", "max_steps")),
+    "weighted-likelihood": Method(
+        "jaxgmm.bayes.samplers.weighted_likelihood:weighted_likelihood", "approximation", options=("rtol", "max_steps")
+    ),
 }
 
 

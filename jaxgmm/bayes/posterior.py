@@ -67,13 +67,16 @@ def posterior(
     - "vb": variational Bayes by coordinate ascent from the fit, see `fit_vb`; allocations are independent of parameters in
       it, so its intervals are too narrow where components overlap. Its `elbo` is exact.
 
-    The last three are approximations: they carry Pareto k-hat, and warn where it says that they are not to be trusted. Labels
-    may switch in all of them but "laplace", "svi" and "vb": see `relabel`.
+    - "weighted-likelihood": the weighted likelihood bootstrap (Newton & Raftery 1994), each draw the mode of randomly weighted
+      rows: its spread is also right where components aren't Gaussian, but it is that of modes, whose sds are small.
+
+    "svi", "laplace" and "vb" carry Pareto k-hat, and warn where it says that they are not to be trusted. Labels
+    may switch in all of them but "laplace", "svi", "vb" and "weighted-likelihood": see `relabel`.
 
     Args:
         x: (N, D), the rows of the fit; a frame's columns are matched by name.
         fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one.
-        method: "nuts", "gibbs", "svi", "laplace" or "vb".
+        method: "nuts", "gibbs", "svi", "laplace", "vb" or "weighted-likelihood".
         key: a PRNG key.
         n_draws: draws of each chain.
         n_chains: chains, at least 2 for "nuts" and "gibbs".
@@ -90,7 +93,8 @@ def posterior(
             where nothing is kept.
         keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
         **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `thin` for "gibbs"; `guide`,
-            `n_steps`, `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb".
+            `n_steps`, `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb" and
+            "weighted-likelihood".
 
     Returns:
         DataTree with the groups posterior, allocations, sample_stats, observed_data, constant_data, and those asked for. Rows
@@ -102,7 +106,7 @@ def posterior(
         TypeError, ValueError: settings or data that can't be used, or data that aren't those of the fit.
 
     Warns:
-        FitWarning: an approximation with k-hat above 0.7.
+        FitWarning: an approximation with k-hat above 0.7; draws of "weighted-likelihood" that did not converge.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -200,6 +204,8 @@ def _resolve(
     """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
     if isinstance(fit, Fit):
         gmm, fitted_to = fit.gmm, fit.fingerprint
+        if fit.with_errors:
+            raise UserError("fit was made with error_covariances, which posterior doesn't take: fit x as measured.")
         if prior is None and fit.prior is None:
             raise UserError(
                 "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."

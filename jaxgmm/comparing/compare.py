@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import jax
@@ -17,17 +17,21 @@ from jaxtyping import Array, Float
 from jaxgmm.comparing.comparison import Comparison, Row
 from jaxgmm.covariance import FAMILIES, check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data.moments import Moments
+from jaxgmm.data.observed import ObservedSource, arrange, check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.batch import Model, Settings, account, climb_models, in_weight, model_key, pad, rows_per_weight
+from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.fit import Change, check_rows_for, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status
-from jaxgmm.model.answers import log_prob_and_complete
+from jaxgmm.model.answers import Rows, log_prob_and_complete
 from jaxgmm.model.criteria import Scores
 from jaxgmm.model.default_prior import check_name, not_a_prior
+from jaxgmm.model.engines import COMPLETE
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import rows_present
@@ -39,6 +43,9 @@ from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_st
 
 if TYPE_CHECKING:
     from jaxgmm.bayes.variational.bounds import Bound
+
+type RowsOf = Callable[[Array], ArraySource | ObservedSource]  # the data, given weights of the rows
+type PlacesOf = Callable[[Array], tuple[Rows, Array]]  # the rows that are scored, and a weight for each place of them
 
 
 @keywords(
@@ -70,7 +77,7 @@ def compare(
     the prior: they are those of the likelihood at the fit, and with `prior=None` those of mclust with the sign changed.
 
     Args:
-        x: (N, D), finite, N >= 2; an array, or a frame, whose column names the fits keep.
+        x: (N, D), N >= 2; an array, or a frame, whose column names the fits keep. NaN is a missing value, as for `fit`.
         families: of the covariances, by scikit-learn's names or mclust's; "all": its fourteen.
         n_components: the K to fit, increasing: `range(1, 10)`.
         key: a PRNG key.
@@ -113,7 +120,7 @@ def compare(
     """
     host_only("compare", x, sample_weight, key)
     check_key(key)
-    source = as_source(x, sample_weight, min_rows=2)
+    source = as_source(x, sample_weight, min_rows=2, missing=True)
     names, counts = _check_families(families), _check_counts(n_components)
     check_rows_for(counts[-1], source.n_present)
     if init not in METHODS:
@@ -130,13 +137,18 @@ def compare(
             f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "
             f"by {np.count_nonzero(source.weight)}, the number of rows."
         )
+    partly = has_gaps(source.x)
+    if partly and (loo or elbo):
+        raise UserError(f"x has missing values, which {'loo' if loo else 'elbo'}=True doesn't take: use held_out_folds.")
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
+    if partly:
+        _check_gaps(source, folds)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     data_id = fingerprint(source)
     with precision.scope(dtype):
         keys = {family: [model_key(key, family, k) for k in counts] for family in names}
-        x = on_device(source).x
-    weight, folds = pad_rows(source.weight, len(x)), None if folds is None else pad_rows(folds, len(x))
+        rows_of, places_of, weight = _arranged(source, dtype) if partly else _padded(source)
+    folds = None if folds is None else pad_rows(folds, len(weight))
 
     rows: list[Row] = []
     with precision.scope(dtype), reporter(progress, "compare", "family") as report:
@@ -144,12 +156,13 @@ def compare(
             if report is not None:
                 report.say(family)
                 report(done, len(names))
-            settings = Settings(family, init, n_init, float(rtol), max_steps)
-            sweep = _Sweep(x, source.feature_names, counts, prior, per_weight, settings, dtype, out)
+            settings = Settings(family, init, n_init, float(rtol), max_steps, EM(engine=OBSERVING if partly else COMPLETE))
+            sweep = _Sweep(rows_of, places_of, counts, prior, per_weight, settings, dtype, out)
             rows += sweep.rows(weight, keys[family], folds, data_id, elbo)
         if report is not None:
             report(len(names), len(names))
-    rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out)) for row in rows]
+    missing = n_missing(source) if partly else 0
+    rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out, missing)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
     if loo:
@@ -157,13 +170,33 @@ def compare(
     return comparison
 
 
+def _padded(source: ArraySource) -> tuple[RowsOf, PlacesOf, Array]:
+    """What makes the data of weights, and the weights of all rows: padded."""
+    x = on_device(source).x
+
+    def rows_of(weight: Array) -> ArraySource:
+        return ArraySource(x, jax.device_put(weight), source.feature_names)
+
+    return rows_of, lambda weight: (x, weight), pad_rows(source.weight, len(x))
+
+
+def _arranged(source: ArraySource, dtype: np.dtype) -> tuple[RowsOf, PlacesOf, Array]:
+    """The same for rows with gaps."""
+    whole = arrange(source, None)
+    return (
+        lambda weight: whole.weighted(weight, dtype),
+        lambda weight: (whole.rows, whole.spread(weight).reshape(-1)),
+        source.weight,
+    )
+
+
 class _Sweep:
     """The models of one family, for rows that are fitted with several weights: all of them, or all but a fold."""
 
     def __init__(
         self,
-        x: Array,
-        names: tuple[str, ...] | None,
+        rows_of: RowsOf,
+        places_of: PlacesOf,
         counts: Sequence[int],
         prior: str | Change | None,
         per_weight: float,
@@ -171,7 +204,8 @@ class _Sweep:
         dtype: np.dtype,
         out: np.dtype,
     ) -> None:
-        self.x, self.names, self.counts, self.prior, self.settings = x, names, counts, prior, settings
+        self.rows_of, self.places_of = rows_of, places_of
+        self.counts, self.prior, self.settings = counts, prior, settings
         self.per_weight, self.dtype, self.out = per_weight, dtype, out
 
     def rows(self, weight: Array, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
@@ -183,7 +217,7 @@ class _Sweep:
         family, rows, total = get_family(self.settings.family), [], moments.total_weight / self.per_weight
         for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
             predictive = None if held_out is None else float(held_out[i])
-            n_parameters = family.n_parameters(k, self.x.shape[1])
+            n_parameters = family.n_parameters(k, moments.mean.size)
             bound = bounds.get(i)
             evidence = bound.log_evidence if bound else np.nan if elbo else None
             scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, total, predictive, None, evidence)
@@ -195,10 +229,9 @@ class _Sweep:
         """A fit for each K; the status instead where there is none."""
         family = self.settings.family
         weight = weight if self.per_weight == 1 else weight * self.per_weight
-        data = ArraySource(self.x, jax.device_put(weight))
-        moments = column_moments(data.x, data.weight, get_family(family).structure.dense, self.dtype)
-        source = ArraySource(self.x, weight, self.names)
-        n_rows = int((np.asarray(weight) > 0).sum())
+        data = self.rows_of(weight)
+        moments = data.moments(get_family(family).structure.dense, self.dtype)
+        n_rows = data.n_present
         possible = [i for i, k in enumerate(self.counts) if k <= n_rows]  # fewer than all, without a fold
         models = {}
         for i in reversed(possible):  # those that take longest first
@@ -208,7 +241,7 @@ class _Sweep:
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):
             try:
-                fits[i] = in_weight(account(search, model, self.settings, source, self.out, data_id), self.per_weight)
+                fits[i] = in_weight(account(search, model, self.settings, data, self.out, data_id), self.per_weight)
             except FitError:
                 fits[i] = Status(int(np.asarray(search.status)[0]))
         return fits, moments
@@ -221,7 +254,8 @@ class _Sweep:
             padded = [pad(fits[i].gmm, self.counts[-1], self.dtype) for i in usable]  # type: ignore[union-attr]
             padded += padded[:1] * (len(fits) - len(usable))  # one shape whatever fails, one compilation
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-            sums[usable] = np.asarray(_sums(stacked, self.x, np.asarray(weight, self.dtype), self.dtype))[: len(usable)]
+            rows, own = self.places_of(on_host(np.asarray(weight, self.dtype)))
+            sums[usable] = np.asarray(_sums(stacked, rows, own, self.dtype))[: len(usable)]
         return sums
 
     def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Array) -> "dict[int, Bound]":
@@ -231,7 +265,8 @@ class _Sweep:
         usable = {i: fit for i, fit in enumerate(fits) if isinstance(fit, Fit) and fit.status in USABLE}
         if not usable:
             return {}
-        data, own = ArraySource(self.x, jax.device_put(weight)), list(usable.values())
+        data, own = self.rows_of(weight), list(usable.values())
+        assert isinstance(data, ArraySource)  # `compare` has refused rows with gaps
         found = bounds_from(own, data, moments, rtol=self.settings.rtol, max_steps=self.settings.max_steps, dtype=self.dtype)
         return dict(zip(usable, found, strict=True))
 
@@ -246,7 +281,7 @@ class _Sweep:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _sums(gmms: GMM, x: Array, weight: Array, dtype: np.dtype) -> Float[Array, "M 2"]:
+def _sums(gmms: GMM, x: Rows, weight: Array, dtype: np.dtype) -> Float[Array, "M 2"]:
     def of_model(gmm: GMM) -> Float[Array, " 2"]:
         values = log_prob_and_complete(gmm, x, dtype, rows_present(weight))
         return jnp.where(weight[:, None] > 0, weight[:, None] * values, 0).sum(0)
@@ -254,9 +289,17 @@ def _sums(gmms: GMM, x: Array, weight: Array, dtype: np.dtype) -> Float[Array, "
     return lax.map(of_model, jax.tree.map(jnp.asarray, gmms))
 
 
-def _as_configured(fit: Fit, out: np.dtype) -> Fit:
-    """The fit with parameters as the caller's configuration of JAX has them."""
-    return dataclasses.replace(fit, gmm=precision.as_parameters(fit.gmm, out))
+def _as_configured(fit: Fit, out: np.dtype, missing: int) -> Fit:
+    """The fit with parameters as the caller's configuration of JAX has them, and how many values were missing."""
+    return dataclasses.replace(fit, gmm=precision.as_parameters(fit.gmm, out), n_missing=missing)
+
+
+def _check_gaps(source: ArraySource, folds: np.ndarray | None) -> None:
+    """Raises ValueError where all rows, or all but a fold, lack a column."""
+    present = np.asarray(source.weight) > 0
+    check_columns(source, present)
+    for fold in range(0 if folds is None else folds.max() + 1):
+        check_columns(source, present & (folds != fold), f" without one of the held_out_folds, which are {folds.max() + 1}")  # type: ignore[union-attr]
 
 
 def _status(fit: Fit | Status) -> Status:

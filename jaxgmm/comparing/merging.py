@@ -11,7 +11,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.coercion import Mixture, about_rows
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import reduce_rows
@@ -146,7 +146,7 @@ def merge_components(
         >>> merging.choose(), merging.partition[1].tolist()
         (2, [0, 0, 1])
     """
-    gmm = as_gmm(gmm)
+    gmm = about_rows(gmm, "merge_components")
     host_only("merge_components", x, sample_weight, gmm)
     check_single(gmm.weights, "jg.merge_components(g, x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)

@@ -62,6 +62,14 @@ class Dense:
         product = factor.scale @ mT(factor.scale)
         return (product + mT(product)) / 2
 
+    def matrices(self, factor: Factor, shape: tuple[int, ...]) -> Float[Array, "K D D"]:
+        """The covariances of K components in D dimensions, `shape`, as matrices."""
+        return jnp.broadcast_to(self.multiply(factor), (*shape, shape[-1]))
+
+    def gather(self, scatter: Float[Array, "K D D"]) -> Array:
+        """What is kept of the scatter of each component."""
+        return scatter
+
     def flaw(self, covariances: np.ndarray, n_features: int) -> str:
         """Which of the covariances isn't a covariance, in words; empty if all are."""
         for index, matrix in enumerate(covariances.reshape(-1, n_features, n_features)):
@@ -227,6 +235,9 @@ class Pooled(Dense):
 
     def share(self, scatter: Array, counts: Array) -> Array:
         return scatter
+
+    def gather(self, scatter: Float[Array, "K D D"]) -> Array:
+        return scatter.sum(0)
 
     def colour(self, scale: Array, labels: Array, noise: Array) -> Array:
         return noise @ scale.T

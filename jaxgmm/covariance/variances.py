@@ -46,6 +46,12 @@ class Diagonal:
     def multiply(self, factor: Factor) -> Array:
         return factor.scale**2
 
+    def matrices(self, factor: Factor, shape: tuple[int, ...]) -> Float[Array, "K D D"]:
+        return jnp.broadcast_to(factor.scale**2, shape)[..., None] * jnp.eye(shape[-1], dtype=factor.scale.dtype)
+
+    def gather(self, scatter: Float[Array, "K D D"]) -> Array:
+        return jnp.diagonal(scatter, axis1=-2, axis2=-1)
+
     def flaw(self, covariances: np.ndarray, n_features: int) -> str:
         least = covariances.min()
         return "" if least > 0 else f"the least variance is {least:g}"
@@ -140,6 +146,9 @@ class Isotropic(Diagonal):
 
     def multiply(self, factor: Factor) -> Array:
         return factor.scale[:, 0] ** 2
+
+    def gather(self, scatter: Float[Array, "K D D"]) -> Array:
+        return jnp.trace(scatter, axis1=-2, axis2=-1)
 
     def n_blocks(self, n_features: int) -> int:
         return 1

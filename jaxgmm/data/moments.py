@@ -162,6 +162,6 @@ def column_steps(x: object, weight: Numbers | None) -> np.ndarray:
         x = x[: min(x.shape[0], 1 << int(present[-1]).bit_length())]  # a few lengths, not each its own
     rows = np.sort(np.asarray(x)[present].astype(float), axis=0)
     gaps = np.diff(rows, axis=0)
-    rounding = 4 * np.finfo(float).eps * np.abs(rows).max(0)
+    rounding = 4 * np.finfo(float).eps * np.fmax.reduce(np.abs(rows))  # NaN, a missing value, is left out
     least = np.where(gaps > rounding, gaps, np.inf).min(0, initial=np.inf)
     return np.where(np.isfinite(least), least, 0)

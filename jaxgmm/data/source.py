@@ -14,7 +14,7 @@ from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.types import Numbers
-from jaxgmm.tools.validation import check_rows, check_weights
+from jaxgmm.tools.validation import check_rows, check_seen, check_weights
 
 _ROWS_HASHED = 65536
 
@@ -140,14 +140,16 @@ def as_source(
     *,
     min_rows: int = 1,
     feature_names: Sequence[str] | None = None,
+    missing: bool = False,
 ) -> ArraySource:
     """An array or frame and its weights, checked, as a source.
 
     Args:
-        x: (N, D), finite.
+        x: (N, D), finite but for what is missing.
         sample_weight: (N,), non-negative, default 1.
         min_rows: the fewest rows, and the fewest of positive weight, that make sense.
         feature_names: the columns, where they are known: those of a frame are put in this order. Default: a frame's own.
+        missing: as for `check_rows`.
 
     Raises:
         TypeError, ValueError: as `validation.check_rows` and `validation.check_weights`.
@@ -158,17 +160,19 @@ def as_source(
         np.float64(2.0)
     """
     names = frames.feature_names(x) if feature_names is None else tuple(feature_names)
-    rows = check_rows(x, "x", feature_names=names, min_rows=min_rows)
+    rows = check_rows(x, "x", feature_names=names, min_rows=min_rows, missing=missing)
     weight: Any = check_weights(sample_weight, rows.shape[0])
     if weight is not None and (np.asarray(weight) > 0).sum() < min_rows:
         raise UserError(f"sample_weight is positive for fewer than {min_rows} rows; a covariance needs more.")
     if weight is None:
         weight = np.ones(rows.shape[0], rows.dtype)
+    if missing:
+        check_seen(rows, np.asarray(weight) > 0)
     return ArraySource(rows, weight, names)
 
 
-def fingerprint(source: Source) -> str:
-    """16 hex digits that tell one data set from another: a hash of shape, rows and weights, as float64.
+def fingerprint(source: Source, errors: np.ndarray | None = None) -> str:
+    """16 hex digits that tell one data set from another: a hash of shape, rows, weights and errors, as float64.
 
     Rows of another dtype that hold the same numbers, or that come in other pieces, have the same fingerprint.
     """
@@ -178,4 +182,6 @@ def fingerprint(source: Source) -> str:
             rows = np.asarray(part[which])
             for first in range(0, len(rows), _ROWS_HASHED):
                 digest.update(np.ascontiguousarray(rows[first : first + _ROWS_HASHED], np.float64))
+    if errors is not None:
+        digest.update(np.ascontiguousarray(errors, np.float64))
     return digest.hexdigest()

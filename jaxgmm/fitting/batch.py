@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxgmm.covariance import Family, get_family
-from jaxgmm.data import ArraySource, Source
+from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments, rows_of_frequencies
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared
@@ -267,10 +267,10 @@ def _given_start(
     if isinstance(given, GMM):
         start = given
     else:
-        assert isinstance(data, ArraySource)  # `resolve_init` has refused others
+        rows = data.some_rows(model.key, data.n_samples)
         own = None if model.prior is None else as_dtype(model.prior, dtype)
-        assigned = on_host(np.asarray(pad_rows(given, data.n_samples)))
-        start = assigned_start(data.x, data.weight, assigned, rules.shared.centre, model.n_components, family, own)
+        assigned = on_host(np.asarray(pad_rows(given, rows.n_samples)))
+        start = assigned_start(rows.x, rows.weight, assigned, rules.shared.centre, model.n_components, family, own)
     return jax.tree.map(lambda leaf: leaf[None], pad(start, capacity, dtype))
 
 

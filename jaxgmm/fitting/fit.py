@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, Pieces, Source, as_source, fingerprint
 from jaxgmm.data.moments import Moments, rows_of_frequencies
+from jaxgmm.data.observed import arrange, check_errors, errors_in_order, has_gaps, n_missing
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models, in_weight, rows_per_weight
 from jaxgmm.fitting.em_step import EM
@@ -18,9 +19,11 @@ from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
 from jaxgmm.tools import precision
@@ -49,6 +52,7 @@ def fit(
     rtol: float = 1e-8,
     max_steps: int = 500,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    error_covariances: Errors = None,
     fixed: Sequence[str] = (),
     stopping: str = "relative",
     acceleration: str | None = None,
@@ -62,9 +66,9 @@ def fit(
     likelihood has no maximum, and a start that falls into such a hole ends as `Status.collapsed`, at its last finite point.
 
     Args:
-        x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, or a frame of pandas, polars, pyarrow or xarray,
-            whose column names the mixture keeps; or `jaxgmm.data.Pieces`. With a GMM that has names as `init`, columns are put
-            in its order.
+        x: (N, D), N >= 2; an array of any float dtype, numpy or JAX, or a frame of pandas, polars, pyarrow or xarray, whose
+            column names the mixture keeps; or `jaxgmm.data.Pieces`. With a GMM that has names as `init`, columns are put in its
+            order. NaN is a missing value, taken as missing at random: EM is exact, whatever the pattern (Little & Rubin 2002).
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.
         family: "full", "tied", "diag", "spherical", or any of mclust's fourteen, such as "VEV". With a GMM as `init`, its
@@ -78,6 +82,9 @@ def fit(
         max_steps: the most EM steps of a start.
         sample_weight: (N,), non-negative; 2 is a row twice, 0 no row. Weights that add up to 1 are frequencies: the default
             prior is one of as many rows as have some, and what is reported is in nats of the weights as given.
+        error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, in squared units: the
+            mixture is that of the rows without errors (extreme deconvolution; Bovy, Hogg & Roweis 2011). The default prior and
+            the starts are made of the rows as they are.
         fixed: parameters to keep at the values of a GMM given as `init`: of "weights", "means", "covariances". Exact.
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
@@ -105,30 +112,37 @@ def fit(
         >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
         ('converged', [0.36, 0.64])
     """
-    host_only("fit", x, sample_weight, key, instead="; e_step and m_step work inside")
+    host_only("fit", x, sample_weight, error_covariances, key, instead="; e_step and m_step work inside")
     check_key(key)
     source = _source_of(x, sample_weight, names_in(init))
+    errors = _errors_of(error_covariances, x, source)
     given, n_components, family = resolve_init(init, n_components, family, source)
     n_starts = check_count(n_init, "n_init")
     if given is not None:
         n_starts = 1
     max_steps = check_steps(max_steps)
     step = step_of(check_fixed(fixed), stopping, acceleration, given)
+    partly = isinstance(source, ArraySource) and (errors is not None or has_gaps(source.x))
+    if partly:
+        step = dataclasses.replace(step, engine=OBSERVING)
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
 
     settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step)
-    data_id, rows = fingerprint(source), rows_per_weight(prior, source)
+    data_id, rows = fingerprint(source, errors), rows_per_weight(prior, source)
     watched = False if callback is not None and progress == "auto" else progress
     with precision.scope(dtype), reporter(watched, "fit") as report:
-        data = source
+        data: Source = source
         if isinstance(source, ArraySource):
             source = source if rows == 1 else dataclasses.replace(source, weight=source.weight * rows)
-            data = on_device(source)
+            data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, _told(callback, report))
     fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
+    if partly:
+        assert isinstance(source, ArraySource)
+        fitted = dataclasses.replace(fitted, n_missing=n_missing(source), with_errors=errors is not None)
     if not fitted.converged:
         warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=3)
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
@@ -155,10 +169,20 @@ def names_in(init: object) -> tuple[str, ...] | None:
     return as_gmm(init).feature_names if isinstance(init, Mixture) else None
 
 
+def _errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarray | None:
+    """The errors of rows in memory, checked, with features in the order of the source's."""
+    if error_covariances is None:
+        return None
+    if not isinstance(source, ArraySource):
+        raise UserError("error_covariances are given, but x comes in pieces, which have none: put the rows together.")
+    in_order = errors_in_order(error_covariances, x, source.feature_names)
+    return check_errors(in_order, source.x, np.asarray(source.weight) > 0)
+
+
 def _source_of(x: object, sample_weight: Float[ArrayLike, " N"] | None, names: tuple[str, ...] | None) -> Source:
     """Rows in memory or in pieces, checked; with the columns in the order of `names`, if they are known."""
     if not isinstance(x, Pieces):
-        return as_source(x, sample_weight, min_rows=2, feature_names=names)
+        return as_source(x, sample_weight, min_rows=2, feature_names=names, missing=True)
     if sample_weight is not None:
         raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
     pieces = x if names is None else dataclasses.replace(x, names=names)

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model import reading
+from jaxgmm.model.asking import Errors
+from jaxgmm.model.coercion import about_rows
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools.formatting import nats, number
@@ -131,6 +133,8 @@ class Fit(Readable, Hinting):
         fingerprint: of the rows and weights, by which `posterior` knows them again.
         expected_rows: (K,), sum_n w_n r_nk, in rows where weights add up to less than there are rows.
         total_weight: sum_n w_n, of the weights as they were given.
+        n_missing: values of the rows that were missing.
+        with_errors: whether the rows had errors of measurement, which the mixture is without.
     """
 
     gmm: GMM
@@ -144,6 +148,8 @@ class Fit(Readable, Hinting):
     fingerprint: str
     expected_rows: np.ndarray
     total_weight: float
+    n_missing: int = 0
+    with_errors: bool = False
 
     _elsewhere = OF_FITS | {name: f"gmm.{name}" for name in dir(GMM) if not name.startswith("_")}
 
@@ -165,17 +171,17 @@ class Fit(Readable, Hinting):
         """Of the mixture, in the shape of its family; squared units."""
         return self.gmm.covariances
 
-    def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
+    def predict(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Int[Array, " N"]:
         """The most probable component of each row: `gmm.predict`."""
-        return self.gmm.predict(x)
+        return about_rows(self, "predict", error_covariances).predict(x, error_covariances=error_covariances)
 
-    def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
+    def responsibilities(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, "N K"]:
         """p(component k given x_n): `gmm.responsibilities`."""
-        return self.gmm.responsibilities(x)
+        return about_rows(self, "responsibilities", error_covariances).responsibilities(x, error_covariances=error_covariances)
 
-    def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
+    def log_prob(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, " N"]:
         """Log density of each row, in nats: `gmm.log_prob`."""
-        return self.gmm.log_prob(x)
+        return about_rows(self, "log_prob", error_covariances).log_prob(x, error_covariances=error_covariances)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
         """Rows and the components they come from: `gmm.sample`."""
@@ -219,6 +225,8 @@ class Fit(Readable, Hinting):
                 f"log-likelihood {nats(self.log_likelihood)}, BIC {nats(self.bic)}, AIC {nats(self.aic)}, "
                 f"{counted(gmm.n_parameters, 'parameter')}",
                 self.restarts.in_words,
+                f"{counted(self.n_missing, 'value')} missing, taken as missing at random" if self.n_missing else "",
+                "a mixture of rows without their errors of measurement" if self.with_errors else "",
                 without_rows(self) if self.empty.any() else "",
             ),
             reading.table(numbers),

@@ -58,7 +58,7 @@ def initialise(
         sample_weight: (N,), non-negative; default 1.
 
     Raises:
-        TypeError, ValueError: as `fit`.
+        TypeError, ValueError: as `fit`; weights so large that the prior can't keep covariances from being singular.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -82,6 +82,12 @@ def initialise(
         counts = np.array([n_components])
         gmms = seeded_starts(data.x, data.weight, uniforms, moments.mean, scales, counts, init, family, each)
     start = precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
+    structure = get_family(family).structure
+    if prior is not None and (flaw := structure.flaw(np.asarray(start.covariances, float), source.n_features)):
+        raise UserError(
+            f"the start has no density ({flaw}): beside weights that add up to {source.total_weight:.3g} the prior is less "
+            "than rounding. Divide sample_weight by a number, or leave out columns that don't vary or are collinear."
+        )
     return start.named(source.feature_names)
 
 

@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from jaxgmm.model.mixture import GMM
-from jaxgmm.tools.errors import UserTypeError
+from jaxgmm.tools.errors import UserError, UserTypeError
 
 
 @runtime_checkable
@@ -36,3 +36,19 @@ def as_gmm(value: object, name: str = "gmm") -> GMM:
         f"{name} must be a GMM, or hold one as a Fit, a VariationalFit or a fitted estimator of jaxgmm.sklearn does, got "
         f"{type(value).__name__}."
     )
+
+
+def about_rows(value: object, call: str, errors: object = None) -> GMM:
+    """The mixture, to be asked about rows as they were measured.
+
+    Raises:
+        TypeError: no mixture.
+        ValueError: a fit of rows with errors of measurement, without those of the rows it is asked about.
+    """
+    gmm = as_gmm(value)
+    if errors is None and getattr(value, "with_errors", False):
+        raise UserError(
+            f"fit is of rows without their errors of measurement, but {call} is asked about rows with them: pass "
+            "error_covariances where it takes them, or fit.gmm, to be asked about rows without errors."
+        )
+    return gmm

@@ -5,6 +5,8 @@ float64 while means and rows lie within 1e8 squared sds of every component. *whi
 float32, and the fallback. A loop is compiled with one of them; it stops where that no longer suits, and goes on in the other.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,16 +69,19 @@ class Engine:
     ) -> Statistics:
         """Expected statistics of R mixtures given what was observed.
 
-        They share `centre`, hence the expanded rows: one matrix product serves all of them. `expanded` is what `expand` made
-        of these rows, if the caller has it.
+        They share `centre`, hence the expanded rows: one matrix product serves all of them. Weights are (N,), or (R, N) where
+        each mixture has its own; `expanded` is what `expand` made of these rows, if the caller has it.
         """
         n_starts, n_components, _ = components.means.shape
         block_size = short_blocks(choose_block_size(components.structure, n_components, x.shape, n_starts), x.shape[0])
-        arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size}
-        arguments["n_rows"] = rows_present(weight)
+        own = weight.ndim == 2
+        n_rows = rows_present(weight.sum(0) if own else weight)
+        arguments: dict[str, Any] = {"x": x, "centre": centre, "block_size": block_size, "n_rows": n_rows}
+        e_step: Callable[..., Statistics] = functools.partial(e_step_moments, expanded=expanded)
         if self.sturdy or centre.dtype != jnp.float64:
-            return jax.vmap(lambda each: e_step_whitened(each, **arguments))(components)
-        return jax.vmap(lambda each: e_step_moments(each, **arguments, expanded=expanded))(components)
+            e_step = e_step_whitened
+        of_start = jax.vmap(lambda each, w: e_step(each, weight=w, **arguments), in_axes=(0, 0 if own else None))
+        return of_start(components, weight)
 
 
 COMPLETE = Engine()

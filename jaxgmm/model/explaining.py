@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.model import algebra
-from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.coercion import Mixture, about_rows
 from jaxgmm.model.density import with_shares
 from jaxgmm.model.engines import COMPLETE
 from jaxgmm.model.mixture import GMM
@@ -94,7 +94,7 @@ def explain(gmm: Mixture, x: Float[ArrayLike, "N D"]) -> Explanation:
         >>> jg.explain(gmm, [[3.0, 2.0]]).features.tolist()
         [[4.5, 0.5]]
     """
-    gmm = as_gmm(gmm)
+    gmm = about_rows(gmm, "explain")
     host_only("explain", x, gmm)
     check_single(gmm.weights, "jg.explain(g, x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
@@ -167,7 +167,7 @@ def density_level(gmm: Mixture, x: Float[ArrayLike, "N D"], *, key: Array, n_sam
         >>> jg.density_level(gmm, [[0.0], [1.96]], key=jax.random.key(0)).round(1).tolist()
         [0.0, 0.9]
     """
-    gmm = as_gmm(gmm)
+    gmm = about_rows(gmm, "density_level")
     host_only("density_level", x, gmm)
     check_single(gmm.weights, "jg.density_level(g, x, key=key)")
     check_key(key)

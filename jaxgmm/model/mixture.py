@@ -1,6 +1,6 @@
 """`GMM`: the parameter pytree that EM, MAP, variational inference and MCMC share, and what a mixture can answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance import Factor, get_family
-from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.model import algebra, answers, reading
+from jaxgmm.model.asking import Errors, ask, total
 from jaxgmm.model.density import Components, components_of
+from jaxgmm.model.imputing import impute
 from jaxgmm.model.requirements import are_of_mixtures, check_names, check_shapes, check_values, places_of
-from jaxgmm.tools import frames, precision
+from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import write_arrays
 from jaxgmm.tools.hints import OF_MIXTURES, Hinting
@@ -25,11 +26,8 @@ from jaxgmm.tools.validation import (
     check_count,
     check_key,
     check_path,
-    check_rows,
     check_single,
-    check_weights,
     floating,
-    in_jit,
     is_traced,
 )
 
@@ -180,14 +178,17 @@ class GMM(Readable, Hinting):
 
     # What it says about rows
 
-    def log_prob(self, x: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
+    def log_prob(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, " N"]:
         """Log density of each row, in nats.
 
         Args:
-            x: (N, D), finite, array or frame; or one row (D,), which gives a scalar.
+            x: (N, D), array or frame; or one row (D,), which gives a scalar. NaN is a missing value, which is summed
+                out; of traced rows it gives NaN, or any component.
+            error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, in squared units,
+                which are added to the components' own; not inside jit, vmap or grad.
 
         Raises:
-            ValueError: other columns, NaN or infinite entries.
+            ValueError: other columns, infinite entries, rows without a value, error covariances that can't be used.
 
         Example:
             >>> import jaxgmm as jg
@@ -195,22 +196,29 @@ class GMM(Readable, Hinting):
             >>> float(gmm.log_prob([[0.0, 0.0]])[0])
             -1.837877...
         """
-        return self._ask(answers.log_prob, x)
+        return ask(self, "log_prob", answers.log_prob, x, error_covariances)
 
-    def responsibilities(self, x: Float[ArrayLike, "N D"]) -> Float[Array, "N K"]:
+    def responsibilities(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, "N K"]:
         """p(component k given x_n); each row adds up to one. Arguments and errors as for `log_prob`."""
-        return self._ask(answers.responsibilities, x)
+        return ask(self, "responsibilities", answers.responsibilities, x, error_covariances)
 
-    def predict(self, x: Float[ArrayLike, "N D"]) -> Int[Array, " N"]:
+    def predict(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Int[Array, " N"]:
         """The most probable component of each row. Arguments and errors as for `log_prob`."""
-        return self._ask(answers.predict, x)
+        return ask(self, "predict", answers.predict, x, error_covariances)
 
-    def log_likelihood(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+    def log_likelihood(
+        self,
+        x: Float[ArrayLike, "N D"],
+        sample_weight: Float[ArrayLike, " N"] | None = None,
+        *,
+        error_covariances: Errors = None,
+    ) -> Any:
         """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n).
 
         Args:
             x: (N, D), as for `log_prob`.
             sample_weight: (N,), finite, not negative; 1 each by default.
+            error_covariances: as for `log_prob`.
 
         Returns:
             A float, or a traced scalar inside jit.
@@ -218,14 +226,34 @@ class GMM(Readable, Hinting):
         Raises:
             ValueError: rows or weights that can't be used.
         """
-        return self._total(lambda w, log_prob, complete: (w * log_prob).sum(), x, sample_weight)
 
-    def aic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        def formula(w: Any, log_prob: Any, complete: Any) -> Any:
+            return (w * log_prob).sum()
+
+        return total(self, "log_likelihood", formula, x, sample_weight, error_covariances)
+
+    def aic(
+        self,
+        x: Float[ArrayLike, "N D"],
+        sample_weight: Float[ArrayLike, " N"] | None = None,
+        *,
+        error_covariances: Errors = None,
+    ) -> Any:
         """Akaike's criterion, -2 log L + 2 p (Akaike 1974); smaller is better. Arguments and errors as for `log_likelihood`."""
         p = self.n_parameters
-        return self._total(lambda w, log_prob, complete: 2 * p - 2 * (w * log_prob).sum(), x, sample_weight)
 
-    def bic(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        def formula(w: Any, log_prob: Any, complete: Any) -> Any:
+            return 2 * p - 2 * (w * log_prob).sum()
+
+        return total(self, "aic", formula, x, sample_weight, error_covariances)
+
+    def bic(
+        self,
+        x: Float[ArrayLike, "N D"],
+        sample_weight: Float[ArrayLike, " N"] | None = None,
+        *,
+        error_covariances: Errors = None,
+    ) -> Any:
         """Bayesian information criterion, -2 log L + p log N (Schwarz 1978); smaller is better, mclust's sign changed.
 
         N is the total weight of the rows. Arguments and errors as for `log_likelihood`.
@@ -237,15 +265,63 @@ class GMM(Readable, Hinting):
             5.06204849...
         """
         p = self.n_parameters
-        return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * log_prob).sum(), x, sample_weight)
 
-    def icl(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> Any:
+        def formula(w: Any, log_prob: Any, complete: Any) -> Any:
+            return p * jnp.log(w.sum()) - 2 * (w * log_prob).sum()
+
+        return total(self, "bic", formula, x, sample_weight, error_covariances)
+
+    def icl(
+        self,
+        x: Float[ArrayLike, "N D"],
+        sample_weight: Float[ArrayLike, " N"] | None = None,
+        *,
+        error_covariances: Errors = None,
+    ) -> Any:
         """Integrated completed likelihood, BIC - 2 sum_n w_n log max_k r_nk (Biernacki, Celeux & Govaert 2000).
 
         Smaller is better; equals the negative of mclust's `icl`. Arguments and errors as for `log_likelihood`.
         """
         p = self.n_parameters
-        return self._total(lambda w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * complete).sum(), x, sample_weight)
+
+        def formula(w: Any, log_prob: Any, complete: Any) -> Any:
+            return p * jnp.log(w.sum()) - 2 * (w * complete).sum()
+
+        return total(self, "icl", formula, x, sample_weight, error_covariances)
+
+    def impute(
+        self,
+        x: Float[ArrayLike, "N D"],
+        *,
+        key: Array | None = None,
+        n_draws: int | None = None,
+        error_covariances: Errors = None,
+    ) -> Array:
+        """Rows whose missing values are filled in from what was seen of them; what was seen stays as it is.
+
+        Without a key by their expectation, sum_k r_k E[x_missing | x_seen, k]: the best single guess, but with less spread than
+        the values had. For what is computed from filled rows, draw some sets of them, and compute it from each (Rubin 1987).
+
+        Args:
+            x: (N, D), array or frame, or one row (D,); NaN is a missing value, and each row has one that isn't.
+            key: a PRNG key, for draws.
+            n_draws: M sets of rows, each missing value drawn given what was seen of its row.
+            error_covariances: as for `log_prob`; what is filled in is without errors.
+
+        Returns:
+            (N, D), columns as in `x`; with `n_draws` (M, N, D).
+
+        Raises:
+            TypeError: rows that are traced.
+            ValueError: rows that `log_prob` refuses; one of `key` and `n_draws` without the other.
+
+        Example:
+            >>> import numpy as np, jaxgmm as jg
+            >>> gmm = jg.GMM([1.0], [[0.0, 0.0]], [[[1.0, 0.8], [0.8, 1.0]]])
+            >>> gmm.impute([[2.0, np.nan]]).round(6).tolist()
+            [[2.0, 1.6]]
+        """
+        return impute(self, x, key, n_draws, error_covariances)
 
     # Mixtures made from it
 
@@ -338,35 +414,6 @@ class GMM(Readable, Hinting):
         names = None if self.feature_names is None else list(self.feature_names)
         write_arrays(path, arrays, header={"format": FORMAT, "kind": KIND, "family": self.family, "feature_names": names})
         return path
-
-    def _ask(self, question: Callable, x: object) -> Any:
-        check_single(self.weights, "g.log_prob(x)")
-        x = floating(frames.ordered(x, self.feature_names), "x")
-        if x.shape == (self.n_features,):
-            return self._ask(question, x[None])[0]
-        x = check_rows(x, "x", n_features=self.n_features)
-        dtype = precision.compute_dtype(x, self)
-        out = precision.answer_dtype(x, dtype)
-        with precision.scope(dtype):
-            if is_traced(x, self) or in_jit():
-                return question(precision.fresh(self), jnp.asarray(x), dtype, out)
-            n_rows = np.int32(x.shape[0])
-            said = first_rows(question(precision.fresh(self), jnp.asarray(padded_rows(x)), dtype, out, n_rows), x.shape[0])
-        return precision.keep(said)
-
-    def _total(self, total: Callable, x: Any, sample_weight: Float[ArrayLike, " N"] | None) -> Any:
-        check_single(self.weights, "g.bic(x)")
-        x = check_rows(x, "x", n_features=self.n_features, feature_names=self.feature_names)
-        weight = check_weights(sample_weight, x.shape[0])
-        dtype = precision.compute_dtype(x, self, weight)
-        with precision.scope(dtype):
-            if is_traced(x, self, weight) or in_jit():
-                weight = jnp.ones(x.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
-                return total(weight, *answers.log_prob_and_complete(precision.fresh(self), jnp.asarray(x), dtype).T)
-            rows, n_rows = jnp.asarray(padded_rows(x)), np.int32(x.shape[0])
-            values = first_rows(answers.log_prob_and_complete(precision.fresh(self), rows, dtype, n_rows), x.shape[0])
-            log_prob, complete = np.asarray(values).T
-            return float(total(np.ones(x.shape[0], dtype) if weight is None else np.asarray(weight, dtype), log_prob, complete))
 
 
 def _names_of(gmm: GMM, features: np.ndarray) -> tuple[str, ...] | None:

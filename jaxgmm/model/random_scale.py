@@ -72,6 +72,7 @@ def log_factor_and_expected(prior: ScaledPrior, terms: Terms) -> tuple[Float[Arr
     """Both, by one sum over the grid."""
     each = logits(prior, terms)
     peak = lax.stop_gradient(each.max())
+    peak = jnp.where(jnp.isfinite(peak), peak, 0)
     relative = jnp.exp(each - peak)
     total = relative.sum()
     return peak + jnp.log(total / N_STEPS), relative @ jnp.exp(log_grid(prior)) / total

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.data.padding import pad_rows, padded_rows
-from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.coercion import Mixture, about_rows, as_gmm
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
 from jaxgmm.model.mixture import GMM, PARAMETERS
@@ -65,7 +65,7 @@ def e_step(
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    gmm = as_gmm(gmm)
+    gmm = about_rows(gmm, "e_step")
     check_single(gmm.weights, "e_step(g, x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
     weight: Numbers | None = check_weights(sample_weight, rows.shape[0])

@@ -66,6 +66,17 @@ def ordered(x: object, names: Sequence[str] | None, name: str = "x") -> Any:
     return _select(x, [given.index(own) for own in names])
 
 
+def is_row(x: object) -> bool:
+    """Whether it is one row whose features may have names: a pandas Series."""
+    return _is(x, "pandas", ("Series",))
+
+
+def order_of_row(x: object, names: Sequence[str] | None) -> list[int] | None:
+    """Where in a named row each of `names` is; None where the row or the features have no names."""
+    own = _labels_of_row(x, names) if names is not None and is_row(x) else None
+    return None if own is None or names is None or set(own) != set(names) else [own.index(name) for name in names]
+
+
 def to_numbers(x: Any, name: str = "x") -> np.ndarray | None:
     """The columns of a frame, or a pandas Series, as a float array; NaN where a value is missing. None for anything else.
 

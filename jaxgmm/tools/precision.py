@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.experimental.pallas  # NumPyro imports it: its settings, added later, would have every program compiled again
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -20,6 +19,10 @@ from jaxtyping import Array, PyTree
 from jaxgmm.tools.forks import check_not_forked
 from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import in_jit, is_traced
+
+with contextlib.suppress(ImportError):
+    # NumPyro imports it: its settings, if they came later, would have every program compiled again.
+    import jax.experimental.pallas
 
 
 def result_dtype(x: Numbers) -> np.dtype:

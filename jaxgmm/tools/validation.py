@@ -100,8 +100,9 @@ def floating(x: ArrayLike, name: str) -> Array:
         except ValueError as error:
             raise UserError(f"{name} is not a rectangular array: {error}. Give every row the same length.") from None
     kind = array.dtype.kind
-    if np.ma.is_masked(x):
-        raise UserError(f"{name} is a masked array with masked entries. Missing values aren't supported yet: drop these rows.")
+    if np.ma.is_masked(x) and kind in "biuf":
+        array = np.ma.filled(np.ma.asarray(x).astype(array.dtype if kind == "f" else float), np.nan)
+        kind = "f"
     if kind in "biu" or (kind == "f" and array.dtype.itemsize > 8):
         array = array.astype(float)
     elif not array.dtype.isnative:
@@ -127,8 +128,9 @@ def check_rows(
     n_features: int | None = None,
     feature_names: Sequence[str] | None = None,
     min_rows: int = 1,
+    missing: bool = False,
 ) -> Float[Array, "N D"]:
-    """`x` as an (N, D) float array of finite numbers, as it came (numpy stays numpy, JAX stays JAX).
+    """`x` as an (N, D) float array of finite numbers, or of missing ones, as it came (numpy stays numpy, JAX stays JAX).
 
     Args:
         x: array-like or frame, (N, D).
@@ -136,10 +138,11 @@ def check_rows(
         n_features: the D that is asked for, if known.
         feature_names: the columns that are asked for, if they have names: a frame's are put in this order.
         min_rows: the fewest rows that make sense.
+        missing: NaN is a missing value, and allowed.
 
     Raises:
         TypeError: not real numbers.
-        ValueError: not two-dimensional, empty, too few rows, another D or other columns, NaN or infinite entries.
+        ValueError: not two-dimensional, empty, too few rows, another D or other columns, infinite entries, or NaN.
     """
     array = floating(frames.ordered(x, feature_names, name), name)
     if array.ndim == 1:
@@ -162,15 +165,28 @@ def check_rows(
         host = np.asarray(array)
         finite = _finite_rows(host)
         if not finite.all():
-            if np.isnan(host).any():
-                where = rows_named(np.isnan(host).any(axis=1))
-                way_out = f"{name}.dropna()" if hasattr(x, "dropna") else f"{name}[~np.isnan({name}).any(axis=1)]"
+            infinite = np.isinf(host).any(axis=1)
+            if infinite.any():
+                raise UserError(f"{name} has infinite values in {rows_named(infinite)}. Drop or clip them.")
+            gaps = np.isnan(host).any(axis=1)
+            if not missing:
+                whole = f"{name}.dropna()" if hasattr(x, "dropna") else f"{name}[~np.isnan({name}).any(axis=1)]"
+                ways = "drop these rows, or fill them in"
+                if name.isidentifier():
+                    ways = f"drop these rows, {whole}, or fill them in, {name} = fit({name}, ...).gmm.impute({name})"
                 raise UserError(
-                    f"{name} has missing values (NaN) in {where}. Missing values aren't supported yet: "
-                    f"drop these rows, {way_out}, or impute them."
+                    f"{name} has missing values (NaN) in {rows_named(gaps)}. fit, compare and a mixture's answers about rows "
+                    f"in memory take them, this doesn't: {ways}."
                 )
-            raise UserError(f"{name} has infinite values in {rows_named(~finite)}. Drop or clip them.")
     return array
+
+
+def check_seen(x: ArrayLike, present: np.ndarray | None = None) -> None:
+    """Raises ValueError where a row, of those that are present, has no value but NaN."""
+    nothing = np.isnan(np.asarray(x)).all(axis=1)
+    nothing = nothing if present is None else nothing & present
+    if nothing.any():
+        raise UserError(f"x has no value at all in {rows_named(nothing)}; that says nothing: drop such rows.")
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> Float[Array, " N"] | None:

@@ -160,7 +160,10 @@ def test_compare_by_what_needs_a_prior(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("posterior.method=hmc", "posterior.method should be 'nuts', 'gibbs', 'svi', 'laplace' or 'vb', got 'hmc'"),
+        (
+            "posterior.method=hmc",
+            "posterior.method should be 'nuts', 'gibbs', 'svi', 'laplace', 'vb' or 'weighted-likelihood', got 'hmc'",
+        ),
         ("posterior.n_draw=10", "unknown key 'posterior.n_draw'; did you mean 'posterior.n_draws'?"),
         ("posterior.n_draws=3", "posterior.n_draws should be greater than or equal to 4, got 3"),
         ("posterior.n_draws=1e3", "posterior.n_draws should be a valid integer, got 1000.0"),

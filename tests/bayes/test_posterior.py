@@ -1,4 +1,4 @@
-"""`posterior`: five methods, one density, one tree; and what it refuses."""
+"""`posterior`: six methods, one density, one tree; and what it refuses."""
 
 import arviz as az
 import jax
@@ -8,7 +8,7 @@ import pytest
 import jaxgmm as jg
 
 KEY = jax.random.key(0)
-METHODS = ("nuts", "gibbs", "svi", "laplace", "vb")
+METHODS = ("nuts", "gibbs", "svi", "laplace", "vb", "weighted-likelihood")
 
 
 def three_clusters(distance=1.0):
@@ -27,7 +27,7 @@ def fitted():
 def trees(fitted):
     """One tree of each method, relabelled; long enough for Monte-Carlo errors to be small."""
     x, fit = fitted
-    lengths = {"nuts": 500, "gibbs": 2000, "svi": 1000, "laplace": 1000, "vb": 1000}
+    lengths = {"nuts": 500, "gibbs": 2000, "svi": 1000, "laplace": 1000, "vb": 1000, "weighted-likelihood": 500}
     with jax.enable_x64(True):
         return {
             method: jg.relabel(jg.posterior(x, fit, method=method, key=jax.random.key(1), n_draws=n), fit.gmm)

@@ -1,8 +1,8 @@
 """Random calls with odd but possible input: `python tests/benchmarks/fuzz.py [calls] [first seed]`.
 
-Rows of every dtype, memory layout, offset and magnitude, with constant, repeated and collinear columns; frames; weights; all
-families, priors and ways to start. A call may raise a TypeError or ValueError of our own, or FitError. What it must not do:
-raise any other, or say `converged` where a public number isn't finite.
+Rows of every dtype, memory layout, offset and magnitude, with constant, repeated and collinear columns, gaps and errors of
+measurement; frames; weights; all families, priors and ways to start. A call may raise a TypeError or ValueError of our own, or
+FitError. What it must not do: raise any other, or say `converged` where a public number isn't finite.
 """
 
 import collections
@@ -37,6 +37,8 @@ def rows(rng):
         x[rng.integers(n)] *= 10.0 ** rng.integers(2, 9)
     if spoil[4]:
         x[rng.integers(n), rng.integers(d)] = rng.choice([np.nan, np.inf])
+    if rng.random() < 0.1:
+        x = np.where(rng.random(x.shape) < rng.choice([0.02, 0.3]), np.nan, x)
     if rng.random() < 0.4:
         x = x * 10.0 ** rng.integers(-30, 30) + (10.0 ** rng.integers(0, 12) if rng.random() < 0.5 else 0)
     dtype = np.dtype(DTYPES[rng.choice(len(DTYPES), p=[0.5, 0.2, *[0.3 / 7] * 7])])
@@ -93,6 +95,9 @@ def call(seed):
 
 def _fit(x, k, prior, options, rng):
     init = str(rng.choice(["k-means++", "random"]))
+    if rng.random() < 0.1:
+        shape = np.shape(x)
+        options["error_covariances"] = rng.gamma(1, size=shape) * float(np.nanvar(np.asarray(x, float))) * rng.choice([1e-6, 1])
     fit = jg.fit(x, k, prior=prior, init=init, n_init=int(rng.integers(1, 3)), max_steps=int(rng.choice([3, 100])), **options)
     return (fit.gmm, fit.objective, fit.log_likelihood, fit.trace, fit.expected_rows, fit.bic), fit.converged
 
@@ -131,6 +136,8 @@ def main(n_calls=2000, first=0):
     """All calls, with what is wrong and how many gave a result."""
     ends, wrong = collections.Counter(), 0
     for seed in range(first, first + n_calls):
+        if seed % 200 == 199:
+            jax.clear_caches()  # compiled programs hold memory maps, of which Linux allows a process 65530
         what, end, error = call(seed)
         ends[end] += 1
         if error is not None:

@@ -233,3 +233,13 @@ def test_columns_beyond_the_range_of_squares(scale):
         return
     with pytest.raises(ValueError, match="columns too large or too small for float64"):
         jg.fit(x * scale, 2, key=KEY)
+
+
+def test_weights_beside_which_the_prior_is_rounding():
+    """Two rows cannot have a covariance in three dimensions but for the prior; with weights of 1e18 no float64 holds it."""
+    x = np.array([[-1.5, -0.1, 0.4], [4.8, 7.5, 4.8]])
+    weight = np.array([8.6e17, 5.8e16])
+    prior = jg.Prior.default(x, 2, "tied", sample_weight=weight)
+    with pytest.raises(ValueError, match=r"the prior is less than rounding\. Divide sample_weight"):
+        jg.initialise(x, 2, key=KEY, family="tied", prior=prior, sample_weight=weight)
+    assert np.isfinite(jg.initialise(x, 2, key=KEY, family="tied", prior=prior).covariances).all()

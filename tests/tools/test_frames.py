@@ -101,16 +101,17 @@ def test_weights_may_be_a_nullable_series():
 
 
 @pytest.mark.parametrize("kind", ["nullable", "polars", "pyarrow"])
-def test_missing_values_are_missing_rows(kind):
+def test_missing_values_are_missing(kind):
     frame = FRAME.astype({"b": "Float64"})
     frame.loc[3, "b"] = pd.NA
+    assert jg.fit(KINDS[kind](frame), 1, key=KEY).n_missing == 1
     with pytest.raises(ValueError, match=r"missing values \(NaN\) in row 3"):
-        jg.fit(KINDS[kind](frame), 1, key=KEY)
+        jg.initialise(KINDS[kind](frame), 1, key=KEY)
 
 
 def test_the_way_out_of_missing_values_is_the_frames_own():
     with pytest.raises(ValueError, match=r"x\.dropna\(\)"):
-        jg.fit(FRAME.mask(FRAME < 0), 1, key=KEY)
+        jg.initialise(FRAME.mask(FRAME < 0), 1, key=KEY)
 
 
 def test_other_columns_are_named():

@@ -204,8 +204,11 @@ def _of_method(tree: xarray.DataTree, facts: Facts, approximate: bool, pareto_k:
     """What the method itself knows to be wrong."""
     problems, stats = [], group_of(tree, "sample_stats")
     if approximate:
-        k_hat = facts.get("pareto_k")
-        if k_hat is None or not float(k_hat) <= pareto_k:
+        k_hat, unconverged = facts.get("pareto_k"), facts.get("n_unconverged")
+        if unconverged is not None:  # draws without a density, which are modes
+            if unconverged:
+                problems.append(f"{unconverged} draws did not converge (more than 0). Raise max_steps, or loosen rtol.")
+        elif k_hat is None or not float(k_hat) <= pareto_k:
             value = "unknown" if k_hat is None else f"{float(k_hat):.2f}"
             problems.append(
                 f"Pareto k-hat is {value} (more than {pareto_k:g}): the approximation misses parts of the posterior. "

@@ -1,0 +1,300 @@
+"""Rows of which not everything was seen, or not exactly: with missing values, or errors of measurement of their own.
+
+What was seen of a row, which features and with which error covariance, is its pattern; rows of one pattern share the algebra of
+it. They stand together in blocks of one length, several blocks in a group, and sums go from group to group.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgmm.data.moments import Moments, checked_moments, column_moments, column_steps
+from jaxgmm.data.padding import on_device
+from jaxgmm.data.source import ArraySource
+from jaxgmm.tools import frames
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.pytree import pytree
+from jaxgmm.tools.types import Numbers, on_host
+from jaxgmm.tools.validation import floating, rows_named
+
+_ROWS_IN_A_GROUP = 2048
+_LENGTHS = (1, 8, 64, 512)  # of blocks
+_ROWS_FOR_A_BLOCK = 16  # that take as long as what is to be done for a block
+_NUMBERS_IN_A_GROUP = 1 << 15  # entries of its patterns' matrices
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Rows by their M patterns, S groups of G blocks of B rows; blocks are filled up, and so are patterns.
+
+    Attributes:
+        values: (S, G, B, D), 0 where nothing was seen.
+        pattern: (S, G), of each block.
+        seen: (M, D), which features were.
+        errors: (M, D) variances or (M, D, D) covariances of their errors of measurement; None without.
+        n_groups: (), those that have rows.
+    """
+
+    values: Float[Array, "S G B D"]
+    pattern: Int[Array, "S G"]
+    seen: Bool[Array, "M D"]
+    errors: Float[Array, "M ..."] | None
+    n_groups: Int[Array, ""]
+
+    def of_patterns(self, which: Int[Array, " G"]) -> tuple[Bool[Array, "G D"], Float[Array, "G ..."] | None]:
+        """What was seen in some of the patterns, and with which errors."""
+        return self.seen[which], None if self.errors is None else self.errors[which]
+
+
+@pytree(labels=("feature_names",))
+@dataclass(frozen=True, eq=False)
+class ObservedSource:
+    """A `Source` of rows that have gaps or errors, on the device.
+
+    Attributes:
+        rows: by pattern.
+        weight: (S, G, B), 0 for what fills blocks up.
+        filled: the rows in their order, gaps filled with the columns' means: to start from.
+        of_columns: the moments of what was seen.
+        feature_names: D names, or None.
+    """
+
+    rows: Observed
+    weight: Float[Array, "S G B"]
+    filled: ArraySource
+    of_columns: Moments
+    feature_names: tuple[str, ...] | None = None
+    traceable: ClassVar[bool] = True
+
+    @property
+    def n_samples(self) -> int:
+        """N, padded."""
+        return self.filled.n_samples
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.filled.n_features
+
+    @property
+    def n_present(self) -> int:
+        """Rows of positive weight."""
+        return self.filled.n_present
+
+    @property
+    def total_weight(self) -> float:
+        """Of all rows."""
+        return self.filled.total_weight
+
+    @property
+    def like(self) -> Numbers:
+        """The filled rows."""
+        return self.filled.x
+
+    def reduce(self, f: Callable[[Any, Array], Any]) -> Any:
+        """`f` of the rows by pattern, and their weights."""
+        return f(self.rows, self.weight)
+
+    def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
+        """The filled rows."""
+        return self.filled.parts()
+
+    def moments(self, dense: bool, dtype: np.dtype) -> Moments:
+        """Of what was seen."""
+        return self.of_columns if dense else self.of_columns._replace(scatter=np.diagonal(self.of_columns.scatter))
+
+    def some_rows(self, key: Array, n_samples: int) -> ArraySource:
+        """All of them, filled."""
+        return self.filled
+
+
+@dataclass(frozen=True, eq=False)
+class Arranged:
+    """Rows with gaps (NaN) or errors, sorted by pattern: what doesn't depend on their weights.
+
+    Attributes:
+        source: the rows in their order, on the host.
+        rows: by pattern, on the device.
+        places: (N,), of each row among those of `rows`.
+    """
+
+    source: ArraySource
+    rows: Observed
+    places: Int[np.ndarray, " N"]
+
+    def spread(self, weight: Array) -> Float[Array, "S G B"]:
+        """Weights of the rows, in their places."""
+        spread = np.zeros(self.rows.values.shape[:3], weight.dtype)
+        spread.reshape(-1)[self.places] = weight
+        return jax.device_put(spread)
+
+    def weighted(self, weight: Array, dtype: np.dtype) -> ObservedSource:
+        """The rows with these weights.
+
+        Raises:
+            ValueError: a column of which nothing was seen, or one whose squares overflow or underflow.
+        """
+        x, host = np.asarray(self.source.x), np.asarray(weight)
+        check_columns(self.source, host > 0)
+        moments = _moments(x, host, dtype)
+        filled = ArraySource(on_host(np.where(np.isnan(x), moments.mean, x).astype(x.dtype)), on_host(host))
+        return ObservedSource(self.rows, self.spread(weight), on_device(filled), moments, self.source.feature_names)
+
+
+def arrange(source: ArraySource, errors: np.ndarray | None) -> Arranged:
+    """Sort rows by pattern. Errors are (N, D) variances or (N, D, D) covariances, checked, or None."""
+    rows, places = by_pattern(np.asarray(source.x), errors)
+    return Arranged(source, jax.tree.map(jax.device_put, rows), places)
+
+
+def check_columns(source: ArraySource, present: np.ndarray, why: str = "") -> None:
+    """Raises ValueError where a column has no value in the rows that are present, which are so for a reason, or all."""
+    unseen = np.isnan(np.asarray(source.x)[present]).all(0)
+    if unseen.any():
+        columns = np.flatnonzero(unseen).tolist()
+        named = columns if source.feature_names is None else [source.feature_names[i] for i in columns]
+        raise UserError(f"x has no value at all in column {named}{why}: leave it out.")
+
+
+def by_pattern(x: np.ndarray, errors: np.ndarray | None = None) -> tuple[Observed, Int[np.ndarray, " N"]]:
+    """Rows (N, D) with gaps or errors by pattern, and the place of each among the S G B; on the host."""
+    n_samples, n_features = x.shape
+    seen = ~np.isnan(x)
+    described = seen if errors is None else np.concatenate([seen, errors.reshape(n_samples, -1)], axis=1)
+    patterns, which, sizes = np.unique(described, axis=0, return_inverse=True, return_counts=True)
+    length = min(_LENGTHS, key=lambda length: (-(-sizes // length)).sum() * (length + _ROWS_FOR_A_BLOCK))
+    n_blocks = -(-sizes // length)  # of each pattern
+    most = _rounded_down(max(1, min(_ROWS_IN_A_GROUP // length, _NUMBERS_IN_A_GROUP // n_features**2)))
+    n_together = min(most, _rounded_up(int(n_blocks.sum())))
+    n_groups = -(-int(n_blocks.sum()) // n_together)
+    shape = _rounded_up(n_groups), n_together
+    order = np.argsort(which, kind="stable")
+    rank = np.arange(n_samples) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    first = np.repeat(np.cumsum(n_blocks) - n_blocks, sizes)
+    places = np.empty(n_samples, int)
+    places[order] = (first + rank // length) * length + rank % length
+
+    values = np.zeros((*shape, length, n_features), x.dtype)
+    values.reshape(-1, n_features)[places] = np.where(seen, x, 0)
+    pattern = np.zeros(shape, np.int32)
+    pattern.reshape(-1)[: n_blocks.sum()] = np.repeat(np.arange(len(sizes)), n_blocks)
+    more = _rounded_up(len(patterns)) - len(patterns)
+    patterns = np.concatenate([patterns, np.zeros_like(patterns, shape=(more, patterns.shape[1]))])
+    own: Any = None
+    if errors is not None:
+        own = on_host(patterns[:, n_features:].reshape(-1, *errors.shape[1:]).astype(errors.dtype))
+    which_seen = on_host(patterns[:, :n_features].astype(bool))
+    return Observed(on_host(values), on_host(pattern), which_seen, own, on_host(np.asarray(n_groups, np.int32))), places
+
+
+def _rounded_up(n: int) -> int:
+    """To one of a few numbers, each of which is compiled."""
+    return 1 << (n - 1).bit_length()
+
+
+def _rounded_down(n: int) -> int:
+    """To a power of two."""
+    return 1 << n.bit_length() - 1
+
+
+def _moments(x: np.ndarray, weight: np.ndarray, dtype: np.dtype) -> Moments:
+    """Mean and variance of what was seen of each column; correlations of the rows without gaps, or 0 if these are few."""
+    if not has_gaps(x):
+        return column_moments(x, weight, True, dtype, on_host=True)
+    seen, n_features = ~np.isnan(x), x.shape[1]
+    w = weight.astype(float)[:, None] * seen
+    with np.errstate(all="ignore"):  # what isn't a number is refused
+        origin = np.nanmean(x[weight > 0], axis=0, dtype=float)
+        z = np.where(w > 0, x - origin, 0)
+        shift = (w * z).sum(0) / w.sum(0)
+        z -= shift
+        sd = np.sqrt((w * np.where(w > 0, z, 0) ** 2).sum(0) / w.sum(0))
+        whole, own = z[(w > 0).all(1)], weight[(w > 0).all(1)].astype(float)
+        correlation = np.eye(n_features)
+        if len(own) > 2 * n_features:
+            whole = whole - own @ whole / own.sum()
+            products = (own[:, None] * whole).T @ whole
+            spread = np.sqrt(np.diagonal(products))
+            if (spread > 0).all():
+                correlation = products / np.outer(spread, spread)
+                np.fill_diagonal(correlation, 1)
+        total = weight.sum(dtype=float)
+        scatter = total * correlation * np.outer(sd, sd)
+    return checked_moments(total, origin + shift, scatter, column_steps(x, weight), dtype)
+
+
+def has_gaps(x: Numbers) -> bool:
+    """Whether a value is missing: NaN."""
+    return bool(np.isnan(np.asarray(x).min()))  # a NaN is its own minimum
+
+
+def n_missing(source: ArraySource) -> int:
+    """Values that are missing in rows of positive weight."""
+    return int(np.isnan(np.asarray(source.x)[np.asarray(source.weight) > 0]).sum())
+
+
+def check_errors(errors: ArrayLike, x: Numbers, present: np.ndarray | None = None) -> np.ndarray:
+    """Errors of rows (N, D) as they are to be summed with, 0 where nothing was seen or a row isn't present.
+
+    Raises:
+        TypeError: not real numbers.
+        ValueError: neither (N, D) variances nor (N, D, D) covariances; NaN or infinite; not positive semi-definite.
+    """
+    name, seen = "error_covariances", ~np.isnan(np.asarray(x))
+    n_samples, n_features = seen.shape
+    given = np.asarray(floating(errors, name), float)
+    if given.shape not in ((n_samples, n_features), (n_samples, n_features, n_features)):
+        raise UserError(
+            f"{name} has shape {given.shape}; ({n_samples}, {n_features}) variances, or ({n_samples}, {n_features}, "
+            f"{n_features}) covariances, of the errors of each row are needed."
+        )
+    if present is not None:
+        seen &= present[:, None]
+    given = np.where(seen if given.ndim == 2 else seen[:, :, None] & seen[:, None, :], given, 0)
+    by_row = given.reshape(n_samples, -1)
+    bad = ~np.isfinite(by_row).all(1)
+    if bad.any():
+        raise UserError(f"{name} is NaN or infinite in {rows_named(bad)}, where x has values.")
+    least, size = by_row.min(1), np.abs(by_row).max(1)
+    if given.ndim == 3:
+        asymmetric = np.abs(given - given.swapaxes(1, 2)).max((1, 2)) > 1e-6 * size
+        if asymmetric.any():
+            raise UserError(f"{name} has a matrix that isn't symmetric in {rows_named(asymmetric)}.")
+        least = np.linalg.eigvalsh(given)[:, 0]
+    negative = least < -1e-6 * size
+    if negative.any():
+        raise UserError(f"{name} isn't positive semi-definite in {rows_named(negative)}: squared errors are needed.")
+    return given
+
+
+def errors_in_order(errors: Any, x: object, names: Sequence[str] | None) -> Any:
+    """The errors of a frame's rows, with features in the order in which the frame's own are put; those of a frame by name."""
+    own = frames.feature_names(x)
+    wanted = own if names is None else tuple(names)
+    if errors is None or wanted is None:
+        return errors
+    if frames.feature_names(errors, "error_covariances") is not None:
+        return frames.ordered(errors, wanted, "error_covariances")
+    if own is None or own == wanted or sorted(own) != sorted(wanted):  # the last is refused, in words about x
+        return errors
+    array, order = np.asarray(floating(errors, "error_covariances")), [own.index(name) for name in wanted]
+    if array.ndim not in (2, 3) or array.shape[-1] != len(own):
+        return array
+    return array[:, order] if array.ndim == 2 else array[:, order][:, :, order]
+
+
+def errors_of_row(errors: Any, x: object, names: Sequence[str] | None) -> Any:
+    """The errors of one row, (D,) or (D, D), as those of rows, in the order in which the row's own features are put."""
+    if errors is None:
+        return None
+    own = np.asarray(floating(frames.ordered(errors, names, "error_covariances"), "error_covariances"))
+    order = frames.order_of_row(x, names)
+    if order is not None and own.shape[-1:] == (len(order),) and not frames.is_row(errors):
+        own = own[order] if own.ndim == 1 else own[order][:, order]
+    return own[None]

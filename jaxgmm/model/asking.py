@@ -1,0 +1,75 @@
+"""How a mixture is asked about rows: arguments are checked, rows padded or sorted by pattern, and answers put back in order."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.data.observed import by_pattern, check_errors, errors_in_order, errors_of_row, has_gaps
+from jaxgmm.data.padding import first_rows, padded_rows
+from jaxgmm.model import answers
+from jaxgmm.tools import frames, precision
+from jaxgmm.tools.errors import UserTypeError
+from jaxgmm.tools.types import Numbers
+from jaxgmm.tools.validation import check_rows, check_seen, check_single, check_weights, floating, in_jit, is_traced
+
+type Errors = Float[ArrayLike, "N D"] | Float[ArrayLike, "N D D"] | None
+
+
+def ask(gmm: Any, call: str, question: Callable[..., Array], x: object, errors: Errors = None) -> Any:
+    """The answer for each row (N, D), or for one row (D,)."""
+    check_single(gmm.weights, f"g.{call}(x)")
+    rows = floating(frames.ordered(x, gmm.feature_names), "x")
+    if rows.shape == (gmm.n_features,):
+        return ask(gmm, call, question, rows[None], errors_of_row(errors, x, gmm.feature_names))[0]
+    rows = check_rows(rows, "x", n_features=gmm.n_features, missing=True)
+    dtype = precision.compute_dtype(rows, gmm)
+    out = precision.answer_dtype(rows, dtype)
+    with precision.scope(dtype):
+        if _is_traced(gmm, rows, errors):
+            return question(precision.fresh(gmm), jnp.asarray(rows), dtype, out)
+        errors = errors_in_order(errors, x, gmm.feature_names)
+        said = _of_rows(gmm, lambda *asked: question(*asked[:2], dtype, out, *asked[2:]), rows, errors)
+    return precision.keep(said)
+
+
+def total(
+    gmm: Any, call: str, formula: Callable[[Any, Any, Any], Any], x: Any, sample_weight: Any, errors: Errors = None
+) -> Any:
+    """`formula` of the weights, log densities and complete-data log densities of the rows."""
+    check_single(gmm.weights, f"g.{call}(x)")
+    rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names, missing=True)
+    weight = check_weights(sample_weight, rows.shape[0])
+    dtype = precision.compute_dtype(rows, gmm, weight)
+    with precision.scope(dtype):
+        if _is_traced(gmm, rows, errors, weight):
+            own = jnp.ones(rows.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
+            return formula(own, *answers.log_prob_and_complete(precision.fresh(gmm), jnp.asarray(rows), dtype).T)
+        errors = errors_in_order(errors, x, gmm.feature_names)
+        w = np.ones(rows.shape[0], dtype) if weight is None else np.asarray(weight, dtype)
+        asked = _of_rows(gmm, lambda *asked: answers.log_prob_and_complete(*asked[:2], dtype, *asked[2:]), rows, errors, w > 0)
+        return float(formula(w, *np.asarray(asked).T))
+
+
+def _is_traced(gmm: Any, rows: Numbers, errors: Errors, weight: Any = None) -> bool:
+    """Whether JAX traces any of it. Raises where it then can't be done: rows are sorted by pattern on the host."""
+    if not (is_traced(rows, gmm, weight, errors) or in_jit()):
+        return False
+    for name, given in (("error_covariances", errors is not None), ("missing values", not is_traced(rows) and has_gaps(rows))):
+        if given:
+            raise UserTypeError(f"x has {name}, by which rows are sorted on the host: ask outside of jit, vmap and grad.")
+    return True
+
+
+def _of_rows(gmm: Any, question: Callable[..., Array], rows: Numbers, errors: Errors, present: np.ndarray | None = None) -> Any:
+    """The answers for rows that aren't traced: `question(gmm, rows)`, with the number of them where they are padded."""
+    if errors is None and not has_gaps(rows):
+        n_rows = np.int32(rows.shape[0])
+        return first_rows(question(precision.fresh(gmm), jnp.asarray(padded_rows(rows)), n_rows), rows.shape[0])
+    check_seen(rows, present)
+    observed, places = by_pattern(np.asarray(rows), None if errors is None else check_errors(errors, rows, present))
+    return jax.device_put(np.asarray(question(precision.fresh(gmm), jax.device_put(observed)))[places])

@@ -1,0 +1,106 @@
+"""Missing values, filled in from what was seen of their rows: by their expectation, or by draws."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgmm.data.observed import Observed, by_pattern, check_errors, errors_in_order, errors_of_row
+from jaxgmm.model.asking import Errors
+from jaxgmm.model.density import Components, with_shares
+from jaxgmm.model.observing import dense, matrices_of, patterns_of, scale_of, whiten
+from jaxgmm.tools import frames, precision
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.validation import check_count, check_key, check_rows, check_seen, check_single, floating, in_jit, is_traced
+
+
+def impute(
+    gmm: Any, x: Float[ArrayLike, "N D"], key: Array | None = None, n_draws: int | None = None, errors: Errors = None
+) -> Any:
+    """`GMM.impute`."""
+    check_single(gmm.weights, "g.impute(x)")
+    if is_traced(x, gmm, errors) or in_jit():
+        raise UserTypeError("impute sorts rows by pattern on the host: call it outside of jit, vmap and grad.")
+    one = floating(frames.ordered(x, gmm.feature_names), "x")
+    if one.shape == (gmm.n_features,):
+        order = frames.order_of_row(x, gmm.feature_names)
+        filled = impute(gmm, one[None], key, n_draws, errors_of_row(errors, x, gmm.feature_names))[..., 0, :]
+        return filled if order is None else filled[..., np.argsort(order)]
+    rows = np.asarray(check_rows(one, "x", n_features=gmm.n_features, missing=True))
+    check_seen(rows)
+    if (key is None) != (n_draws is None):
+        raise UserError("give both key and n_draws, for draws, or neither, for expectations.")
+    if key is not None:
+        check_key(key)
+    errors = errors_in_order(errors, x, gmm.feature_names)
+    own_errors = None if errors is None else check_errors(errors, rows)
+    dtype = precision.compute_dtype(rows, gmm)
+    out = precision.answer_dtype(rows, dtype)
+    with precision.scope(dtype):
+        observed, places = by_pattern(rows, own_errors)
+        placed, own = jax.device_put(observed), precision.fresh(gmm)
+        if key is None or n_draws is None:
+            filled = np.asarray(_expected(own, placed, dtype)).reshape(-1, gmm.n_features)[places]
+        else:
+            each = [_drawn(own, placed, one, dtype) for one in jax.random.split(key, check_count(n_draws, "n_draws"))]
+            filled = np.stack([np.asarray(draw).reshape(-1, gmm.n_features)[places] for draw in each])
+        whole = np.where(np.isnan(rows), filled, rows)[..., _places_in(x, gmm.feature_names)]
+        return precision.keep(jax.device_put(whole.astype(out)))
+
+
+def _places_in(x: object, names: Sequence[str] | None) -> Any:
+    """Where the columns of a frame stand in the mixture's order; of anything else, all as they are."""
+    own = frames.feature_names(x)
+    return slice(None) if own is None or names is None else [list(names).index(name) for name in own]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _expected(gmm: Any, x: Observed, dtype: np.dtype) -> Float[Array, "S G B D"]:
+    """E[v | what was seen of it]."""
+    components = precision.cast(gmm, dtype).components()
+    covariances = dense(components)
+    scale = scale_of(covariances)
+
+    def of_block(values: Array, which: Array) -> Array:
+        pattern = patterns_of(components, covariances, *x.of_patterns(which))
+        y, joint = whiten(components, pattern, values)
+        shares = jax.nn.softmax(with_shares(joint.T, components), axis=-1)
+        each = components.means[:, None] + jnp.einsum("kde,kbe->kbd", scale @ pattern.share, y)
+        return jnp.einsum("bk,kbd->bd", shares, each)
+
+    return lax.map(lambda group: jax.vmap(of_block)(*group), (x.values, x.pattern))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _drawn(gmm: Any, x: Observed, key: Array, dtype: np.dtype) -> Float[Array, "S G B D"]:
+    """A draw of v given what was seen of it."""
+    components: Components = precision.cast(gmm, dtype).components()
+    covariances = dense(components)
+    scale = scale_of(covariances)
+    n_groups, n_together, length, n_features = x.values.shape
+
+    def of_block(values: Array, index: Array, key: Array) -> Array:
+        seen, errors = x.of_patterns(index)
+        pattern = patterns_of(components, covariances, seen, errors)
+        y, joint = whiten(components, pattern, values)
+        which, noise, own = jax.random.split(key, 3)
+        chosen = jax.random.categorical(which, with_shares(joint.T, components))
+        anywhere = jnp.einsum("bde,be->bd", scale[chosen], jax.random.normal(noise, (length, n_features), dtype))
+        # A row drawn without regard to what was seen is off by its own residual from the regression.
+        measured = anywhere
+        if errors is not None:
+            values, vectors = jnp.linalg.eigh(matrices_of(errors, seen).astype(dtype))
+            root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+            measured = anywhere + jax.random.normal(own, (length, n_features), dtype) @ root.T
+        off = jnp.einsum("bde,bd->be", pattern.whitener[chosen], jnp.where(pattern.seen, measured, 0))
+        whitened = y[chosen, jnp.arange(length)] - off
+        return components.means[chosen] + jnp.einsum("bde,be->bd", (scale @ pattern.share)[chosen], whitened) + anywhere
+
+    keys = jax.random.split(key, (n_groups, n_together))
+    return lax.map(lambda group: jax.vmap(of_block)(*group), (x.values, x.pattern, keys))

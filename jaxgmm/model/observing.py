@@ -1,0 +1,196 @@
+"""The E-step of rows with gaps or errors: exact, under missing at random (Little & Rubin 2002; Bovy, Hogg & Roweis 2011).
+
+Of a row v ~ Normal(mu, Sigma) we have x = v + error, in the features that were seen. Let T be Sigma plus the errors' covariance
+there, and the identity in the others, T^-1 = W W', and y = W'(x - mu), 0 where nothing was seen. Then log p(x) needs |y|^2 and
+|T|; with Sigma = L L' and B = L'W in the seen features, E[v | x] = mu + L B y and Cov[v | x] = L (1 - B B') L'. So what a block
+of rows adds to the statistics of v follows from sums of y and y y', and in units in which no direction is small.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxgmm.covariance.factor import invert_tril, mT
+from jaxgmm.covariance.structure import Structure
+from jaxgmm.data.observed import Observed
+from jaxgmm.model.density import Components, log_weights
+from jaxgmm.model.engines import Engine, normalise
+from jaxgmm.model.statistics import Statistics
+
+_NUMBERS_OF_PATTERNS = 1 << 20  # entries of the matrices of all patterns that a mixture may have at one time
+
+
+class Pattern(NamedTuple):
+    """What the components say where a block of rows was seen.
+
+    Attributes:
+        seen: (D,), which features.
+        whitener: (K, D, D), W.
+        share: (K, D, D), B.
+        constant: (K,), the log joint of a row at the component's mean.
+    """
+
+    seen: Bool[Array, " D"]
+    whitener: Float[Array, "K D D"]
+    share: Float[Array, "K D D"]
+    constant: Float[Array, " K"]
+
+
+@dataclass(frozen=True)
+class Observing(Engine):
+    """Sums over rows by pattern, `data.observed.Observed`. It whitens, about the components' own means."""
+
+    def suits(self, components: Components, centre: Float[Array, " D"], running: Bool[Array, " R"]) -> Bool[Array, ""]:
+        """Always."""
+        return jnp.ones((), bool)
+
+    def expand(self, structure: Structure, shape: tuple[int, ...], x: Observed, centre: Float[Array, " D"]) -> None:  # type: ignore[override]
+        """Nothing."""
+
+    def log_joint(self, components: Components, x: Observed) -> Float[Array, "N K"]:  # type: ignore[override]
+        """Log p(what was seen of a row, component k), for each of the places of the rows."""
+        return self.map(lambda joint: joint, components, x)
+
+    def map(self, question: Callable[[Array], Array], components: Components, x: Observed) -> Float[Array, "N ..."]:
+        """An answer that is made of the log joint (B, K) of rows, for each of their places; a group of them at a time."""
+        covariances = dense(components)
+
+        def of_group(group: tuple[Array, Array]) -> Array:
+            values, which = group
+            own = patterns_of(components, covariances, *x.of_patterns(which))
+            joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values)
+            return question(joint.swapaxes(-1, -2).reshape(-1, joint.shape[-2]))
+
+        answers = lax.map(of_group, (x.values, x.pattern))
+        return answers.reshape(-1, *answers.shape[2:])
+
+    def sums(  # type: ignore[override]
+        self,
+        components: Components,
+        x: Observed,
+        weight: Float[Array, "S G B"],
+        centre: Float[Array, " D"],
+        expanded: None = None,
+    ) -> Statistics:
+        """Expected statistics of R mixtures."""
+        return jax.vmap(lambda each: _sums(each, x, weight))(components)
+
+
+OBSERVING = Observing()
+
+
+def dense(components: Components) -> Float[Array, "K D D"]:
+    """The covariances as matrices."""
+    return components.structure.matrices(components.factor, components.means.shape)
+
+
+def scale_of(covariances: Float[Array, "K D D"]) -> Float[Array, "K D D"]:
+    """L; of a component that is padding, whose covariance may be anything, the identity if it has none."""
+    scale = jnp.linalg.cholesky(covariances)
+    return jnp.where(jnp.isfinite(scale), scale, jnp.eye(scale.shape[-1], dtype=scale.dtype))
+
+
+def patterns_of(
+    components: Components,
+    covariances: Float[Array, "K D D"],
+    seen: Bool[Array, "... D"],
+    errors: Float[Array, "..."] | None,
+) -> Pattern:
+    """What the components say where these features were seen, with these errors; leading axes are of patterns."""
+    both, visible = (seen[..., None] & seen[..., None, :])[..., None, :, :], covariances
+    if errors is not None:
+        visible = covariances + matrices_of(errors, seen).astype(covariances.dtype)[..., None, :, :]
+    scale = jnp.linalg.cholesky(jnp.where(both, visible, jnp.eye(seen.shape[-1], dtype=covariances.dtype)))
+    whitener = mT(invert_tril(scale))
+    half_log_det = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
+    normaliser = seen.sum(-1, keepdims=True) / 2 * jnp.log(2 * jnp.pi)
+    share = mT(scale_of(covariances)) @ jnp.where(seen[..., None, :, None], whitener, 0)
+    return Pattern(seen, whitener, share, log_weights(components.weights) - half_log_det - normaliser)
+
+
+def matrices_of(errors: Float[Array, "..."], seen: Bool[Array, "... D"]) -> Float[Array, "... D D"]:
+    """Variances or covariances as covariances."""
+    return errors[..., None] * jnp.eye(seen.shape[-1], dtype=errors.dtype) if errors.ndim == seen.ndim else errors
+
+
+def whiten(
+    components: Components, pattern: Pattern, values: Float[Array, "B D"]
+) -> tuple[Float[Array, "K B D"], Float[Array, "K B"]]:
+    """The rows of a block of one pattern, whitened, and their log joint."""
+    means = components.means
+    d = jnp.where(pattern.seen, values.astype(means.dtype) - means[:, None], 0)
+    y = jnp.einsum("kbd,kde->kbe", d, pattern.whitener)
+    return y, pattern.constant[:, None] - (y**2).sum(-1) / 2
+
+
+class Sums(NamedTuple):
+    """Over rows of one pattern, weighted.
+
+    Attributes:
+        counts: (K,), of responsibilities.
+        first: (K, D), of r y.
+        second: (K, D, D), of r y y'.
+        log_density: ().
+        weight: ().
+    """
+
+    counts: Float[Array, " K"]
+    first: Float[Array, "K D"]
+    second: Float[Array, "K D D"]
+    log_density: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) -> Statistics:
+    covariances, dtype = dense(components), components.means.dtype
+    scale, eye = scale_of(covariances), jnp.eye(components.n_features, dtype=dtype)
+    farthest = jnp.finfo(dtype).max ** 0.4
+    (n_components, n_features), n_patterns = components.means.shape, x.seen.shape[0]
+
+    def of_block(pattern: Pattern, values: Array, w: Array) -> Sums:
+        y, joint = whiten(components, pattern, values)
+        responsibilities, log_density = normalise(joint, w.astype(dtype), components)
+        y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
+        weighted = responsibilities[:, :, None] * y
+        second = jnp.einsum("kbi,kbj->kij", weighted, y)
+        return Sums(responsibilities.sum(1), weighted.sum(1), second, log_density, w.sum().astype(dtype))
+
+    def expected(patterns: Pattern, sums: Sums) -> Sums:
+        """Of L^-1 (v - mu), from sums over rows of some patterns."""
+        b, counts = patterns.share, sums.counts[..., None, None]
+        second = b @ (sums.second - counts * eye) @ mT(b) + counts * eye
+        first = (b @ sums.first[..., None])[..., 0]
+        return jax.tree.map(lambda leaf: leaf.sum(0), Sums(sums.counts, first, second, sums.log_density, sums.weight))
+
+    def total(of_group: Callable[[Sums, Array], Sums], zeros: Sums) -> Sums:
+        return lax.fori_loop(0, x.n_groups, lambda s, carry: of_group(carry, s), zeros)
+
+    shapes = (n_components,), (n_components, n_features), (n_components, n_features, n_features), (), ()
+    few = n_patterns * n_components * n_features**2 <= _NUMBERS_OF_PATTERNS
+    if few and 2 * n_patterns <= x.pattern.size:  # blocks share them: what is to be done for a pattern is done once
+        patterns = patterns_of(components, covariances, x.seen, x.errors)
+
+        def by_pattern(carry: Sums, s: Array) -> Sums:
+            which = x.pattern[s]
+            own = jax.tree.map(lambda leaf: leaf[which], patterns)
+            sums = jax.vmap(of_block)(own, x.values[s], weight[s])
+            return jax.tree.map(lambda all_of_them, leaf: all_of_them.at[which].add(leaf), carry, sums)
+
+        found = expected(patterns, total(by_pattern, Sums(*(jnp.zeros((n_patterns, *shape), dtype) for shape in shapes))))
+    else:
+
+        def by_group(carry: Sums, s: Array) -> Sums:
+            which = x.pattern[s]
+            own = patterns_of(components, covariances, *x.of_patterns(which))
+            return jax.tree.map(jnp.add, carry, expected(own, jax.vmap(of_block)(own, x.values[s], weight[s])))
+
+        found = total(by_group, Sums(*(jnp.zeros(shape, dtype) for shape in shapes)))
+    scatter = scale @ found.second @ mT(scale)
+    scatter = components.structure.gather((scatter + mT(scatter)) / 2)
+    first = (scale @ found.first[..., None])[..., 0]
+    return Statistics(found.counts, first, scatter, components.means, found.log_density, found.weight)
