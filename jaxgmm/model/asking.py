@@ -37,10 +37,18 @@ def ask(gmm: Any, call: str, question: Callable[..., Array], x: object, errors: 
     return precision.keep(said)
 
 
-def total(
-    gmm: Any, call: str, formula: Callable[[Any, Any, Any], Any], x: Any, sample_weight: Any, errors: Errors = None
-) -> Any:
-    """`formula` of the weights, log densities and complete-data log densities of the rows."""
+# Of the number of parameters, and of the weights, log densities and complete-data log densities of the rows.
+TOTALS: dict[str, Callable[[int, Any, Any, Any], Any]] = {
+    "log_likelihood": lambda p, w, log_prob, complete: (w * log_prob).sum(),
+    "aic": lambda p, w, log_prob, complete: 2 * p - 2 * (w * log_prob).sum(),
+    "bic": lambda p, w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * log_prob).sum(),
+    "icl": lambda p, w, log_prob, complete: p * jnp.log(w.sum()) - 2 * (w * complete).sum(),
+}
+
+
+def total(gmm: Any, call: str, x: Any, sample_weight: Any, errors: Errors = None) -> Any:
+    """One of `TOTALS`."""
+    p, formula = gmm.n_parameters, TOTALS[call]
     check_single(gmm.weights, f"g.{call}(x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names, missing=True)
     weight = check_weights(sample_weight, rows.shape[0])
@@ -48,11 +56,11 @@ def total(
     with precision.scope(dtype):
         if _is_traced(gmm, rows, errors, weight):
             own = jnp.ones(rows.shape[0], dtype) if weight is None else jnp.asarray(weight, dtype)
-            return formula(own, *answers.log_prob_and_complete(precision.fresh(gmm), jnp.asarray(rows), dtype).T)
+            return formula(p, own, *answers.log_prob_and_complete(precision.fresh(gmm), jnp.asarray(rows), dtype).T)
         errors = errors_in_order(errors, x, gmm.feature_names)
         w = np.ones(rows.shape[0], dtype) if weight is None else np.asarray(weight, dtype)
         asked = _of_rows(gmm, lambda *asked: answers.log_prob_and_complete(*asked[:2], dtype, *asked[2:]), rows, errors, w > 0)
-        return float(formula(w, *np.asarray(asked).T))
+        return float(formula(p, w, *np.asarray(asked).T))
 
 
 def _is_traced(gmm: Any, rows: Numbers, errors: Errors, weight: Any = None) -> bool:

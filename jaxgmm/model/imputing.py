@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxgmm.data.observed import Observed, by_pattern, check_errors, errors_in_order, errors_of_row
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.density import Components, with_shares
-from jaxgmm.model.observing import dense, matrices_of, patterns_of, scale_of, whiten
+from jaxgmm.model.observing import dense, matrices_of, patterns_of, whiten
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_key, check_rows, check_seen, check_single, floating, in_jit, is_traced
@@ -64,11 +64,11 @@ def _places_in(x: object, names: Sequence[str] | None) -> Any:
 def _expected(gmm: Any, x: Observed, dtype: np.dtype) -> Float[Array, "S G B D"]:
     """E[v | what was seen of it]."""
     components = precision.cast(gmm, dtype).components()
-    covariances = dense(components)
-    scale = scale_of(covariances)
+    whole = dense(components)
+    scale = whole.scale
 
     def of_block(values: Array, which: Array) -> Array:
-        pattern = patterns_of(components, covariances, *x.of_patterns(which))
+        pattern = patterns_of(components, whole, *x.of_patterns(which))
         y, joint = whiten(components, pattern, values)
         shares = jax.nn.softmax(with_shares(joint.T, components), axis=-1)
         each = components.means[:, None] + jnp.einsum("kde,kbe->kbd", scale @ pattern.share, y)
@@ -81,13 +81,13 @@ def _expected(gmm: Any, x: Observed, dtype: np.dtype) -> Float[Array, "S G B D"]
 def _drawn(gmm: Any, x: Observed, key: Array, dtype: np.dtype) -> Float[Array, "S G B D"]:
     """A draw of v given what was seen of it."""
     components: Components = precision.cast(gmm, dtype).components()
-    covariances = dense(components)
-    scale = scale_of(covariances)
+    whole = dense(components)
+    scale = whole.scale
     n_groups, n_together, length, n_features = x.values.shape
 
     def of_block(values: Array, index: Array, key: Array) -> Array:
         seen, errors = x.of_patterns(index)
-        pattern = patterns_of(components, covariances, seen, errors)
+        pattern = patterns_of(components, whole, seen, errors)
         y, joint = whiten(components, pattern, values)
         which, noise, own = jax.random.split(key, 3)
         chosen = jax.random.categorical(which, with_shares(joint.T, components))

@@ -58,11 +58,11 @@ class Observing(Engine):
 
     def map(self, question: Callable[[Array], Array], components: Components, x: Observed) -> Float[Array, "N ..."]:
         """An answer that is made of the log joint (B, K) of rows, for each of their places; a group of them at a time."""
-        covariances = dense(components)
+        whole = dense(components)
 
         def of_group(group: tuple[Array, Array]) -> Array:
             values, which = group
-            own = patterns_of(components, covariances, *x.of_patterns(which))
+            own = patterns_of(components, whole, *x.of_patterns(which))
             joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values)
             return question(joint.swapaxes(-1, -2).reshape(-1, joint.shape[-2]))
 
@@ -84,32 +84,35 @@ class Observing(Engine):
 OBSERVING = Observing()
 
 
-def dense(components: Components) -> Float[Array, "K D D"]:
-    """The covariances as matrices."""
-    return components.structure.matrices(components.factor, components.means.shape)
+class Matrices(NamedTuple):
+    """Of all components, whatever is seen: Sigma, and its factor L."""
+
+    covariances: Float[Array, "K D D"]
+    scale: Float[Array, "K D D"]
 
 
-def scale_of(covariances: Float[Array, "K D D"]) -> Float[Array, "K D D"]:
-    """L; of a component that is padding, whose covariance may be anything, the identity if it has none."""
-    scale = jnp.linalg.cholesky(covariances)
-    return jnp.where(jnp.isfinite(scale), scale, jnp.eye(scale.shape[-1], dtype=scale.dtype))
+def dense(components: Components) -> Matrices:
+    """The covariances as matrices, factored."""
+    covariances = components.structure.matrices(components.factor, components.means.shape)
+    return Matrices(covariances, jnp.linalg.cholesky(covariances))
 
 
 def patterns_of(
     components: Components,
-    covariances: Float[Array, "K D D"],
+    whole: Matrices,
     seen: Bool[Array, "... D"],
     errors: Float[Array, "..."] | None,
 ) -> Pattern:
     """What the components say where these features were seen, with these errors; leading axes are of patterns."""
-    both, visible = (seen[..., None] & seen[..., None, :])[..., None, :, :], covariances
+    both, covariances = (seen[..., None] & seen[..., None, :])[..., None, :, :], whole.covariances
+    visible = covariances
     if errors is not None:
         visible = covariances + matrices_of(errors, seen).astype(covariances.dtype)[..., None, :, :]
     scale = jnp.linalg.cholesky(jnp.where(both, visible, jnp.eye(seen.shape[-1], dtype=covariances.dtype)))
     whitener = mT(invert_tril(scale))
     half_log_det = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
     normaliser = seen.sum(-1, keepdims=True) / 2 * jnp.log(2 * jnp.pi)
-    share = mT(scale_of(covariances)) @ jnp.where(seen[..., None, :, None], whitener, 0)
+    share = mT(whole.scale) @ jnp.where(seen[..., None, :, None], whitener, 0)
     return Pattern(seen, whitener, share, log_weights(components.weights) - half_log_det - normaliser)
 
 
@@ -147,8 +150,8 @@ class Sums(NamedTuple):
 
 
 def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) -> Statistics:
-    covariances, dtype = dense(components), components.means.dtype
-    scale, eye = scale_of(covariances), jnp.eye(components.n_features, dtype=dtype)
+    whole, dtype = dense(components), components.means.dtype
+    scale, eye = whole.scale, jnp.eye(components.n_features, dtype=dtype)
     farthest = jnp.finfo(dtype).max ** 0.4
     (n_components, n_features), n_patterns = components.means.shape, x.seen.shape[0]
 
@@ -173,7 +176,7 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
     shapes = (n_components,), (n_components, n_features), (n_components, n_features, n_features), (), ()
     few = n_patterns * n_components * n_features**2 <= _NUMBERS_OF_PATTERNS
     if few and 2 * n_patterns <= x.pattern.size:  # blocks share them: what is to be done for a pattern is done once
-        patterns = patterns_of(components, covariances, x.seen, x.errors)
+        patterns = patterns_of(components, whole, x.seen, x.errors)
 
         def by_pattern(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]
@@ -186,7 +189,7 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
 
         def by_group(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]
-            own = patterns_of(components, covariances, *x.of_patterns(which))
+            own = patterns_of(components, whole, *x.of_patterns(which))
             return jax.tree.map(jnp.add, carry, expected(own, jax.vmap(of_block)(own, x.values[s], weight[s])))
 
         found = total(by_group, Sums(*(jnp.zeros(shape, dtype) for shape in shapes)))
