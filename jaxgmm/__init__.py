@@ -26,6 +26,7 @@ _NAMES = {
     "bayes.trees.summaries": ("intervals", "membership", "coclustering"),
     "bayes.variational.fit_vb": ("fit_vb",),
     "bayes.variational.result": ("VariationalFit",),
+    "comparing.bootstrap": ("BootstrapTest", "bootstrap_test"),
     "comparing.compare": ("compare",),
     "comparing.comparison": ("Comparison",),
     "comparing.merged_counts": ("merged_counts",),
@@ -33,6 +34,7 @@ _NAMES = {
     "counting.components": ("components_given",),
     "fitting.fit_groups": ("fit_groups",),
     "fitting.group_fits": ("GroupFits",),
+    "fitting.noise": ("Noise",),
     "counting.continue_chains": ("continue_chains",),
     "counting.count_clusters": ("count_clusters",),
     "counting.sensitivity": ("count_sensitivity",),
@@ -47,6 +49,7 @@ _NAMES = {
     "model.explaining": ("Explanation", "density_level", "explain"),
     "model.mixture": ("GMM",),
     "model.prior": ("Prior",),
+    "model.regression": ("Regression", "cdf", "quantile", "regress"),
     "model.statistics": ("Statistics",),
     "model.steps": ("e_step", "m_step"),
     "model.storage": ("load",),
@@ -57,14 +60,74 @@ _MODULES = ("covariance", "data", "datasets", "plots")
 
 # Written out, so that type checkers see what is public.
 __all__ = [
-    "GMM", "ClusterCount", "Comparison", "Diagnostics", "Explanation", "Fit", "FitError", "FitWarning", "GibbsKernel",
-    "GroupFits", "Merging", "Prior", "Progress", "Restarts", "RichardsonGreen", "Statistics", "Status",
-    "TelescopingKernel", "VariationalFit", "__version__", "adopt", "cluster_count", "coclustering", "compare",
-    "components_given", "constrain", "continue_chains", "count_clusters", "count_sensitivity", "covariance", "data",
-    "datasets", "density_level", "diagnose", "draws_of", "e_step", "enable_compilation_cache", "explain", "fit",
-    "fit_groups", "fit_map", "fit_vb", "initialise", "intervals", "kl_divergence", "load", "load_posterior", "m_step",
-    "membership", "merge_components", "merged_counts", "numpyro_model", "plots", "posterior", "predictive_checks",
-    "reduce_components", "relabel", "save_posterior", "similarity", "typical_partition", "unconstrain",
+    "GMM",
+    "BootstrapTest",
+    "ClusterCount",
+    "Comparison",
+    "Diagnostics",
+    "Explanation",
+    "Fit",
+    "FitError",
+    "FitWarning",
+    "GibbsKernel",
+    "GroupFits",
+    "Merging",
+    "Noise",
+    "Prior",
+    "Progress",
+    "Regression",
+    "Restarts",
+    "RichardsonGreen",
+    "Statistics",
+    "Status",
+    "TelescopingKernel",
+    "VariationalFit",
+    "__version__",
+    "adopt",
+    "bootstrap_test",
+    "cdf",
+    "cluster_count",
+    "coclustering",
+    "compare",
+    "components_given",
+    "constrain",
+    "continue_chains",
+    "count_clusters",
+    "count_sensitivity",
+    "covariance",
+    "data",
+    "datasets",
+    "density_level",
+    "diagnose",
+    "draws_of",
+    "e_step",
+    "enable_compilation_cache",
+    "explain",
+    "fit",
+    "fit_groups",
+    "fit_map",
+    "fit_vb",
+    "initialise",
+    "intervals",
+    "kl_divergence",
+    "load",
+    "load_posterior",
+    "m_step",
+    "membership",
+    "merge_components",
+    "merged_counts",
+    "numpyro_model",
+    "plots",
+    "posterior",
+    "predictive_checks",
+    "quantile",
+    "reduce_components",
+    "regress",
+    "relabel",
+    "save_posterior",
+    "similarity",
+    "typical_partition",
+    "unconstrain",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -84,6 +147,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.trees.summaries import coclustering, intervals, membership
     from jaxgmm.bayes.variational.fit_vb import fit_vb
     from jaxgmm.bayes.variational.result import VariationalFit
+    from jaxgmm.comparing.bootstrap import BootstrapTest, bootstrap_test
     from jaxgmm.comparing.compare import compare
     from jaxgmm.comparing.comparison import Comparison
     from jaxgmm.comparing.merged_counts import merged_counts
@@ -98,6 +162,7 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.fit import fit
     from jaxgmm.fitting.fit_groups import fit_groups
     from jaxgmm.fitting.group_fits import GroupFits
+    from jaxgmm.fitting.noise import Noise
     from jaxgmm.fitting.result import Fit, Progress, Restarts
     from jaxgmm.fitting.starts import initialise
     from jaxgmm.fitting.status import FitError, FitWarning, Status
@@ -105,6 +170,7 @@ if TYPE_CHECKING:
     from jaxgmm.model.explaining import Explanation, density_level, explain
     from jaxgmm.model.mixture import GMM
     from jaxgmm.model.prior import Prior
+    from jaxgmm.model.regression import Regression, cdf, quantile, regress
     from jaxgmm.model.statistics import Statistics
     from jaxgmm.model.steps import e_step, m_step
     from jaxgmm.model.storage import load

@@ -11,10 +11,19 @@ import jaxgmm as jg
 from jaxgmm import covariance
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
+from jaxgmm.data.placed import Seen
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
 FAMILIES = tuple(name for name, family in covariance.FAMILIES.items() if not family.restricted)  # those that have posteriors
+
+
+def crossed(values):
+    """(family, value): the first family with all values, each other with one, in turn; a program is compiled for each pair."""
+    first, *others = FAMILIES
+    return [(first, value) for value in values] + [(family, values[i % len(values)]) for i, family in enumerate(others)]
+
+
 MCLUST_DATA = ("faithful", "iris", "diabetes")
 
 
@@ -111,7 +120,9 @@ def tree_of(gmm, x, *, stats=None, facts=None, attrs=None, weight=None, prior=No
     noise = np.random.default_rng(seed).normal(size=shape)
     draws = Draws(gmm, extra or {}, {"lp": noise} | (stats or {}), facts or {})
     prior = jg.Prior.fraley_raftery(x, gmm.n_components, gmm.family) if prior is None else prior
-    return to_datatree(draws, x, weight, prior, key=jax.random.key(seed), attrs={"method": "gibbs"} | (attrs or {}), **options)
+    return to_datatree(
+        draws, Seen(x, weight), prior, key=jax.random.key(seed), attrs={"method": "gibbs"} | (attrs or {}), **options
+    )
 
 
 def shuffled(gmm, seed=0):

@@ -52,6 +52,7 @@ def test_calls_of_the_table(monkeypatch):
         "files": [x[:100], x[100:]],
         "read": lambda part: part,
     }
+    names["labels"], names["classes"] = np.where(np.arange(272) < 9, data.x[:, 0] > 3, -1), np.where(data.x[:, 0] > 3, "a", "b")
     names["frame"] = pd.DataFrame({"value": data.x[:, 1], "sensor": np.repeat(["a", "b"], 136)})
     for name, few in (
         ("posterior", {"n_draws": 50}),

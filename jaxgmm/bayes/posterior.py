@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from jax.typing import ArrayLike
@@ -22,9 +21,13 @@ from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
 from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.fitting.fit import names_in
+from jaxgmm.data.observed import check_columns
+from jaxgmm.data.placed import Seen
+from jaxgmm.fitting.fit import errors_of, named_prior, names_in
+from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.result import Fit
-from jaxgmm.model.coercion import as_gmm
+from jaxgmm.model.asking import Errors
+from jaxgmm.model.coercion import about_rows, as_gmm
 from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -48,6 +51,8 @@ def posterior(
     n_warmup: int | None = None,
     prior: Prior | RichardsonGreen | str | None = None,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    error_covariances: Errors = None,
+    labels: ArrayLike | None = None,
     groups: Sequence[str] = (),
     feature_names: Sequence[str] | None = None,
     progress: OfProgress = "auto",
@@ -70,19 +75,25 @@ def posterior(
     - "weighted-likelihood": the weighted likelihood bootstrap (Newton & Raftery 1994), each draw the mode of randomly weighted
       rows: its spread is also right where components aren't Gaussian, but it is that of modes, whose sds are small.
 
+    - "bootstrap": each draw the mode of rows that were drawn with repetition; "sandwich": the Gaussian at the mode with the
+      spread that the mode has from sample to sample. Both are right, too, where components aren't Gaussian.
+
     "svi", "laplace" and "vb" carry Pareto k-hat, and warn where it says that they are not to be trusted. Labels
-    may switch in all of them but "laplace", "svi", "vb" and "weighted-likelihood": see `relabel`.
+    may switch in "gibbs" and "nuts": see `relabel`.
 
     Args:
-        x: (N, D), the rows of the fit; a frame's columns are matched by name.
+        x: (N, D), the rows of the fit; a frame's columns are matched by name. NaN is a missing value, as in `fit`.
         fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one.
-        method: "nuts", "gibbs", "svi", "laplace", "vb" or "weighted-likelihood".
+        method: "nuts", "gibbs", "svi", "laplace", "vb", "sandwich", "bootstrap" or "weighted-likelihood".
         key: a PRNG key.
         n_draws: draws of each chain.
         n_chains: chains, at least 2 for "nuts" and "gibbs".
         n_warmup: steps of each chain thrown away before; default 500. Only for "nuts" and "gibbs".
         prior: None for the fit's own; or "default", "fraley-raftery", a `Prior`, a `RichardsonGreen`.
         sample_weight: (N,), as in the fit.
+        error_covariances: of the rows' errors of measurement, as in the fit.
+        labels: of the rows whose component is known, as in the fit. These and gaps are for "nuts", "gibbs", "svi", "laplace"
+            and "sandwich"; "gibbs" draws what wasn't seen of a row, the others sum over it.
         groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
             "posterior_predictive".
         feature_names: names of the columns; default those of the fit or the frame, else x0, x1, ...
@@ -93,7 +104,7 @@ def posterior(
             where nothing is kept.
         keep_checkpoint: don't remove `checkpoint`, so that with `resume` the draws can be had again until they are saved.
         **options: of the method: `target_accept`, `max_tree_depth`, `dense_mass` for "nuts"; `thin` for "gibbs"; `guide`,
-            `n_steps`, `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb" and
+            `n_steps`, `learning_rate`, `batch_size` for "svi"; `rtol`, `max_steps` for "vb", "bootstrap" and
             "weighted-likelihood".
 
     Returns:
@@ -106,7 +117,7 @@ def posterior(
         TypeError, ValueError: settings or data that can't be used, or data that aren't those of the fit.
 
     Warns:
-        FitWarning: an approximation with k-hat above 0.7; draws of "weighted-likelihood" that did not converge.
+        FitWarning: an approximation with k-hat above 0.7; draws of "bootstrap" and "weighted-likelihood" that did not converge.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -116,7 +127,7 @@ def posterior(
         >>> tree["posterior"]["weights"].shape
         (4, 100, 2)
     """
-    host_only("posterior", x, sample_weight, key)
+    host_only("posterior", x, sample_weight, error_covariances, labels, key)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     check_key(key)
@@ -128,15 +139,26 @@ def posterior(
             raise unknown("group", group, GROUPS)
     row, draw = METHODS[method], METHODS[method].resolve()
     _check_options(method, options)
-    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(fit))
+    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(fit), missing=True)
     names = source.feature_names if feature_names is None else feature_names
     check_feature_names(names, source.n_features)
-    gmm, target, fitted_to = _resolve(fit, prior, source, sample_weight)
-    data = fingerprint(source)
+    check_columns(source, np.asarray(source.weight) > 0)
+    errors = errors_of(error_covariances, x, source)
+    source = with_labels(source, labels, as_gmm(fit, "fit").n_components)
+    evidence = None if source.evidence is None else np.asarray(source.evidence)
+    seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence)
+    if not row.partly and (seen.partly or labels is not None):
+        able = ", ".join(name for name, method in METHODS.items() if method.partly)
+        raise UserError(
+            f"method {method!r} takes rows that were seen wholly, without labels, and x has missing values, "
+            f"error_covariances or labels: take one of {able}."
+        )
+    gmm, target, fitted_to = _resolve(fit, prior, source, seen)
+    data = fingerprint(source, errors, None if labels is None else np.asarray(labels))
     if fitted_to is not None and fitted_to != data:
         raise UserError(
-            f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows and "
-            "sample_weight, or fit.gmm to start from the mixture alone."
+            f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows, sample_weight, "
+            "error_covariances and labels, or fit.gmm to start from the mixture alone."
         )
     settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}
     schedule = None
@@ -154,9 +176,10 @@ def posterior(
 
     dtype = precision.compute_dtype(source.x)
     with precision.scope(dtype), reporter(progress, method) as report:
+        placed = seen.placed(dtype)
         problem = Problem(
-            jnp.asarray(source.x, dtype),
-            None if sample_weight is None else jnp.asarray(source.weight, dtype),
+            placed.rows,
+            placed.weight,
             precision.cast(gmm, dtype),
             precision.cast(target, dtype),
             layout_of(gmm, target),
@@ -172,7 +195,7 @@ def posterior(
             draws = draw(problem, key_draws, n_draws, n_chains, **options, **told)
         attrs = settings | draws.attrs | {"fingerprint": data}
         tree = to_datatree(
-            draws, source.x, None if sample_weight is None else source.weight, target,
+            draws, seen, target,
             key=key_tree, groups=groups, feature_names=names, row_labels=frames.row_labels(x), attrs=attrs,
         )  # fmt: skip
     if checkpoint is not None and not keep_checkpoint:
@@ -198,14 +221,10 @@ def _n_warmup(method: str, asked: Any) -> int:
     return check_count(asked, "n_warmup", least=0)
 
 
-def _resolve(
-    fit: Any, prior: Any, source: ArraySource, sample_weight: Float[ArrayLike, " N"] | None
-) -> tuple[GMM, Any, str | None]:
+def _resolve(fit: Any, prior: Any, source: ArraySource, seen: Seen) -> tuple[GMM, Any, str | None]:
     """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
     if isinstance(fit, Fit):
-        gmm, fitted_to = fit.gmm, fit.fingerprint
-        if fit.with_errors:
-            raise UserError("fit was made with error_covariances, which posterior doesn't take: fit x as measured.")
+        gmm, fitted_to = about_rows(fit, "posterior", seen.errors), fit.fingerprint
         if prior is None and fit.prior is None:
             raise UserError(
                 "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."
@@ -224,7 +243,7 @@ def _resolve(
             f"fit has components of weight 0 ({np.flatnonzero(weights == 0).tolist()}): refit with fewer components."
         )
     if isinstance(prior, str):
-        prior = Prior.named(prior, source.x, gmm.n_components, gmm.family, sample_weight=sample_weight)
+        prior = named_prior(prior, source, gmm.n_components, gmm.family)
     if not isinstance(prior, Prior | RichardsonGreen):
         raise not_a_prior(prior, "a RichardsonGreen")
     prior.check_fits(gmm)

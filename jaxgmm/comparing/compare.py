@@ -22,7 +22,7 @@ from jaxgmm.data.observed import ObservedSource, arrange, check_columns, has_gap
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.batch import Model, Settings, account, climb_models, in_weight, model_key, pad, rows_per_weight
 from jaxgmm.fitting.em_step import EM
-from jaxgmm.fitting.fit import Change, check_rows_for, resolve_prior
+from jaxgmm.fitting.fit import Change, check_family, check_rows_for, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status
@@ -138,6 +138,8 @@ def compare(
             f"by {np.count_nonzero(source.weight)}, the number of rows."
         )
     partly = has_gaps(source.x)
+    for family in names:
+        check_family(family, source.n_features, partly)
     if partly and (loo or elbo):
         raise UserError(f"x has missing values, which {'loo' if loo else 'elbo'}=True doesn't take: use held_out_folds.")
     folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)

@@ -3,17 +3,17 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws
-from jaxgmm.bayes.trees.schema import PARAMETERS, require, rows_of
+from jaxgmm.bayes.trees.schema import PARAMETERS, require, seen_of
 from jaxgmm.comparing.merging import Path, elbow, merge_path
-from jaxgmm.model.density import log_joint
+from jaxgmm.data.placed import Rows
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.rows import log_joint_of
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import map_draws
 from jaxgmm.tools.validation import check_count
@@ -48,17 +48,18 @@ def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray
         2
     """
     require(tree, "merged_counts", posterior=PARAMETERS)
-    rows, weight = rows_of(tree, "merged_counts")
+    seen = seen_of(tree, "merged_counts")
     draws = draws_of(tree)
     n_chains, length, k = np.shape(draws.weights)
     kept = np.arange(length)
     if n_draws is not None and check_count(n_draws, "n_draws") < length:
         kept = np.linspace(0, length - 1, n_draws).round().astype(int)
-    dtype = precision.compute_dtype(rows)
+    dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
         chosen = precision.cast(flatten_draws(jax.tree.map(lambda leaf: leaf[:, kept], draws)), dtype)
-        at_once = int(np.clip(_NUMBERS_AT_ONCE // (len(rows) * k), 1, n_chains * len(kept)))
-        paths = jax.tree.map(np.asarray, _paths(chosen, jnp.asarray(rows, dtype), jnp.asarray(weight, dtype), at_once))
+        placed = seen.placed(dtype)
+        at_once = int(np.clip(_NUMBERS_AT_ONCE // (placed.n_places * k), 1, n_chains * len(kept)))
+        paths = jax.tree.map(np.asarray, _paths(chosen, placed.rows, placed.weight, at_once))
     counts = np.array([_count(Path(*leaves)) for leaves in zip(*paths, strict=True)]).reshape(n_chains, -1)
     support = np.arange(1, k + 1)
     coords = {"chain": np.arange(n_chains), "draw": np.asarray(tree["posterior"]["draw"])[kept], "count": support}
@@ -67,8 +68,8 @@ def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _paths(gmm: GMM, x: Float[Array, "N D"], weight: Float[Array, " N"], at_once: int) -> Path:
-    return map_draws(lambda g: merge_path(jax.nn.softmax(log_joint(g.components(), x), axis=-1), weight), gmm, at_once)
+def _paths(gmm: GMM, x: Rows, weight: Float[Array, " M"], at_once: int) -> Path:
+    return map_draws(lambda g: merge_path(jax.nn.softmax(log_joint_of(g.components(), x), axis=-1), weight), gmm, at_once)
 
 
 def _count(path: Path) -> int:

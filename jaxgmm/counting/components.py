@@ -19,6 +19,7 @@ from jaxgmm.counting.partition import Data, blocks_of_labels, expand, log_densit
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.verdict import alpha_of
 from jaxgmm.covariance import get_family
+from jaxgmm.data.placed import Seen
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -90,7 +91,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
     draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm.moved(centre), extra, {"lp": log_likelihood}, {}))
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
     return to_datatree(
-        draws, rows, None, prior,
+        draws, Seen(rows), prior,
         key=key_tree, feature_names=feature_names_of(tree), row_labels=row_labels_of(tree), attrs=attrs,
     )  # fmt: skip
 

@@ -34,11 +34,14 @@ class Family(abc.ABC):
     (no leading axes; `vmap` adds them), work on traced arrays, and treat inactive components (weight 0) through `active`.
     """
 
-    name: ClassVar[str]
-    mclust: ClassVar[str]
-    structure: ClassVar[Structure]
-    general: ClassVar[str]  # the family of all covariances that are kept in this shape: its own name if nothing restricts them
+    name: str
+    mclust: str
+    structure: Structure
+    general: ClassVar[
+        str
+    ]  # the family of all covariances kept in this shape (of factors: as matrices): its own name if nothing restricts them
     per_component: ClassVar[bool] = True  # covariances have an axis of components
+    coarse: ClassVar[str | None] = None  # the family that starts are made in, and then `refined`; None: its own
     closed: ClassVar[bool] = True  # marginals and conditionals are of the family, too
 
     @abc.abstractmethod
@@ -130,6 +133,10 @@ class Family(abc.ABC):
             return covariances
         scatter = per_component(weights, covariances) * covariances * (n_features if self.structure.isotropic else 1)
         return self.refit(scatter, weights, covariances, n_features, weights > 0, None)
+
+    def refined(self, covariances: Array) -> Array:
+        """Covariances to start from, of those of the family `coarse`."""
+        return covariances
 
     def factor(self, covariances: Array, n_features: int) -> Factor:
         """The covariances taken apart (Cholesky)."""

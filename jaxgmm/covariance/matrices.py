@@ -18,6 +18,10 @@ class Dense:
 
     dense: ClassVar[bool] = True  # keeps matrices, so needs the whole covariance of the data
     isotropic: ClassVar[bool] = False  # one variance for all features
+    rank: int = (
+        0  # factors; where there are any, scatters are of rows and their factors by the mixture that made them, `current`
+    )
+    pooled: ClassVar[bool] = False  # one covariance for all components: what rows add to it doesn't depend on whose they are
 
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)
@@ -38,7 +42,11 @@ class Dense:
         """The diagonals of the covariances, (1, D) where components share one."""
         return (factor.scale**2).sum(-1)
 
-    def outer(self, weight: Array, a: Float[Array, "K D"], b: Float[Array, "K D"]) -> Array:
+    def on_host(self, covariances: np.ndarray) -> np.ndarray:
+        """The covariances as they are told to people, by NumPy: as matrices, where they are kept in another shape."""
+        return covariances
+
+    def outer(self, weight: Array, a: Float[Array, "K D"], b: Float[Array, "K D"], current: Array | None = None) -> Array:
         """weight_k (a_k b_k' + b_k a_k') / 2."""
         product = a[:, :, None] * b[:, None, :]
         return weight[:, None, None] * (product + mT(product)) / 2
@@ -176,7 +184,7 @@ class Dense:
         shift = jnp.einsum("kd,kde->ke", means, factor.whitener)
         return jnp.einsum("bd,kde->kbe", z, factor.whitener) - shift[:, None, :]
 
-    def whitened_scatter(self, responsibilities: Float[Array, "K B"], y: Float[Array, "K B D"]) -> Array:
+    def whitened_scatter(self, responsibilities: Float[Array, "K B"], y: Float[Array, "K B D"], factor: Factor) -> Array:
         return jnp.einsum("kbi,kbj->kij", responsibilities[:, :, None] * y, y)
 
     def unwhiten(self, sums: Float[Array, "K D"], scatter: Array, factor: Factor) -> tuple[Array, Array]:
@@ -223,13 +231,15 @@ class Pooled(Dense):
     operations than the dense form.
     """
 
+    pooled = True
+
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
 
     def variances(self, factor: Factor) -> Float[Array, "1 D"]:
         return (factor.scale**2).sum(-1)[None]
 
-    def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, "D D"]:
+    def outer(self, weight: Array, a: Array, b: Array, current: Array | None = None) -> Float[Array, "D D"]:
         product = (weight * a.T) @ b
         return (product + product.T) / 2
 
@@ -245,7 +255,7 @@ class Pooled(Dense):
     def whiten(self, z: Array, means: Array, factor: Factor) -> Array:
         return (z @ factor.whitener)[None] - (means @ factor.whitener)[:, None, :]
 
-    def whitened_scatter(self, responsibilities: Array, y: Array) -> Array:
+    def whitened_scatter(self, responsibilities: Array, y: Array, factor: Factor) -> Array:
         n_features = y.shape[-1]
         return (responsibilities[:, :, None] * y).reshape(-1, n_features).T @ y.reshape(-1, n_features)
 

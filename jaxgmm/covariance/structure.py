@@ -1,4 +1,4 @@
-"""The four shapes of scatter: how covariances of each shape whiten rows, and which sums over rows they need.
+"""The shapes of scatter: how covariances of each shape whiten rows, and which sums over rows they need.
 
 A family (full, tied, VEV, ...) is a parametrisation; its *structure* is the algebra under it. Everything here is for
 one mixture, K components, and a block of B rows `z` that has been shifted to a common centre, as have the `means`:

@@ -14,6 +14,8 @@ class Diagonal:
 
     dense: ClassVar[bool] = False
     isotropic: ClassVar[bool] = False
+    rank: int = 0
+    pooled: ClassVar[bool] = False
 
     def scatter_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
@@ -31,7 +33,10 @@ class Diagonal:
     def variances(self, factor: Factor) -> Array:
         return factor.scale**2
 
-    def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, "K D"]:
+    def on_host(self, covariances: np.ndarray) -> np.ndarray:
+        return covariances
+
+    def outer(self, weight: Array, a: Array, b: Array, current: Array | None = None) -> Float[Array, "K D"]:
         return weight[:, None] * a * b
 
     def share(self, scatter: Array, counts: Array) -> Array:
@@ -100,7 +105,7 @@ class Diagonal:
     def whiten(self, z: Array, means: Array, factor: Factor) -> Float[Array, "K B D"]:
         return (z[None] - means[:, None]) * factor.whitener[:, None]
 
-    def whitened_scatter(self, responsibilities: Array, y: Array) -> Array:
+    def whitened_scatter(self, responsibilities: Array, y: Array, factor: Factor) -> Array:
         return jnp.einsum("kb,kbd->kd", responsibilities, y**2)
 
     def unwhiten(self, sums: Array, scatter: Array, factor: Factor) -> tuple[Array, Array]:
@@ -138,7 +143,7 @@ class Isotropic(Diagonal):
         scale = jnp.sqrt(covariances)[:, None]
         return Factor(scale, 1 / scale, n_features * jnp.log(scale[:, 0]))
 
-    def outer(self, weight: Array, a: Array, b: Array) -> Float[Array, " K"]:
+    def outer(self, weight: Array, a: Array, b: Array, current: Array | None = None) -> Float[Array, " K"]:
         return weight * (a * b).sum(-1)
 
     def share(self, scatter: Array, counts: Array) -> Array:
@@ -178,7 +183,7 @@ class Isotropic(Diagonal):
     def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
         return n_features * jnp.log(scale).sum()
 
-    def whitened_scatter(self, responsibilities: Array, y: Array) -> Array:
+    def whitened_scatter(self, responsibilities: Array, y: Array, factor: Factor) -> Array:
         return jnp.einsum("kb,kbd->k", responsibilities, y**2)
 
     def unwhiten(self, sums: Array, scatter: Array, factor: Factor) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ What was seen of a row, which features and with which error covariance, is its p
 it. They stand together in blocks of one length, several blocks in a group, and sums go from group to group.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.data.moments import Moments, checked_moments, column_moments, column_steps
 from jaxgmm.data.padding import on_device
-from jaxgmm.data.source import ArraySource
+from jaxgmm.data.source import ArraySource, Source
 from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
@@ -39,6 +40,7 @@ class Observed:
         seen: (M, D), which features were.
         errors: (M, D) variances or (M, D, D) covariances of their errors of measurement; None without.
         n_groups: (), those that have rows.
+        evidence: (S, G, B, K), of the rows' labels, as `Labelled` has it; None where none is known.
     """
 
     values: Float[Array, "S G B D"]
@@ -46,10 +48,16 @@ class Observed:
     seen: Bool[Array, "M D"]
     errors: Float[Array, "M ..."] | None
     n_groups: Int[Array, ""]
+    evidence: Float[Array, "S G B K"] | None = None
 
     def of_patterns(self, which: Int[Array, " G"]) -> tuple[Bool[Array, "G D"], Float[Array, "G ..."] | None]:
         """What was seen in some of the patterns, and with which errors."""
         return self.seen[which], None if self.errors is None else self.errors[which]
+
+    def shifted(self, shift: Float[Array, " D"]) -> "Observed":
+        """The rows less `shift`."""
+        values = jax.numpy.where(self.seen[self.pattern][:, :, None], self.values - shift, 0)
+        return dataclasses.replace(self, values=values)
 
 
 @pytree(labels=("feature_names",))
@@ -128,10 +136,10 @@ class Arranged:
     rows: Observed
     places: Int[np.ndarray, " N"]
 
-    def spread(self, weight: Array) -> Float[Array, "S G B"]:
-        """Weights of the rows, in their places."""
-        spread = np.zeros(self.rows.values.shape[:3], weight.dtype)
-        spread.reshape(-1)[self.places] = weight
+    def spread(self, values: Array) -> Float[Array, "S G B ..."]:
+        """Weights of the rows, or whatever else each of them has, in their places."""
+        spread = np.zeros((*self.rows.values.shape[:3], *values.shape[1:]), values.dtype)
+        spread.reshape(-1, *values.shape[1:])[self.places] = values
         return jax.device_put(spread)
 
     def weighted(self, weight: Array, dtype: np.dtype) -> ObservedSource:
@@ -143,8 +151,11 @@ class Arranged:
         x, host = np.asarray(self.source.x), np.asarray(weight)
         check_columns(self.source, host > 0)
         moments = _moments(x, host, dtype)
-        filled = ArraySource(on_host(np.where(np.isnan(x), moments.mean, x).astype(x.dtype)), on_host(host))
-        return ObservedSource(self.rows, self.spread(weight), on_device(filled), moments, self.source.feature_names)
+        evidence = self.source.evidence
+        filled = on_host(np.where(np.isnan(x), moments.mean, x).astype(x.dtype))
+        rows = self.rows if evidence is None else dataclasses.replace(self.rows, evidence=self.spread(evidence))
+        start = on_device(ArraySource(filled, on_host(host), evidence=evidence))
+        return ObservedSource(rows, self.spread(weight), start, moments, self.source.feature_names)
 
 
 def arrange(source: ArraySource, errors: np.ndarray | None) -> Arranged:
@@ -234,8 +245,10 @@ def has_gaps(x: Numbers) -> bool:
     return bool(np.isnan(np.asarray(x).min()))  # a NaN is its own minimum
 
 
-def n_missing(source: ArraySource) -> int:
-    """Values that are missing in rows of positive weight."""
+def n_missing(source: Source) -> int:
+    """Values that are missing in rows of positive weight; pieces have none."""
+    if not isinstance(source, ArraySource):
+        return 0
     return int(np.isnan(np.asarray(source.x)[np.asarray(source.weight) > 0]).sum())
 
 
@@ -270,7 +283,7 @@ def check_errors(errors: ArrayLike, x: Numbers, present: np.ndarray | None = Non
     negative = least < -1e-6 * size
     if negative.any():
         raise UserError(f"{name} isn't positive semi-definite in {rows_named(negative)}: squared errors are needed.")
-    return given
+    return given if given.ndim == 3 else np.maximum(given, 0)
 
 
 def errors_in_order(errors: Any, x: object, names: Sequence[str] | None) -> Any:

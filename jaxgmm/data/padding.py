@@ -26,8 +26,10 @@ def padded_length(n_samples: int) -> int:
 def on_device(source: ArraySource) -> ArraySource:
     """The rows on the device and in the current precision, padded."""
     rows = padded_rows(source.x)
+    evidence = None if source.evidence is None else jax.device_put(pad_rows(source.evidence, len(rows)))
     # `jnp.asarray` would copy twice.
-    return ArraySource(jax.device_put(rows), jax.device_put(pad_rows(source.weight, len(rows))), source.feature_names)
+    weight = jax.device_put(pad_rows(source.weight, len(rows)))
+    return ArraySource(jax.device_put(rows), weight, source.feature_names, evidence)
 
 
 def padded_rows(x: Any) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -76,6 +76,18 @@ class Source(Protocol):
         ...
 
 
+class Labelled(NamedTuple):
+    """Rows of some of which it is known which component they are from, or are not.
+
+    Attributes:
+        x: (N, D).
+        evidence: (N, K), log p(what is known of the row's label | component k), at most 0; 0 for all k where nothing is.
+    """
+
+    x: Float[Array, "N D"]
+    evidence: Float[Array, "N K"]
+
+
 @pytree(labels=("feature_names",))
 @dataclass(frozen=True)
 class ArraySource:
@@ -85,11 +97,13 @@ class ArraySource:
         x: (N, D).
         weight: (N,).
         feature_names: D names, or None.
+        evidence: (N, K), of the rows' labels, as `Labelled` has it; None where none is known.
     """
 
     x: Float[Array, "N D"]
     weight: Float[Array, " N"]
     feature_names: tuple[str, ...] | None = None
+    evidence: Float[Array, "N K"] | None = None
     traceable: ClassVar[bool] = True
 
     @property
@@ -119,7 +133,8 @@ class ArraySource:
 
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
         """`f(x, weight)`: blocks within it are the business of `statistics`."""
-        return f(self.x, self.weight)
+        rows: Any = self.x if self.evidence is None else Labelled(self.x, self.evidence)
+        return f(rows, self.weight)
 
     def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
         """One part."""
@@ -171,8 +186,8 @@ def as_source(
     return ArraySource(rows, weight, names)
 
 
-def fingerprint(source: Source, errors: np.ndarray | None = None) -> str:
-    """16 hex digits that tell one data set from another: a hash of shape, rows, weights and errors, as float64.
+def fingerprint(source: Source, *more: Numbers | None) -> str:
+    """16 hex digits that tell one data set from another: a hash of shape, rows, weights and what else is known, as float64.
 
     Rows of another dtype that hold the same numbers, or that come in other pieces, have the same fingerprint.
     """
@@ -182,6 +197,7 @@ def fingerprint(source: Source, errors: np.ndarray | None = None) -> str:
             rows = np.asarray(part[which])
             for first in range(0, len(rows), _ROWS_HASHED):
                 digest.update(np.ascontiguousarray(rows[first : first + _ROWS_HASHED], np.float64))
-    if errors is not None:
-        digest.update(np.ascontiguousarray(errors, np.float64))
+    for array in more:
+        if array is not None:
+            digest.update(np.ascontiguousarray(array, np.float64))
     return digest.hexdigest()

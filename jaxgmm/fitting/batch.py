@@ -20,7 +20,7 @@ from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments, rows_of_frequencies
 from jaxgmm.data.padding import on_device, pad_rows
-from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared
+from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared, with_share
 from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Fit, Progress, Restarts, best_start
 from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
@@ -35,6 +35,8 @@ TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; wi
 _VANISHED = 1e-3  # expected rows of a component, below which its weight is on its way to 0
 _ROWS_FOR_SEEDS = 1 << 14  # of data that come in pieces
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
+
+NOISE_SHARE = 0.1  # that starts have, unless they hold one
 
 type Given = GMM | np.ndarray | None  # a start instead of seeds: a mixture, (N, K) responsibilities or (N,) labels
 
@@ -56,6 +58,8 @@ class Settings(NamedTuple):
     rtol: float
     max_steps: int
     step: EM = EM()
+    log_widths: np.ndarray | None = None  # (D,), of the box of the noise
+    noise_share: float = NOISE_SHARE  # that starts have
 
 
 def model_key(key: Array, family: str, n_components: int) -> Array:
@@ -98,7 +102,10 @@ def climb_models(
         part = slice(first, first + at_once)
         own = _repeat(rules, n_starts, part)
         report = None if callback is None else _reporter(callback, min(first + at_once, total), total, settings.max_steps)
-        searches.append(climb(starts(part, own), data, own, settings.max_steps, settings.step, report))
+        begin = starts(part, own)
+        if settings.log_widths is not None:
+            begin = with_share(begin, jnp.full(begin.weights.shape[0], 1 - settings.noise_share, dtype))
+        searches.append(climb(begin, data, own, settings.max_steps, settings.step, report))
     if len(searches) > 1:  # one model, whose starts ran in turn
         return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *searches)]
     parts = [slice(first, first + n_starts) for first in range(0, total, n_starts)]
@@ -133,7 +140,8 @@ def _starts(
 
     def seeded(part: slice, rules: EMRules) -> GMM:
         seeds, own = (uniforms[part], rules.shared.centre, scales, counts[part]), rules.own.prior
-        return seeded_starts(rows.x, rows.weight, *seeds, init=settings.init, family=settings.family, prior=own)
+        how = {"init": settings.init, "family": settings.family, "noisy": settings.log_widths is not None}
+        return seeded_starts(rows.x, rows.weight, *seeds, **how, prior=own, evidence=rows.evidence)
 
     return seeded
 
@@ -186,7 +194,10 @@ def account(search: Search, model: Model, settings: Settings, source: Source, ou
         covariances = covariances[:n_components]
     expected_rows = in_rows(np.asarray(search.statistics.counts[best, :n_components]), source)
     weights = chosen.weights[best, :n_components]
+    if settings.log_widths is not None:
+        weights = weights / weights.sum()
     vanished = (expected_rows < _VANISHED) & (weights > 0)  # a weight of 0 says that a component takes no part
+    vanished &= not vanished.all()  # as where noise has all rows
     if model.prior is not None:
         vanished &= np.asarray(model.prior.concentration) <= 1
     if vanished.any() and "weights" not in settings.step.fixed:
@@ -206,6 +217,11 @@ def account(search: Search, model: Model, settings: Settings, source: Source, ou
         expected_rows=expected_rows,
         total_weight=source.total_weight,
     )
+
+
+def noise_share(search: Search, fit: Fit) -> float:
+    """The share of the rows that are noise, at the best start."""
+    return max(0.0, 1.0 - float(np.asarray(search.point.weights[fit.restarts.best], float).sum()))
 
 
 def rows_per_weight(prior: Any, source: Source) -> float:
@@ -296,7 +312,8 @@ def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settin
     values = constants or [0.0] * len(models), moments.mean, floor, moments.total_weight, settings.rtol
     constant, *shared, total, rtol = (on_host(np.asarray(value, dtype)) for value in values)
     prior = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None
-    return Rules(Own(prior, constant, on_host(active)), Shared(*shared), total, rtol)
+    log_widths = None if settings.log_widths is None else on_host(settings.log_widths.astype(dtype))
+    return Rules(Own(prior, constant, on_host(active)), Shared(shared[0], shared[1], log_widths), total, rtol)
 
 
 def _repeat(rules: EMRules, n_starts: int, part: slice) -> EMRules:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.fitting.loop import Proposal, Rules, Search
-from jaxgmm.model.density import Components
+from jaxgmm.model.density import WITHOUT_ROWS, Components, Uniform
 from jaxgmm.model.engines import COMPLETE, Engine
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel_and_scale
@@ -41,10 +41,13 @@ class Shared(NamedTuple):
     Attributes:
         centre: (D,), what rows are shifted by: the mean of the data.
         floor: smallest pivots that aren't rounding, by structure; used without a prior.
+        log_widths: (D,), of the box over which noise is uniform; None without. With noise, the weights of a point add up to
+            the share of the rows that aren't, on which the prior of the weights has no say.
     """
 
     centre: Float[Array, " D"]
     floor: Float[Array, "..."]
+    log_widths: Float[Array, " D"] | None = None
 
 
 class Ready(NamedTuple):
@@ -97,7 +100,11 @@ class EM:
         if prior is not None and prior.least_scale is not None:
             prior = jax.vmap(given)(prior, self.scale(search.memory))
         refit = jax.vmap(lambda s, g, own, active: maximise(s, g, own, active, self.fixed))
-        return Proposal(refit(search.statistics, search.point, prior, rules.own.active))
+        point, statistics = refit(search.statistics, search.point, prior, rules.own.active), search.statistics
+        if self.log_widths(rules) is not None:
+            share = statistics.counts.sum(1) / jnp.where(statistics.total_weight > 0, statistics.total_weight, 1)
+            point = with_share(point, jnp.minimum(share, 1))
+        return Proposal(point)
 
     def scale(self, memory: PyTree[Array]) -> Float[Array, " R"]:
         """E[s | mixture] at the last accepted point."""
@@ -105,11 +112,17 @@ class EM:
 
     def ready(self, point: GMM, rules: EMRules) -> tuple[Ready, Bool[Array, " R"]]:
         """The components, factored, and which of the mixtures are singular."""
-        kind, own = get_family(point.family), rules.own
+        kind, own, log_widths = get_family(point.family), rules.own, self.log_widths(rules)
         factor = jax.vmap(GMM.factored)(point)
         floor = 0 if own.prior is not None else self.floor(rules)
         singular = _singular(point, factor, floor, own.active, kind)
         components = jax.vmap(GMM.components)(point, factor)
+        if log_widths is not None:
+            rest, eps = 1 - point.weights.sum(1), jnp.finfo(point.weights.dtype).eps
+            singular |= rest < -10 * eps * point.n_components  # more than all: extrapolated too far
+            shared = jnp.broadcast_to(log_widths, (rest.size, log_widths.size))
+            components = dataclasses.replace(components, noise=Uniform(jnp.log(jnp.maximum(rest, WITHOUT_ROWS)), shared))
+            point = with_share(point, jnp.ones_like(rest))
         if own.prior is None:
             return Ready(components, None, None), singular
         return Ready(components, *jax.vmap(log_kernel_and_scale)(own.prior, point, factor, own.active)), singular
@@ -117,6 +130,10 @@ class EM:
     def floor(self, rules: EMRules) -> Float[Array, "..."]:
         """Smallest pivots that aren't rounding, without a prior: (p,), or (R, 1, p)."""
         return rules.shared.floor
+
+    def log_widths(self, rules: EMRules) -> Float[Array, " D"] | None:
+        """Of the box of the noise, or None."""
+        return rules.shared.log_widths
 
     def suits(self, ready: Ready, rules: EMRules, counted: Bool[Array, " R"]) -> Bool[Array, ""]:
         """Whether the engine keeps their digits."""
@@ -129,6 +146,11 @@ class EM:
     def sums(self, ready: Ready, x: Array, weight: Array, rules: EMRules, expanded: Array | None) -> Statistics:
         """The E-step."""
         return self.engine.sums(ready.components, x, weight, rules.shared.centre, expanded)
+
+    def accounted(self, statistics: Statistics, rules: EMRules) -> Float[Array, " R"]:
+        """By the responsibilities; with noise, by the rows' weights."""
+        counts = statistics.counts.sum(1)
+        return counts if self.log_widths(rules) is None else jnp.maximum(counts, statistics.total_weight)
 
     def judge(
         self, point: GMM, ready: Ready, statistics: Statistics, rules: EMRules
@@ -144,6 +166,12 @@ class EM:
         """The scale."""
         old = self.scale(search.memory)
         return old if ready.scale is None else jnp.where(accepted, ready.scale, old)
+
+
+def with_share(point: GMM, share: Float[Array, " R"]) -> GMM:
+    """With weights that add up to this."""
+    weights = share[:, None] * point.weights / point.weights.sum(-1, keepdims=True)
+    return GMM.unchecked(weights, point.means, point.covariances, point.family)
 
 
 def _singular(

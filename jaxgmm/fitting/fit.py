@@ -11,13 +11,25 @@ from jaxtyping import Array, Float
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, Pieces, Source, as_source, fingerprint
 from jaxgmm.data.moments import Moments, rows_of_frequencies
-from jaxgmm.data.observed import arrange, check_errors, errors_in_order, has_gaps, n_missing
+from jaxgmm.data.observed import arrange, check_columns, check_errors, errors_in_order, has_gaps, n_missing
 from jaxgmm.data.padding import on_device
-from jaxgmm.fitting.batch import Given, Model, Settings, account, climb_models, in_weight, rows_per_weight
+from jaxgmm.fitting.batch import (
+    NOISE_SHARE,
+    Given,
+    Model,
+    Settings,
+    account,
+    climb_models,
+    in_weight,
+    noise_share,
+    rows_per_weight,
+)
 from jaxgmm.fitting.em_step import EM
+from jaxgmm.fitting.labels import all_labelled, check_labels_of_start, in_dtype, n_labelled, with_labels
+from jaxgmm.fitting.noise import Noise, box_of
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
-from jaxgmm.fitting.starts import METHODS, check_assigned
+from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
@@ -30,6 +42,7 @@ from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import OF_STARTS, keywords
 from jaxgmm.tools.progress import OfProgress, Reporter, reporter
+from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 STOPPING = ("relative", "aitken")
@@ -53,6 +66,8 @@ def fit(
     max_steps: int = 500,
     sample_weight: Float[ArrayLike, " N"] | None = None,
     error_covariances: Errors = None,
+    labels: ArrayLike | None = None,
+    noise: bool | Float[ArrayLike, " D"] = False,
     fixed: Sequence[str] = (),
     stopping: str = "relative",
     acceleration: str | None = None,
@@ -71,8 +86,8 @@ def fit(
             order. NaN is a missing value, taken as missing at random: EM is exact, whatever the pattern (Little & Rubin 2002).
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.
-        family: "full", "tied", "diag", "spherical", or any of mclust's fourteen, such as "VEV". With a GMM as `init`, its
-            family is the default.
+        family: "full", "tied", "diag", "spherical", or any of mclust's fourteen, such as "VEV"; or "factors:5", factor
+            analysers of rank 5, for many features. With a GMM as `init`, its family is the default.
         prior: "default" (`Prior.default`), "fraley-raftery", a `Prior`, None for maximum likelihood, or a function that makes
             the prior of the default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
         init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or a Fit (a warm start).
@@ -85,6 +100,12 @@ def fit(
         error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, in squared units: the
             mixture is that of the rows without errors (extreme deconvolution; Bovy, Hogg & Roweis 2011). The default prior and
             the starts are made of the rows as they are.
+        labels: (N,), the components of rows where they are known, -1 where they aren't; or (N, K), p(what is known of a row's
+            label given component k), which multiplies the component's density (Come et al. 2009), ones where nothing is.
+            Components start from the rows that can be of no other; one start will do where each has some. A row of which
+            something is known is no noise.
+        noise: True for a component besides the Gaussians that is uniform over the box of the rows, or (D,) widths of a box:
+            outliers are its own then (Banfield & Raftery 1993). Its share has a uniform prior. `Fit.noise` has it.
         fixed: parameters to keep at the values of a GMM given as `init`: of "weights", "means", "covariances". Exact.
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
@@ -112,37 +133,52 @@ def fit(
         >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
         ('converged', [0.36, 0.64])
     """
-    host_only("fit", x, sample_weight, error_covariances, key, instead="; e_step and m_step work inside")
+    host_only("fit", x, sample_weight, error_covariances, labels, noise, key, instead="; e_step and m_step work inside")
     check_key(key)
     source = _source_of(x, sample_weight, names_in(init))
-    errors = _errors_of(error_covariances, x, source)
+    errors = errors_of(error_covariances, x, source)
     given, n_components, family = resolve_init(init, n_components, family, source)
+    if isinstance(source, ArraySource):
+        check_columns(source, np.asarray(source.weight) > 0)
+    source, box, held = with_labels(source, labels, n_components), box_of(noise, source), noise_in(init)
+    if held is not None and box is None:
+        raise UserError("init is a fit with noise: pass noise=True, too, or init=fit.gmm, to go on without.")
+    check_labels_of_start(source, given)
     n_starts = check_count(n_init, "n_init")
-    if given is not None:
+    if given is not None or all_labelled(source):
         n_starts = 1
     max_steps = check_steps(max_steps)
-    step = step_of(check_fixed(fixed), stopping, acceleration, given)
+    step = step_of(check_fixed(fixed), stopping, acceleration, given, left=box is not None)
     partly = isinstance(source, ArraySource) and (errors is not None or has_gaps(source.x))
+    check_family(family, source.n_features, partly)
     if partly:
         step = dataclasses.replace(step, engine=OBSERVING)
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
 
-    settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step)
-    data_id, rows = fingerprint(source, errors), rows_per_weight(prior, source)
+    log_widths = None if box is None else box.log_widths
+    share = NOISE_SHARE if held is None else float(np.clip(held.weight, 1e-3, 1 - 1e-3))
+    settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step, log_widths, share)
+    data_id = fingerprint(source, errors, None if labels is None else np.asarray(labels))
+    rows = rows_per_weight(prior, source)
     watched = False if callback is not None and progress == "auto" else progress
     with precision.scope(dtype), reporter(watched, "fit") as report:
         data: Source = source
         if isinstance(source, ArraySource):
+            source = in_dtype(source, dtype)
             source = source if rows == 1 else dataclasses.replace(source, weight=source.weight * rows)
             data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
         (search,) = climb_models([model], data, moments, settings, dtype, given, _told(callback, report))
     fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
-    if partly:
-        assert isinstance(source, ArraySource)
-        fitted = dataclasses.replace(fitted, n_missing=n_missing(source), with_errors=errors is not None)
+    fitted = dataclasses.replace(
+        fitted,
+        n_missing=n_missing(source),
+        with_errors=errors is not None,
+        n_labelled=n_labelled(source),
+        noise=None if box is None else dataclasses.replace(box, weight=noise_share(search, fitted)),
+    )
     if not fitted.converged:
         warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=3)
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
@@ -164,12 +200,17 @@ def _told(callback: Callable[[Progress], None] | None, report: Reporter | None) 
     return tell
 
 
+def noise_in(init: object) -> Noise | None:
+    """The noise that a start holds: a fit may."""
+    return init.noise if isinstance(init, Fit) else None
+
+
 def names_in(init: object) -> tuple[str, ...] | None:
     """The features' names that a start knows: a mixture does."""
     return as_gmm(init).feature_names if isinstance(init, Mixture) else None
 
 
-def _errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarray | None:
+def errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarray | None:
     """The errors of rows in memory, checked, with features in the order of the source's."""
     if error_covariances is None:
         return None
@@ -204,7 +245,9 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Sour
         if init not in METHODS:
             raise unknown("init", init, METHODS)
         if n_components is None:
-            raise UserError(f"n_components is needed with init={init!r}; only responsibilities, labels or a GMM hold it.")
+            raise UserError(
+                f"n_components is needed with init={init!r}; only init=responsibilities, init=labels or a GMM hold it."
+            )
         check_rows_for(n_components, source.n_present)
         return None, n_components, family
     if isinstance(init, GMM):
@@ -226,6 +269,14 @@ def resolve_init(init: Init, n_components: int | None, family: str, source: Sour
     return given, held, family
 
 
+def check_family(family: str, n_features: int, partly: bool = False) -> None:
+    """Raises ValueError where a family can't be fitted to so many features, or to rows that weren't seen wholly."""
+    kind = get_family(family)
+    if kind.structure.rank and partly:
+        raise UserError(f"family {family!r} takes rows that were seen wholly, without errors: take {kind.general!r}.")
+    check_rank(family, n_features)
+
+
 def check_rows_for(n_components: int, n_rows: int) -> None:
     """Raises ValueError where there are more components than rows of positive weight."""
     if n_components > n_rows:
@@ -235,8 +286,12 @@ def check_rows_for(n_components: int, n_rows: int) -> None:
         )
 
 
-def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given) -> EM:
-    """The loop's step. Raises ValueError for arguments that can't be used, alone or with this start."""
+def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given, *, left: bool = False) -> EM:
+    """The loop's step; `left` says that something besides the parameters is to be fitted.
+
+    Raises:
+        ValueError: arguments that can't be used, alone or with this start.
+    """
     if stopping not in STOPPING:
         raise unknown("stopping", stopping, STOPPING)
     if acceleration is not None and acceleration not in ACCELERATION:
@@ -245,9 +300,21 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
         raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
     if fixed and not isinstance(given, GMM):
         raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
-    if len(fixed) == len(PARAMETERS):
+    if len(fixed) == len(PARAMETERS) and not left:
         raise UserError("fixed names all three parameters: nothing is left to fit.")
     return (Squarem if acceleration else EM)(fixed, stopping)
+
+
+def named_prior(name: str, source: ArraySource, n_components: int, family: str) -> Prior:
+    """The prior that is called so, of rows that may have gaps; weights that add up to 1 are frequencies."""
+    dtype = precision.compute_dtype(source.x)
+    weight = np.asarray(source.weight) * rows_of_frequencies(source.total_weight, source.n_present)
+    rows = dataclasses.replace(source, weight=on_host(weight))
+    with precision.scope(dtype):
+        moments = (arrange(rows, None).weighted(rows.weight, dtype) if has_gaps(rows.x) else rows).moments(
+            get_family(family).structure.dense, dtype
+        )
+    return Prior.of_moments(name, moments, n_components, family)
 
 
 def resolve_prior(prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str) -> Prior | None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import Moments, column_moments
-from jaxgmm.fitting.fit import Change
+from jaxgmm.fitting.fit import Change, check_family
 from jaxgmm.fitting.group_batch import GroupBatch, starts_of
 from jaxgmm.fitting.group_fits import OUT_OF_RANGE, TOO_FEW, BestStarts, GroupFits
 from jaxgmm.fitting.starts import METHODS
@@ -102,6 +102,7 @@ def fit_groups(
     if isinstance(prior, str):
         check_name(prior)
     rows, labels, names = _split(x, groups)
+    check_family(family, rows[0].shape[1])
     dtype = np.dtype(np.float64) if precision.platform(rows[0]) == "cpu" else precision.compute_dtype(rows[0])
     kind, most = get_family(family), max(sizes)
     counts = np.array([len(own) for own in rows])

@@ -1,11 +1,14 @@
 """What `fit_groups` returns, and how it comes about: the best start of each group and number of components."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.special
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.fitting.group_batch import GroupStarts
@@ -13,10 +16,12 @@ from jaxgmm.fitting.loop import Search
 from jaxgmm.fitting.result import USABLE
 from jaxgmm.fitting.status import Status, status_of
 from jaxgmm.model.mixture import GMM
-from jaxgmm.tools import precision
+from jaxgmm.tools import frames, precision
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
 
 TOO_FEW, OUT_OF_RANGE = "too_few_rows", "out_of_range"  # in the column `status`, where nothing was fitted
+_NAMED = 5  # groups, in an error
 _NOT_FITTED = {-1: TOO_FEW, -2: OUT_OF_RANGE}
 
 
@@ -76,6 +81,47 @@ class GroupFits(Readable):
         columns |= {f"sd_{name}": sd[group, component, j] for j, name in enumerate(names)}
         index = pd.MultiIndex.from_arrays([self.table.index[group], component], names=[self.table.index.name, "component"])
         return pd.DataFrame(columns, index=index)
+
+    def classify(self, x: Float[ArrayLike, "N D"], prior: Mapping[Any, float] | None = None) -> pd.DataFrame:
+        """p(group | row), where groups are classes: discriminant analysis by mixtures (Hastie & Tibshirani 1996), MclustDA.
+
+        Args:
+            x: (N, D), array or frame; NaN is a missing value.
+            prior: p(group), by label, for the groups that have a mixture; default the groups' shares of the rows.
+
+        Returns:
+            A row for each row, a column for each group that has a mixture; `.idxmax(axis=1)` is the most probable group.
+
+        Raises:
+            TypeError, ValueError: rows that can't be used; a prior that lacks a group or isn't positive.
+
+        Example:
+            >>> import jax, jaxgmm as jg, numpy as np
+            >>> x, species = jg.datasets.load_iris().x, np.repeat(["setosa", "versicolor", "virginica"], 50)
+            >>> fits = jg.fit_groups(x[::2], species[::2], n_components=[1, 2], key=jax.random.key(0))
+            >>> int((fits.classify(x[1::2]).idxmax(axis=1) == species[1::2]).sum())
+            72
+        """
+        groups = list(self)
+        if not groups:
+            raise UserError("no group has a mixture to classify rows by: see the table's status.")
+        if prior is None:
+            shares = self.table["n_rows"].to_numpy(float)[self.table["n_components"] > 0]
+        else:
+            unknown = [group for group in prior if group not in groups]
+            if unknown:
+                raise UserError(f"prior has {unknown[:_NAMED]}, which are no groups with a mixture.")
+            absent = [group for group in groups if group not in prior]
+            if absent:
+                raise UserError(f"prior lacks the groups {absent[:_NAMED]}: give each group's probability, by its label.")
+            shares = np.array([prior[group] for group in groups], float)
+            if not (np.isfinite(shares).all() and (shares > 0).all()):
+                raise UserError(f"prior must be positive, got {dict(zip(groups, shares.tolist(), strict=True))}.")
+        joint = np.stack([np.asarray(self[group].log_prob(x), float) for group in groups], axis=1) + np.log(shares)
+        labels = frames.row_labels(x)
+        columns = pd.Index(groups, name=self.table.index.name, tupleize_cols=False)
+        index = None if labels is None else pd.Index(labels)
+        return pd.DataFrame(scipy.special.softmax(joint, axis=1), index=index, columns=columns)
 
     def _page(self) -> Page:
         gmm, status = self.gmm, self.table["status"].value_counts()

@@ -78,6 +78,9 @@ class EMOfGroups(EM):
         """Of each group."""
         return rules.own.floor[:, None]
 
+    def log_widths(self, rules: EMRules | GroupRules) -> None:
+        """Without noise."""
+
     def suits(self, ready: Ready, rules: EMRules | GroupRules, counted: Array) -> Bool[Array, ""]:
         """Always."""
         return jnp.ones((), bool)
@@ -111,10 +114,10 @@ def seeded_groups(
     """A start for each, from seeds among its own rows; as `starts.seeded_starts`."""
 
     def start(u: Array, scale: Array, n: Array, own: OwnRows) -> GMM:
-        def squared_distance(row: Array) -> Array:
+        def squared_distance(row: Array, _: Array) -> Array:
             return (((own.x - own.x[row]) / scale) ** 2).sum(1)
 
-        seeds, labels = seeds_of(u, squared_distance, own.weight, n, init)
+        seeds, labels, _ = seeds_of(u, squared_distance, own.weight, n, init)
         return grouped_start(own.x, own.weight, labels, own.x[seeds], own.centre, n, family, own.prior)
 
     return jax.vmap(start)(uniforms, scales, n_components, own)

@@ -108,6 +108,10 @@ class Step[Point, Ready](Protocol):
         """The statistics of some rows."""
         ...
 
+    def accounted(self, statistics: Statistics, rules: Rules) -> Float[Array, " R"]:
+        """The weight of the rows that the statistics account for: all, or compiled sums are wrong."""
+        ...
+
     def judge(
         self, point: Point, ready: Ready, statistics: Statistics, rules: Rules
     ) -> tuple[Float[Array, " R"], Bool[Array, " R"] | bool]:
@@ -269,7 +273,7 @@ def _settle(search: Search, trial: _Trial, statistics: Statistics, rules: Rules,
         promised = gain * ratio / (1 - ratio)  # what a geometric series of gains would still bring
         small = small & (ratio < 1) & (jnp.abs(promised) < least)
     tolerance = 1e-6 if objective.dtype == jnp.float64 else 1e-3
-    mismatch = jnp.abs(statistics.counts.sum(1) - weight) > tolerance * weight
+    mismatch = jnp.abs(step.accounted(statistics, rules) - weight) > tolerance * weight
 
     status = jnp.where(small, Status.converged, RUNNING)
     for happened, code in (

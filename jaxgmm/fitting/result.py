@@ -5,20 +5,24 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model import reading
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import about_rows
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
+from jaxgmm.tools import frames
 from jaxgmm.tools.formatting import nats, number
 from jaxgmm.tools.hints import OF_FITS, Hinting
 from jaxgmm.tools.reading import Page, Readable, Table, counted
 from jaxgmm.tools.svg import Mark, chart, colour
+from jaxgmm.tools.validation import floating, is_traced
 
 _EMPTY = 0.5  # expected rows: below it a component has, more probably than not, none, since prod_n (1 - r_nk) >= 1 - sum_n r_nk
 _NAMED = 8  # components, in a message
@@ -119,7 +123,8 @@ class Restarts(Readable):
 class Fit(Readable, Hinting):
     """A fitted mixture and the account of its fit.
 
-    It stands for its mixture wherever one is an argument, in `plots` too; what else the mixture can answer, `gmm` does.
+    It stands for its mixture wherever one is an argument, in `plots` too; what else the mixture can answer, `gmm` does. What
+    asks about rows, and knows no noise, refuses a fit that has some.
 
     Attributes:
         gmm: the best start's mixture.
@@ -135,6 +140,8 @@ class Fit(Readable, Hinting):
         total_weight: sum_n w_n, of the weights as they were given.
         n_missing: values of the rows that were missing.
         with_errors: whether the rows had errors of measurement, which the mixture is without.
+        n_labelled: rows of whose component something was known.
+        noise: what rows are from besides the mixture, or None.
     """
 
     gmm: GMM
@@ -150,6 +157,8 @@ class Fit(Readable, Hinting):
     total_weight: float
     n_missing: int = 0
     with_errors: bool = False
+    n_labelled: int = 0
+    noise: Noise | None = None
 
     _elsewhere = OF_FITS | {name: f"gmm.{name}" for name in dir(GMM) if not name.startswith("_")}
 
@@ -172,30 +181,50 @@ class Fit(Readable, Hinting):
         return self.gmm.covariances
 
     def predict(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Int[Array, " N"]:
-        """The most probable component of each row: `gmm.predict`."""
-        return about_rows(self, "predict", error_covariances).predict(x, error_covariances=error_covariances)
+        """The most probable component of each row: `gmm.predict`; -1 for rows that are noise more probably than any of them."""
+        if self.noise is None:
+            return about_rows(self, "predict", error_covariances).predict(x, error_covariances=error_covariances)
+        shares = self.responsibilities(x, error_covariances=error_covariances)
+        return jnp.where(1 - shares.sum(-1) > shares.max(-1), -1, shares.argmax(-1))
 
     def responsibilities(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, "N K"]:
-        """p(component k given x_n): `gmm.responsibilities`."""
-        return about_rows(self, "responsibilities", error_covariances).responsibilities(x, error_covariances=error_covariances)
+        """p(component k given x_n): `gmm.responsibilities`; what rows lack to 1 is the probability that they are noise."""
+        gmm = about_rows(self, "responsibilities", error_covariances, beside_noise=True)
+        shares = gmm.responsibilities(x, error_covariances=error_covariances)
+        return shares if self.noise is None else shares * self._beside_noise(x, error_covariances)[1][..., None]
 
     def log_prob(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, " N"]:
-        """Log density of each row, in nats: `gmm.log_prob`."""
-        return about_rows(self, "log_prob", error_covariances).log_prob(x, error_covariances=error_covariances)
+        """Log density of each row, in nats: `gmm.log_prob`, or of the mixture and noise."""
+        if self.noise is None:
+            return about_rows(self, "log_prob", error_covariances).log_prob(x, error_covariances=error_covariances)
+        return self._beside_noise(x, error_covariances)[0]
+
+    def _beside_noise(self, x: Float[ArrayLike, "N D"], errors: Errors) -> tuple[Array, Array]:
+        """Log density of each row, noise included, and the probability that it isn't noise."""
+        assert self.noise is not None
+        gmm = about_rows(self, "log_prob", errors, beside_noise=True)
+        log_prob = gmm.log_prob(x, error_covariances=errors)
+        rows = floating(frames.ordered(x, gmm.feature_names), "x")
+        return self.noise.beside(log_prob, jnp.ones(rows.shape, bool) if is_traced(rows) else ~np.isnan(rows))
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
-        """Rows and the components they come from: `gmm.sample`."""
+        """Rows and the components they come from: `gmm.sample`, without noise."""
         return self.gmm.sample(key, n_samples)
 
     @property
+    def n_parameters(self) -> int:
+        """Free parameters: the mixture's, and one of the noise, or two where its box was made of the rows."""
+        return self.gmm.n_parameters + (0 if self.noise is None else self.noise.n_parameters)
+
+    @property
     def bic(self) -> float:
-        """`gmm.bic(x, sample_weight)` of the rows that were fitted: -2 log L + p log N; smaller is better."""
-        return self.gmm.n_parameters * math.log(self.total_weight) - 2 * self.log_likelihood
+        """-2 log L + p log N of the rows that were fitted, with their errors, labels and noise; smaller is better."""
+        return self.n_parameters * math.log(self.total_weight) - 2 * self.log_likelihood
 
     @property
     def aic(self) -> float:
-        """`gmm.aic(x, sample_weight)` of the rows that were fitted: -2 log L + 2 p; smaller is better."""
-        return 2 * self.gmm.n_parameters - 2 * self.log_likelihood
+        """-2 log L + 2 p of the rows that were fitted, with their errors, labels and noise; smaller is better."""
+        return 2 * self.n_parameters - 2 * self.log_likelihood
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -223,10 +252,12 @@ class Fit(Readable, Hinting):
             (
                 "" if self.converged else self.status.meaning,
                 f"log-likelihood {nats(self.log_likelihood)}, BIC {nats(self.bic)}, AIC {nats(self.aic)}, "
-                f"{counted(gmm.n_parameters, 'parameter')}",
+                f"{counted(self.n_parameters, 'parameter')}",
                 self.restarts.in_words,
                 f"{counted(self.n_missing, 'value')} missing, taken as missing at random" if self.n_missing else "",
                 "a mixture of rows without their errors of measurement" if self.with_errors else "",
+                "" if self.noise is None else f"noise: {self.noise.in_words}",
+                f"{counted(self.n_labelled, 'row')} of which the component was known, or partly" if self.n_labelled else "",
                 without_rows(self) if self.empty.any() else "",
             ),
             reading.table(numbers),

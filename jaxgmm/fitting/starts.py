@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxgmm.covariance import get_family
+from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import as_source
 from jaxgmm.data.moments import Moments, column_moments, column_variances
 from jaxgmm.data.padding import on_device
@@ -25,6 +26,7 @@ from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_key, floating, host_only, key_data, unknown
 
 METHODS = ("k-means++", "random")
+_FAR = 9.0  # times the typical squared distance from a seed, beyond which a row may be noise
 _EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
 _NUMBERS_AT_ONCE = 1 << 18  # entries of x whose differences from a seed exist at one time
 
@@ -72,6 +74,7 @@ def initialise(
     source = as_source(x, sample_weight, min_rows=2)
     n_components = check_count(n_components, "n_components")
     family = get_family(family).name
+    check_rank(family, source.n_features)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
         data = on_device(source)
@@ -91,6 +94,13 @@ def initialise(
     return start.named(source.feature_names)
 
 
+def check_rank(family: str, n_features: int) -> None:
+    """Raises ValueError for factor analysers of as many factors as features."""
+    kind = get_family(family)
+    if kind.structure.rank >= n_features:
+        raise UserError(f"family {family!r} needs a rank below the {n_features} features of x: take {kind.general!r}.")
+
+
 def column_scales(moments: Moments, family: str) -> np.ndarray:
     """What columns are divided by before distances: their standard deviations (D,), all alike for round components."""
     variance = column_variances(moments)
@@ -108,7 +118,7 @@ def seed_uniforms(key: Array, n_starts: int, n_components: int, capacity: int) -
     return np.pad(draws, ((0, 0), (0, capacity - n_components)))
 
 
-@functools.partial(jax.jit, static_argnames=("init", "family"))
+@functools.partial(jax.jit, static_argnames=("init", "family", "noisy"))
 def seeded_starts(
     x: Array,
     weight: Array,
@@ -119,52 +129,110 @@ def seeded_starts(
     init: str,
     family: str,
     prior: Prior | None,
+    evidence: Float[Array, "N L"] | None = None,
+    noisy: bool = False,
 ) -> GMM:
     """R starts at once, one uniform variate a seed; those of each start's components from its `n_components` on are padding.
 
-    Every leaf of `prior` has a leading axis of starts.
+    Every leaf of `prior` has a leading axis of starts. With evidence of rows' labels, a component with labelled rows starts
+    from their mean, and these rows are its own. Where some rows are noise, those far from all seeds are left out.
     """
     weight = weight.astype(centre.dtype)
+    known = None if evidence is None else _known(x, weight, centre, evidence, uniforms.shape[1])
     n_rows, block_size = rows_present(weight), short_blocks(max(1, _NUMBERS_AT_ONCE // x.shape[1]), x.shape[0])
 
-    def squared_distance(row: Array) -> Float[Array, " N"]:
+    def place(row: Array, k: Array) -> Float[Array, "*k D"]:
         seed = x[row].astype(centre.dtype)
+        return seed if known is None else jnp.where(known.some[k][..., None], known.means[k], seed)
+
+    def squared_distance(row: Array, k: Array) -> Float[Array, " N"]:
+        seed = place(row, k)
         # In blocks: XLA does not fuse the differences into their sum, so they would be a second copy of the data.
         return map_rows(lambda rows: (((rows.astype(centre.dtype) - seed) / scales) ** 2).sum(1), x, block_size, n_rows)
 
     def start(u: Float[Array, " K"], n: Array, own: Prior | None) -> GMM:
-        seeds, labels = seeds_of(u, squared_distance, weight, n, init)
-        return grouped_start(x, weight, labels, x[seeds].astype(centre.dtype), centre, n, family, own)
+        unlabelled = weight if known is None else jnp.where(known.labels < 0, weight, 0)
+        order = None if known is None else jnp.argsort(~known.some).astype(jnp.int32)
+        seeds, labels, distance = seeds_of(u, squared_distance, unlabelled, n, init, order, noisy)
+        near = weight
+        if noisy:
+            near = jnp.where(distance <= _FAR * _typical(distance, unlabelled), weight, 0)
+        if known is not None:
+            labels = jnp.where(known.labels >= 0, known.labels, labels)
+            near = jnp.where(known.labels >= 0, weight, near)
+        return grouped_start(x, near, labels, place(seeds, jnp.arange(u.size)), centre, n, family, own)
 
     return jax.vmap(start)(uniforms, n_components, prior)
 
 
+class _Known(NamedTuple):
+    """What evidence says of the labels.
+
+    Attributes:
+        labels: (N,), of rows that can be of one component only, -1 for others.
+        some: (K,), whether a component has such rows.
+        means: (K, D), of these.
+    """
+
+    labels: Int[Array, " N"]
+    some: Bool[Array, " K"]
+    means: Float[Array, "K D"]
+
+
+def _known(x: Array, weight: Array, centre: Array, evidence: Float[Array, "N L"], n_components: int) -> _Known:
+    possible = evidence > -jnp.inf
+    labels = jnp.where((possible.sum(1) == 1) & (weight > 0), possible.argmax(1), -1).astype(jnp.int32)
+    own = weight[:, None] * jax.nn.one_hot(labels, n_components, dtype=centre.dtype)
+    counts = own.sum(0)
+    sums = own.T @ (x.astype(centre.dtype) - centre)
+    return _Known(labels, counts > 0, centre + sums / jnp.where(counts > 0, counts, 1)[:, None])
+
+
 def seeds_of(
     uniforms: Float[Array, " K"],
-    squared_distance: Callable[[Array], Float[Array, " N"]],
+    squared_distance: Callable[[Array, Array], Float[Array, " N"]],
     weight: Float[Array, " N"],
     n_components: int | Array,
     init: str,
-) -> tuple[Int[Array, " K"], Int[Array, " N"]]:
-    """Seed rows, drawn by inverting their cumulative mass, and the nearest seed of every row."""
+    order: Int[Array, " K"] | None = None,
+    noisy: bool = False,
+) -> tuple[Int[Array, " K"], Int[Array, " N"], Float[Array, " N"]]:
+    """Seed rows, drawn by inverting their cumulative mass, and the nearest seed of every row, with its squared distance.
+
+    Args:
+        uniforms: a variate for each seed.
+        squared_distance: of all rows from the seed of component k, if a given row is drawn for it.
+        weight: of the rows.
+        n_components: those from it on are padding.
+        init: "k-means++" or "random".
+        order: of the components, in which their seeds are drawn; by default the first comes first.
+        noisy: rows that are far from all seeds so far are no likelier to be the next than others.
+    """
     capacity = uniforms.shape[0]
 
-    def add(k: Array, carry: tuple) -> tuple:
+    def add(i: Array, carry: tuple) -> tuple:
         distance, labels, seeds, unchosen = carry
-        mass = weight * unchosen if init == "random" else weight * jnp.where(k > 0, distance, 1)
+        k = i if order is None else order[i]
+        far = jnp.minimum(distance, _typical(distance, weight)) if noisy else distance
+        mass = weight * unchosen if init == "random" else weight * jnp.where(i > 0, far, 1)
         mass = jnp.where(mass.sum() > 0, mass, weight)  # fewer distinct rows than components
         cumulative = jnp.cumsum(mass)
         row = jnp.searchsorted(cumulative, uniforms[k] * cumulative[-1], side="right", method="compare_all")
         row = jnp.minimum(row, weight.shape[0] - 1).astype(jnp.int32)
-        squared = squared_distance(row)
+        squared = squared_distance(row, k)
         closer = (squared < distance) & (k < n_components)
         distance, labels = jnp.where(closer, squared, distance), jnp.where(closer, k, labels)
         return distance, labels, seeds.at[k].set(row), unchosen.at[row].set(0)
 
     infinite = jnp.full(weight.shape, jnp.inf, weight.dtype)
     zeros = jnp.zeros(weight.shape, jnp.int32), jnp.zeros(capacity, jnp.int32)
-    _, labels, seeds, _ = lax.fori_loop(0, capacity, add, (infinite, *zeros, jnp.ones_like(infinite)))
-    return seeds, labels
+    distance, labels, seeds, _ = lax.fori_loop(0, capacity, add, (infinite, *zeros, jnp.ones_like(infinite)))
+    return seeds, labels, distance
+
+
+def _typical(distance: Float[Array, " N"], weight: Float[Array, " N"]) -> Float[Array, ""]:
+    """A mean of squared distances to which the far ones add little."""
+    return (weight @ distance**0.25 / weight.sum()) ** 4
 
 
 def grouped_start(
@@ -180,6 +248,8 @@ def grouped_start(
     """The mixture of the groups' shares and means, with their pooled covariance for every component."""
     capacity, n_features = seeds.shape
     kind = get_family(family)
+    if kind.coarse is not None:
+        return _refined(grouped_start(x, weight, labels, seeds, centre, n_components, kind.coarse, prior), kind)
     active = jnp.arange(capacity) < n_components
     statistics = assigned_statistics(kind.structure, capacity, centre, x, weight, labels, rows_present(weight))
     counts = statistics.counts
@@ -202,6 +272,11 @@ def grouped_start(
     return GMM.unchecked(weights / weights.sum(), jnp.where(active[:, None], means, centre), covariances, family)
 
 
+def _refined(start: GMM, kind: Family) -> GMM:
+    """A start in the family that `kind` starts in, as one of its own."""
+    return GMM.unchecked(start.weights, start.means, kind.refined(start.covariances), kind.name)
+
+
 def mixture_at(n_components: int, centre: Float[Array, " D"], family: str) -> GMM:
     """A mixture with the right shapes, everything at `centre`."""
     kind = get_family(family)
@@ -216,6 +291,9 @@ def assigned_start(
     x: Array, weight: Array, assigned: Array, centre: Array, n_components: int, family: str, prior: Prior | None
 ) -> GMM:
     """The M-step of given responsibilities (N, K) or labels (N,)."""
+    kind = get_family(family)
+    if kind.coarse is not None:
+        return _refined(assigned_start(x, weight, assigned, centre, n_components, kind.coarse, prior), kind)
     template = mixture_at(n_components, centre, family)
     structure = get_family(family).structure
     weight = weight.astype(centre.dtype)

@@ -70,7 +70,10 @@ def covariance(gmm: PyTree) -> Float[Array, "D D"]:
 
 
 def marginal(gmm: PyTree, keep: np.ndarray) -> PyTree:
-    """Of the features `keep`, in this order."""
+    """Of the features `keep`, in this order; of factor analysers, these features' loadings and noise."""
+    rank = _family(gmm).structure.rank
+    if rank and keep.size > rank:
+        return gmm.unchecked(gmm.weights, gmm.means[:, keep], gmm.covariances[:, keep], gmm.family)
     family = _family(gmm) if keep.size == gmm.n_features else _family_of_parts(gmm)
     return gmm.unchecked(gmm.weights, gmm.means[:, keep], family.from_dense(dense(gmm)[:, keep[:, None], keep]), family.name)
 

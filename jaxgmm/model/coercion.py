@@ -38,14 +38,25 @@ def as_gmm(value: object, name: str = "gmm") -> GMM:
     )
 
 
-def about_rows(value: object, call: str, errors: object = None) -> GMM:
+def about_rows(value: object, call: str, errors: object = None, *, beside_noise: bool = False) -> GMM:
     """The mixture, to be asked about rows as they were measured.
+
+    Args:
+        value: a mixture, or what holds one.
+        call: what asks.
+        errors: of measurement, of the rows.
+        beside_noise: who asks knows that rows may be noise instead.
 
     Raises:
         TypeError: no mixture.
-        ValueError: a fit of rows with errors of measurement, without those of the rows it is asked about.
+        ValueError: a fit of rows with errors of measurement, without those of the rows it is asked about; one with noise.
     """
     gmm = as_gmm(value)
+    if getattr(value, "noise", None) is not None and not beside_noise:
+        raise UserError(
+            f"fit has noise beside its mixture, of which {call} knows nothing: pass fit.gmm, to be asked about rows that "
+            "aren't noise; fit.predict, fit.responsibilities and fit.log_prob know it."
+        )
     if errors is None and getattr(value, "with_errors", False):
         raise UserError(
             f"fit is of rows without their errors of measurement, but {call} is asked about rows with them: pass "

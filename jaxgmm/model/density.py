@@ -1,16 +1,33 @@
 """What a mixture's density is made of, and the density itself: `Components`, and the log joint of rows and components."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.structure import Structure
 
 WITHOUT_ROWS = np.finfo(np.float32).tiny  # the weight of a component without rows: it has a place and a prior, but no density
+
+
+class Uniform(NamedTuple):
+    """A component besides the Gaussians, of rows that are noise: uniform over a box (Banfield & Raftery 1993).
+
+    Attributes:
+        log_weight: (), log share of the noise.
+        log_widths: (D,), of the box.
+    """
+
+    log_weight: Float[Array, ""]
+    log_widths: Float[Array, " D"]
+
+    def log_joint(self, seen: Bool[Array, "... D"] | None = None) -> Float[Array, "..."]:
+        """Log p(what was seen of a row, noise); everything by default."""
+        return self.log_weight - jnp.where(True if seen is None else seen, self.log_widths, 0).sum(-1)
 
 
 @jax.tree_util.register_dataclass
@@ -26,6 +43,7 @@ class Components:
         means: (K, D).
         factor: of the covariances.
         structure: the algebra of the covariances' shape; static.
+        noise: what rows may be from besides; then the weights add up to less than 1.
     """
 
     weights: Float[Array, " K"]
@@ -33,6 +51,7 @@ class Components:
     means: Float[Array, "K D"]
     factor: Factor
     structure: Structure = field(metadata={"static": True})
+    noise: Uniform | None = None
 
     @property
     def n_features(self) -> int:
@@ -65,3 +84,33 @@ def with_shares(log_joint: Float[Array, "N K"], components: Components) -> Float
     """The log joint to make responsibilities of: a row too far from all components for a number belongs to them by weight."""
     lost = jnp.isneginf(log_joint).all(-1, keepdims=True)
     return jnp.where(lost, log_weights(components.weights), log_joint)
+
+
+def normalise(
+    log_joint: Float[Array, "K B"],
+    weight: Float[Array, " B"],
+    components: Components,
+    evidence: Float[Array, "B L"] | None = None,
+    seen: Bool[Array, " D"] | None = None,
+) -> tuple[Array, Array]:
+    """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows.
+
+    Args:
+        log_joint: of what was observed of the rows.
+        weight: of the rows.
+        components: whose log joint it is; where they have noise, responsibilities are less by its share.
+        evidence: of the rows' labels; components that padding adds have none. A row with a label is not noise.
+        seen: features in which the rows were seen, if not in all.
+    """
+    noise = None if components.noise is None else components.noise.log_joint(seen)
+    if evidence is not None:
+        log_joint = log_joint + jnp.pad(evidence, ((0, 0), (0, log_joint.shape[0] - evidence.shape[1]))).T
+        noise = None if noise is None else jnp.where((evidence < 0).any(1), -jnp.inf, noise)
+    peak = log_joint.max(0) if noise is None else jnp.maximum(log_joint.max(0), noise)
+    lost = jnp.isneginf(peak)
+    exponential = jnp.where(lost, components.weights[:, None], jnp.exp(log_joint - jnp.where(lost, 0, peak)))
+    total = exponential.sum(0)
+    if noise is not None:
+        total = total + jnp.exp(noise - jnp.where(lost, 0, peak))
+    log_density = jnp.where(weight > 0, weight * (peak + jnp.log(total)), 0)
+    return exponential * (weight / total), log_density.sum()

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance.structure import Structure
-from jaxgmm.model.density import Components, log_joint
+from jaxgmm.data.source import Labelled
+from jaxgmm.model.density import Components, log_joint, normalise
+from jaxgmm.model.projecting import e_step_projected
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows, rows_present, short_blocks
 
@@ -39,7 +41,9 @@ class Engine:
             return jnp.ones((), bool)
         return ~(jax.vmap(lambda each: ill_conditioned(each, centre))(components) & running).any()
 
-    def expand(self, structure: Structure, shape: tuple[int, ...], x: Array, centre: Float[Array, " D"]) -> Array | None:
+    def expand(
+        self, structure: Structure, shape: tuple[int, ...], x: Array | Labelled, centre: Float[Array, " D"]
+    ) -> Array | None:
         """What all passes over rows in memory can share, or None: with moments, the expanded rows if they fit in one block.
 
         Args:
@@ -49,7 +53,8 @@ class Engine:
             centre: (D,), what rows are shifted by.
         """
         n_starts, n_components, _ = shape
-        if self.sturdy or centre.dtype != jnp.float64:
+        x, _ = _apart(x)
+        if self.sturdy or centre.dtype != jnp.float64 or structure.rank:
             return None
         if choose_block_size(structure, n_components, x.shape, n_starts) < x.shape[0]:
             return None
@@ -62,7 +67,7 @@ class Engine:
     def sums(
         self,
         components: Components,
-        x: Array,
+        x: Array | Labelled,
         weight: Array,
         centre: Float[Array, " D"],
         expanded: Array | None = None,
@@ -73,15 +78,26 @@ class Engine:
         each mixture has its own; `expanded` is what `expand` made of these rows, if the caller has it.
         """
         n_starts, n_components, _ = components.means.shape
+        x, evidence = _apart(x)
         block_size = short_blocks(choose_block_size(components.structure, n_components, x.shape, n_starts), x.shape[0])
         own = weight.ndim == 2
         n_rows = rows_present(weight.sum(0) if own else weight)
         arguments: dict[str, Any] = {"x": x, "centre": centre, "block_size": block_size, "n_rows": n_rows}
+        arguments |= {"evidence": evidence}
+        structure = components.structure
         e_step: Callable[..., Statistics] = functools.partial(e_step_moments, expanded=expanded)
-        if self.sturdy or centre.dtype != jnp.float64:
+        if structure.rank:
+            e_step = e_step_projected
+        some = structure.pooled and components.noise is not None  # of the rows add to what is pooled, not all
+        if self.sturdy or centre.dtype != jnp.float64 or some:
             e_step = e_step_whitened
         of_start = jax.vmap(lambda each, w: e_step(each, weight=w, **arguments), in_axes=(0, 0 if own else None))
         return of_start(components, weight)
+
+
+def _apart(x: Array | Labelled) -> tuple[Array, Float[Array, "N K"] | None]:
+    """Rows, and what is known of their labels."""
+    return x if isinstance(x, Labelled) else (x, None)
 
 
 COMPLETE = Engine()
@@ -102,19 +118,11 @@ def choose_block_size(structure: Structure, n_components: int, shape: tuple[int,
     """Rows a block, of (N, D) in all, so that the expanded rows and the responsibilities of a block stay in cache."""
     n_samples, n_features = shape
     columns = 1 + n_features + structure.n_columns(n_features)
+    if structure.rank:
+        columns += 4 * n_starts * n_components * structure.rank
     most = max(1, NUMBERS_IN_A_BLOCK // (columns + 2 * n_starts * n_components))
     n_blocks = -(-n_samples // most)
     return -(-n_samples // n_blocks)
-
-
-def normalise(log_joint: Float[Array, "K B"], weight: Float[Array, " B"], components: Components) -> tuple[Array, Array]:
-    """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows."""
-    peak = log_joint.max(0)
-    lost = jnp.isneginf(peak)
-    exponential = jnp.where(lost, components.weights[:, None], jnp.exp(log_joint - jnp.where(lost, 0, peak)))
-    total = exponential.sum(0)
-    log_density = jnp.where(weight > 0, weight * (peak + jnp.log(total)), 0)
-    return exponential * (weight / total), log_density.sum()
 
 
 def _expand(structure: Structure, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
@@ -131,6 +139,7 @@ def e_step_moments(
     block_size: int,
     expanded: Float[Array, "N P"] | None = None,
     n_rows: Array | None = None,
+    evidence: Float[Array, "N L"] | None = None,
 ) -> Statistics:
     """E-step by the moments engine, in the dtype of `centre`; reads `factor.whitener` alone."""
     structure, means, factor = components.structure, components.means, components.factor
@@ -140,16 +149,17 @@ def e_step_moments(
     coefficients = jnp.concatenate([linear, quadratic], axis=1)
     constant = (components.log_constant - norm / 2)[:, None]
 
-    def block(rows: Array, w: Array) -> tuple[Array, ...]:
+    def block(rows: Array, w: Array, known: Array | None = None) -> tuple[Array, ...]:
         columns = _expand(structure, rows, centre) if expanded is None else rows
         z = columns[:, :n_features]
-        responsibilities, log_density = normalise(coefficients @ columns.T + constant, w, components)
+        responsibilities, log_density = normalise(coefficients @ columns.T + constant, w, components, known)
         return (
             responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
         )  # fmt: skip
 
     summed = x if expanded is None else expanded
-    counts, sums, total, log_density, total_weight = reduce_rows(block, summed, weight, block_size, n_rows=n_rows)
+    others = () if evidence is None else (evidence,)
+    counts, sums, total, log_density, total_weight = reduce_rows(block, summed, weight, block_size, *others, n_rows=n_rows)
     first, second = sums[:, :n_features], sums[:, n_features:]
     scatter = structure.unpack(second, total, n_features)
     scatter = recentre(structure, scatter, first, counts, shift)
@@ -158,7 +168,13 @@ def e_step_moments(
 
 
 def e_step_whitened(
-    components: Components, x: Array, weight: Array, centre: Array, block_size: int, n_rows: Array | None = None
+    components: Components,
+    x: Array,
+    weight: Array,
+    centre: Array,
+    block_size: int,
+    n_rows: Array | None = None,
+    evidence: Float[Array, "N L"] | None = None,
 ) -> Statistics:
     """E-step by the whitened engine, in the dtype of `centre`."""
     structure, means, factor = components.structure, components.means, components.factor
@@ -166,14 +182,15 @@ def e_step_whitened(
     constant = components.log_constant[:, None]
     farthest = jnp.finfo(centre.dtype).max ** 0.4
 
-    def block(rows: Array, w: Array) -> tuple[Array, ...]:
+    def block(rows: Array, w: Array, known: Array | None = None) -> tuple[Array, ...]:
         y = structure.whiten(rows.astype(centre.dtype) - centre, shift, factor)
-        responsibilities, log_density = normalise(constant - (y**2).sum(-1) / 2, w, components)
+        responsibilities, log_density = normalise(constant - (y**2).sum(-1) / 2, w, components, known)
         y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
         sums = jnp.einsum("kb,kbd->kd", responsibilities, y)
-        return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y), log_density, w.sum()
+        return responsibilities.sum(1), sums, structure.whitened_scatter(responsibilities, y, factor), log_density, w.sum()
 
-    counts, sums, scatter, log_density, total_weight = reduce_rows(block, x, weight, block_size, n_rows=n_rows)
+    others = () if evidence is None else (evidence,)
+    counts, sums, scatter, log_density, total_weight = reduce_rows(block, x, weight, block_size, *others, n_rows=n_rows)
     sums, scatter = structure.unwhiten(sums, scatter, factor)
     return Statistics(counts, sums, scatter, means, log_density, total_weight)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxgmm.data.observed import Observed, by_pattern, check_errors, errors_in_order, errors_of_row
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.density import Components, with_shares
-from jaxgmm.model.observing import dense, matrices_of, patterns_of, whiten
+from jaxgmm.model.observing import completed, dense, patterns_of, root_of, whiten
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_key, check_rows, check_seen, check_single, floating, in_jit, is_traced
@@ -79,28 +79,28 @@ def _expected(gmm: Any, x: Observed, dtype: np.dtype) -> Float[Array, "S G B D"]
 
 @functools.partial(jax.jit, static_argnums=3)
 def _drawn(gmm: Any, x: Observed, key: Array, dtype: np.dtype) -> Float[Array, "S G B D"]:
-    """A draw of v given what was seen of it."""
-    components: Components = precision.cast(gmm, dtype).components()
-    whole = dense(components)
-    scale = whole.scale
+    """As `drawn`, computed in `dtype`."""
+    return drawn(precision.cast(gmm, dtype), x, key)
+
+
+def drawn(gmm: Any, x: Observed, key: Array) -> Float[Array, "S G B D"]:
+    """A draw of v given what was seen of it, and what is known of its label. For traced arrays."""
+    components: Components = gmm.components()
+    whole, dtype = dense(components), components.means.dtype
     n_groups, n_together, length, n_features = x.values.shape
 
-    def of_block(values: Array, index: Array, key: Array) -> Array:
+    def of_block(values: Array, index: Array, known: Array | None, key: Array) -> Array:
         seen, errors = x.of_patterns(index)
         pattern = patterns_of(components, whole, seen, errors)
         y, joint = whiten(components, pattern, values)
         which, noise, own = jax.random.split(key, 3)
-        chosen = jax.random.categorical(which, with_shares(joint.T, components))
-        anywhere = jnp.einsum("bde,be->bd", scale[chosen], jax.random.normal(noise, (length, n_features), dtype))
-        # A row drawn without regard to what was seen is off by its own residual from the regression.
-        measured = anywhere
+        shares = with_shares(joint.T, components)
+        chosen = jax.random.categorical(which, shares if known is None else shares + known)
+        off = None
         if errors is not None:
-            values, vectors = jnp.linalg.eigh(matrices_of(errors, seen).astype(dtype))
-            root = vectors * jnp.sqrt(jnp.maximum(values, 0))
-            measured = anywhere + jax.random.normal(own, (length, n_features), dtype) @ root.T
-        off = jnp.einsum("bde,bd->be", pattern.whitener[chosen], jnp.where(pattern.seen, measured, 0))
-        whitened = y[chosen, jnp.arange(length)] - off
-        return components.means[chosen] + jnp.einsum("bde,be->bd", (scale @ pattern.share)[chosen], whitened) + anywhere
+            off = jax.random.normal(own, (length, n_features), dtype) @ root_of(errors, seen, dtype).T
+        anywhere = jax.random.normal(noise, (length, n_features), dtype)
+        return components.means[chosen] + completed(components, whole, pattern, y, chosen, anywhere, off)
 
     keys = jax.random.split(key, (n_groups, n_together))
-    return lax.map(lambda group: jax.vmap(of_block)(*group), (x.values, x.pattern, keys))
+    return lax.map(lambda group: jax.vmap(of_block)(*group), (x.values, x.pattern, x.evidence, keys))

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.observed import Observed
-from jaxgmm.model.density import Components, log_weights
-from jaxgmm.model.engines import Engine, normalise
+from jaxgmm.model.density import Components, log_weights, normalise
+from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
 
 _NUMBERS_OF_PATTERNS = 1 << 20  # entries of the matrices of all patterns that a mixture may have at one time
@@ -60,13 +60,13 @@ class Observing(Engine):
         """An answer that is made of the log joint (B, K) of rows, for each of their places; a group of them at a time."""
         whole = dense(components)
 
-        def of_group(group: tuple[Array, Array]) -> Array:
-            values, which = group
+        def of_group(group: tuple[Array, Array, Array | None]) -> Array:
+            values, which, known = group
             own = patterns_of(components, whole, *x.of_patterns(which))
-            joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values)
-            return question(joint.swapaxes(-1, -2).reshape(-1, joint.shape[-2]))
+            joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values).swapaxes(-1, -2)
+            return question((joint if known is None else joint + known).reshape(-1, joint.shape[-1]))
 
-        answers = lax.map(of_group, (x.values, x.pattern))
+        answers = lax.map(of_group, (x.values, x.pattern, x.evidence))
         return answers.reshape(-1, *answers.shape[2:])
 
     def sums(  # type: ignore[override]
@@ -131,6 +131,42 @@ def whiten(
     return y, pattern.constant[:, None] - (y**2).sum(-1) / 2
 
 
+def completed(
+    components: Components,
+    whole: Matrices,
+    pattern: Pattern,
+    y: Float[Array, "K B D"],
+    chosen: Int[Array, " B"],
+    noise: Float[Array, "B D"],
+    errors: Float[Array, "B D"] | None,
+) -> Float[Array, "B D"]:
+    """Draws of v given x, less the means of the rows' components: a row drawn without regard to what was seen is off by its
+    own residual from the regression.
+
+    Args:
+        components: the mixture's.
+        whole: its matrices.
+        pattern: of the block.
+        y: the rows, whitened.
+        chosen: the component of each.
+        noise: standard normal.
+        errors: draws of the errors of measurement; None without.
+    """
+    anywhere = jnp.einsum("bde,be->bd", whole.scale[chosen], noise)
+    measured = anywhere if errors is None else anywhere + errors
+    off = jnp.einsum("bde,bd->be", pattern.whitener[chosen], jnp.where(pattern.seen, measured, 0))
+    whitened = y[chosen, jnp.arange(chosen.size)] - off
+    return jnp.einsum("bde,be->bd", (whole.scale @ pattern.share)[chosen], whitened) + anywhere
+
+
+def root_of(errors: Float[Array, "..."], seen: Bool[Array, " D"], dtype: jnp.dtype) -> Float[Array, "D D"]:
+    """A matrix whose square, R R', is the covariance of a pattern's errors."""
+    if errors.ndim == 1:
+        return jnp.diag(jnp.sqrt(errors.astype(dtype)))
+    values, vectors = jnp.linalg.eigh(matrices_of(errors, seen).astype(dtype))
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
 class Sums(NamedTuple):
     """Over rows of one pattern, weighted.
 
@@ -155,9 +191,9 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
     farthest = jnp.finfo(dtype).max ** 0.4
     (n_components, n_features), n_patterns = components.means.shape, x.seen.shape[0]
 
-    def of_block(pattern: Pattern, values: Array, w: Array) -> Sums:
+    def of_block(pattern: Pattern, values: Array, w: Array, known: Array | None) -> Sums:
         y, joint = whiten(components, pattern, values)
-        responsibilities, log_density = normalise(joint, w.astype(dtype), components)
+        responsibilities, log_density = normalise(joint, w.astype(dtype), components, known, pattern.seen)
         y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
         weighted = responsibilities[:, :, None] * y
         second = jnp.einsum("kbi,kbj->kij", weighted, y)
@@ -170,6 +206,9 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
         first = (b @ sums.first[..., None])[..., 0]
         return jax.tree.map(lambda leaf: leaf.sum(0), Sums(sums.counts, first, second, sums.log_density, sums.weight))
 
+    def known(s: Array) -> Array | None:
+        return None if x.evidence is None else x.evidence[s]
+
     def total(of_group: Callable[[Sums, Array], Sums], zeros: Sums) -> Sums:
         return lax.fori_loop(0, x.n_groups, lambda s, carry: of_group(carry, s), zeros)
 
@@ -181,7 +220,7 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
         def by_pattern(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]
             own = jax.tree.map(lambda leaf: leaf[which], patterns)
-            sums = jax.vmap(of_block)(own, x.values[s], weight[s])
+            sums = jax.vmap(of_block)(own, x.values[s], weight[s], known(s))
             return jax.tree.map(lambda all_of_them, leaf: all_of_them.at[which].add(leaf), carry, sums)
 
         found = expected(patterns, total(by_pattern, Sums(*(jnp.zeros((n_patterns, *shape), dtype) for shape in shapes))))
@@ -190,7 +229,7 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
         def by_group(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]
             own = patterns_of(components, whole, *x.of_patterns(which))
-            return jax.tree.map(jnp.add, carry, expected(own, jax.vmap(of_block)(own, x.values[s], weight[s])))
+            return jax.tree.map(jnp.add, carry, expected(own, jax.vmap(of_block)(own, x.values[s], weight[s], known(s))))
 
         found = total(by_group, Sums(*(jnp.zeros(shape, dtype) for shape in shapes)))
     scatter = scale @ found.second @ mT(scale)

@@ -52,7 +52,11 @@ class Numbers(NamedTuple):
 def numbers(mixture: Any) -> Numbers:
     """Of a `GMM`."""
     weights, means, covariances = (np.asarray(leaf, float) for leaf in (mixture.weights, mixture.means, mixture.covariances))
-    return Numbers(weights, means, covariances, mixture.family, mixture.feature_names)
+    kind, family = get_family(mixture.family), mixture.family
+    covariances = kind.structure.on_host(covariances)
+    if kind.structure.rank:
+        family = kind.general
+    return Numbers(weights, means, covariances, family, mixture.feature_names)
 
 
 def what(family: str, n_components: int, n_features: int) -> str:

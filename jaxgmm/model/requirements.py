@@ -94,7 +94,8 @@ def check_values(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray
             f"covariances must be symmetric and positive definite; {bad}. Add to the diagonal, or refit with a prior."
         )
     kind, tolerance = get_family(family), 1e-3 if covariances.dtype == np.float64 else 0.05
-    if kind.restricted and not _away_from(kind, covariances, weights > 0, means.shape[-1]) <= tolerance:
+    sharing = kind.restricted and not kind.structure.rank
+    if sharing and not _away_from(kind, covariances, weights > 0, means.shape[-1]) <= tolerance:
         raise UserError(
             f"covariances don't share what those of family {family!r} do: take family={kind.general!r}, which has them all."
         )

@@ -56,7 +56,11 @@ class Statistics(Readable):
         )
 
 
-def recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array) -> Array:
-    """Scatter about a point `shift` away, from the scatter and the sums about the origin. Of NumPy arrays, in NumPy."""
+def recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array, current: Array | None = None) -> Array:
+    """Scatter about a point `shift` away, from the scatter and the sums about the origin. Of NumPy arrays, in NumPy.
+
+    `current` are the covariances that made the sums, which structures that project rows want to know.
+    """
     ones = np.ones(counts.shape, counts.dtype)
-    return scatter - 2 * structure.outer(ones, sums, shift) + structure.outer(counts, shift, shift)
+    cross, own = structure.outer(ones, sums, shift, current), structure.outer(counts, shift, shift, current)
+    return scatter - 2 * cross + own

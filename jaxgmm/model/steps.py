@@ -19,6 +19,7 @@ from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
 from jaxgmm.model.mixture import GMM, PARAMETERS
 from jaxgmm.model.prior import Prior, given_mixture
+from jaxgmm.model.projecting import e_step_projected
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import rows_present, short_blocks
@@ -91,7 +92,8 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, padded):
         block_size = short_blocks(block_size, x.shape[0]) if padded else block_size
     centre = gmm.weights @ gmm.means
     arguments: dict[str, Any] = {"x": x, "weight": weight, "centre": centre, "block_size": block_size, "n_rows": n_rows}
-    moments, whitened = functools.partial(e_step_moments, **arguments), functools.partial(e_step_whitened, **arguments)
+    summed = e_step_projected if components.structure.rank else e_step_moments
+    moments, whitened = functools.partial(summed, **arguments), functools.partial(e_step_whitened, **arguments)
     if engine == "auto" and dtype == np.float64:
         far = jnp.abs(x.astype(dtype) - centre).max() > np.finfo(np.float64).max ** 0.25  # fourth powers must be numbers
         return lax.cond(far | ill_conditioned(components, centre), whitened, moments, components)
@@ -161,10 +163,10 @@ def maximise(
     if "covariances" in fixed:
         covariances = gmm.covariances
     else:
-        scatter = recentre(structure, statistics.scatter, sums, counts, shift)
+        scatter = recentre(structure, statistics.scatter, sums, counts, shift, gmm.covariances)
         if prior is not None:
             away = means - prior.mean
-            scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away)
+            scatter = scatter + structure.outer(jnp.where(active, strength, 0), away, away, gmm.covariances)
         covariances = family.refit(scatter, counts, gmm.covariances, n_features, active, prior)
         if family.per_component and not family.restricted:  # the others know themselves whom they share with
             known = active & (counts > 0) if prior is None else active

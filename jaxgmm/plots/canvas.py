@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
+from jaxgmm.fitting.result import Fit
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.svg import PALETTE
 from jaxgmm.tools.types import Numbers
-from jaxgmm.tools.validation import check_rows
+from jaxgmm.tools.validation import check_rows, check_seen
 
 type Names = Sequence[str] | None  # of the features; None: x0, x1, ...
 type Style = dict[str, Any]  # keyword arguments for matplotlib
@@ -27,14 +29,15 @@ type Style = dict[str, Any]  # keyword arguments for matplotlib
 _MARKERS = "osD^v"  # the next one with every turn of the palette
 _MAX_POINTS = 5000  # rows drawn as points
 MAX_LEGEND = 14  # components
+NOISE = -1  # in the place of a row's component
 _off_screen = ContextVar("off_screen", default=False)
 BESIDE: Style = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
 HALO = withStroke(linewidth=3, foreground="white")
 
 
 def colour(k: int) -> str:
-    """Of component k."""
-    return PALETTE[k % len(PALETTE)]
+    """Of component k, or of noise."""
+    return "0.5" if k == NOISE else PALETTE[k % len(PALETTE)]
 
 
 def marker(k: int) -> str:
@@ -135,7 +138,7 @@ def left_out(n_features: int, max_features: int) -> str:
 
 
 def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None = None) -> tuple[np.ndarray, list[str]]:
-    """The rows in float64 and the axis labels.
+    """The rows in float64, NaN where a value is missing, and the axis labels.
 
     Raises:
         ValueError: bad data, another number of names than features, or a figure for another number of features.
@@ -149,7 +152,9 @@ def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None
     names = [str(name) for name in known]
     if len(names) != gmm.n_features:
         raise UserError(f"feature_names has {len(names)} names, the mixture has {gmm.n_features} features: {names}.")
-    return np.asarray(check_rows(x, n_features=gmm.n_features, feature_names=gmm.feature_names), float), names
+    rows = check_rows(x, n_features=gmm.n_features, feature_names=gmm.feature_names, missing=True)
+    check_seen(rows)
+    return np.asarray(rows, float), names
 
 
 def subsample(x: np.ndarray) -> tuple[np.ndarray, str]:
@@ -170,9 +175,21 @@ def active(gmm: GMM) -> list[int]:
     return np.flatnonzero(np.asarray(gmm.weights) > 0).tolist()
 
 
-def owners(gmm: GMM, x: np.ndarray) -> np.ndarray:
-    """Each row's most probable component."""
-    return np.asarray(gmm.responsibilities(x)).argmax(axis=1)
+def memberships(gmm: Mixture, x: np.ndarray) -> np.ndarray:
+    """Each row's probability of each component (N, K); of a fit with noise, less than 1 together."""
+    if isinstance(gmm, Fit) and gmm.noise is not None and not gmm.with_errors:
+        return np.asarray(gmm.responsibilities(x), float)
+    return np.asarray(as_gmm(gmm).responsibilities(x), float)
+
+
+def share_of_mixture(gmm: Mixture) -> float:
+    """Of the rows: less than 1 where some are noise."""
+    return 1 - gmm.noise.weight if isinstance(gmm, Fit) and gmm.noise is not None else 1.0
+
+
+def owners(memberships: np.ndarray) -> np.ndarray:
+    """Each row's most probable component, -1 for noise."""
+    return np.where(1 - memberships.sum(axis=1) > memberships.max(axis=1), NOISE, memberships.argmax(axis=1))
 
 
 def ellipse(mean: np.ndarray, covariance: np.ndarray, radius: float, **style: Any) -> Ellipse:
@@ -184,14 +201,18 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, radius: float, **style: An
 
 
 def histogram(ax: Axes, x: np.ndarray, sample_weight: Numbers | None) -> None:
-    """Of one feature, as a density, in the background."""
+    """Of one feature, as a density, in the background; missing values are left out."""
+    seen = ~np.isnan(x)
+    if not seen.any():
+        return
+    x, sample_weight = x[seen], None if sample_weight is None else np.asarray(sample_weight)[seen]
     ax.hist(x, bins=_bins(x), weights=sample_weight, density=True, color="0.85", ec="white", lw=0.5)
 
 
 def grid_of(x: np.ndarray, means: np.ndarray, sds: np.ndarray) -> np.ndarray:
     """Points to draw densities at: narrow components need points of their own."""
     around = (means[:, None] + sds[:, None] * np.linspace(-4, 4, 65)).ravel()
-    return np.sort(np.concatenate([np.linspace(x.min(), x.max(), 257), around]))
+    return np.sort(np.concatenate([np.linspace(np.nanmin(x), np.nanmax(x), 257), around]))
 
 
 def normal_densities(grid: np.ndarray, means: np.ndarray, sds: np.ndarray) -> np.ndarray:

@@ -39,11 +39,11 @@ def components(
         >>> len(figure.axes)  # three densities, three pairs
         6
     """
-    gmm = as_gmm(gmm)
-    if gmm.n_features > 2:
+    n_features = as_gmm(gmm).n_features
+    if n_features > 2:
         return pairs(gmm, x, feature_names=feature_names, sample_weight=sample_weight)
     ax = canvas.new_axes()
-    if gmm.n_features == 2:
+    if n_features == 2:
         scatter(gmm, x, feature_names=feature_names, ax=ax)
     else:
         density(gmm, x, feature_names=feature_names, sample_weight=sample_weight, ax=ax)
@@ -51,14 +51,14 @@ def components(
 
 
 def scatter(gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, ax: Axes | None = None) -> Axes:
-    """Two features, coloured by the most probable component, with ellipses at 1 and 2 standard deviations.
+    """Two features, coloured by the most probable component, with ellipses at 1 and 2 standard deviations; noise is grey.
 
     In two dimensions they hold 39 % and 86 % of a component, not the 68 % and 95 % of one dimension. Of more than 5000
     rows a random 5000 are drawn; the title says so.
 
     Args:
         gmm: a mixture, or a Fit, of two features.
-        x: (N, 2) data.
+        x: (N, 2) data; rows that lack a value aren't drawn.
         feature_names: the axis labels.
         ax: to draw into; a new figure by default.
 
@@ -72,11 +72,11 @@ def scatter(gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, a
         >>> [float(ellipse.width) for ellipse in ax.patches]
         [2.0, 4.0]
     """
-    gmm = as_gmm(gmm)
+    holder, gmm = gmm, as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names, n_features=2)
     rows, note = canvas.subsample(rows)
     ax = ax or canvas.new_axes()
-    _draw_scatter(ax, gmm, rows, canvas.owners(gmm, rows))
+    _draw_scatter(ax, gmm, rows, canvas.owners(canvas.memberships(holder, rows)))
     for k in canvas.active(gmm):
         ax.annotate(str(k), np.asarray(gmm.means)[k], ha="center", va="center", weight="bold", path_effects=[canvas.HALO])
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
@@ -113,10 +113,10 @@ def density(
         >>> [line.get_label() for line in ax.lines]
         ['component 0 (50 %)', 'component 1 (50 %)', 'mixture']
     """
-    gmm = as_gmm(gmm)
+    share, gmm = canvas.share_of_mixture(gmm), as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names, n_features=1)
     ax = ax or canvas.new_axes()
-    _draw_density(ax, gmm, rows[:, 0], check_weights(sample_weight, len(rows)))
+    _draw_density(ax, gmm, rows[:, 0], check_weights(sample_weight, len(rows)), share)
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
         ax.legend(**canvas.BESIDE)
     ax.set(xlabel=names[0], ylabel="density")
@@ -151,12 +151,12 @@ def pairs(
     whole, names = canvas.checked(mixture, x, feature_names)
     weight = check_weights(sample_weight, len(whole))
     rows, note = canvas.subsample(whole)
-    owner = canvas.owners(mixture, rows)
+    owner = canvas.owners(canvas.memberships(gmm, rows))
     figure = canvas.pair_grid(
         names,
         max_features,
         lambda ax, pair: _draw_scatter(ax, mixture.marginal(pair), rows[:, pair], owner),
-        lambda ax, i: _draw_density(ax, mixture.marginal([i]), whole[:, i], weight),
+        lambda ax, i: _draw_density(ax, mixture.marginal([i]), whole[:, i], weight, canvas.share_of_mixture(gmm)),
     )
     if len(canvas.active(mixture)) <= canvas.MAX_LEGEND and min(mixture.n_features, max_features) > 1:
         figure.legend(handles=_handles(mixture, line=True), loc="upper right", frameon=False)
@@ -181,22 +181,23 @@ def responsibilities(gmm: Mixture, x: ArrayLike) -> Figure:
     Raises:
         ValueError: bad data.
     """
-    gmm = as_gmm(gmm)
+    holder, gmm = gmm, as_gmm(gmm)
     rows, note = canvas.subsample(canvas.checked(gmm, x, None)[0])
-    r = np.asarray(gmm.responsibilities(rows), float)
-    owner, uncertainty = r.argmax(axis=1), 1 - r.max(axis=1)
+    r = canvas.memberships(holder, rows)
+    owner, uncertainty = canvas.owners(r), 1 - np.maximum(r.max(axis=1), 1 - r.sum(axis=1))
     order = np.lexsort((uncertainty, owner))
     figure = canvas.new_figure(7.2, 4.8)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     steps = np.cumsum(r[order], axis=1)
     for k in canvas.active(gmm):
         top.stairs(steps[:, k], baseline=steps[:, k] - r[order, k], fill=True, color=canvas.colour(k), lw=0)
+    for k in np.unique(owner).tolist():
         mine = np.where(owner == k, uncertainty, np.nan)[order]
         bottom.stairs(mine, baseline=_SURE, fill=True, color=canvas.colour(k), lw=0)
     filled, counts = np.unique(owner, return_counts=True)
     ends = np.cumsum(counts)
     if len(filled) <= 2 * canvas.MAX_LEGEND:
-        bottom.set_xticks(ends - counts / 2, [str(k) for k in filled])
+        bottom.set_xticks(ends - counts / 2, ["noise" if k == canvas.NOISE else str(k) for k in filled])
     for ax in (top, bottom):
         ax.vlines(ends[:-1], 0, 1, color="white", lw=1.2, transform=ax.get_xaxis_transform())
         ax.tick_params(axis="x", length=0)
@@ -221,6 +222,8 @@ def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
     style: canvas.Style = {"ls": "", "ms": canvas.point_size(len(x)), "mew": 0, "alpha": 0.45, "rasterized": True}
     for k in canvas.active(gmm):
         ax.plot(*x[owner == k].T, marker=canvas.marker(k), color=canvas.colour(k), **style)
+    if (owner == canvas.NOISE).any():
+        ax.plot(*x[owner == canvas.NOISE].T, marker="o", color="0.5", **style)
     for k in canvas.active(gmm):
         for radius in (1, 2):
             outline = canvas.ellipse(means[k], covariances[k], radius, ec=canvas.colour(k), lw=1.8 / radius, zorder=3)
@@ -228,12 +231,12 @@ def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
     ax.autoscale_view()
 
 
-def _draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Numbers | None) -> None:
+def _draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Numbers | None, share: float) -> None:
     canvas.histogram(ax, x, sample_weight)
     active = canvas.active(gmm)
     means, sds = np.asarray(gmm.means)[active, 0], np.sqrt(np.asarray(gmm.dense_covariances())[active, 0, 0])
     grid = canvas.grid_of(x, means, sds)
-    weighted = np.asarray(gmm.weights)[active, None] * canvas.normal_densities(grid, means, sds)
+    weighted = share * np.asarray(gmm.weights)[active, None] * canvas.normal_densities(grid, means, sds)
     for k, values in zip(active, weighted, strict=True):
         ax.plot(grid, values, color=canvas.colour(k), lw=1.6, label=canvas.label(gmm, k))
     ax.plot(grid, weighted.sum(axis=0), color="0.25", lw=1.2, ls="--", label="mixture")

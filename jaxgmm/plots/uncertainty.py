@@ -44,16 +44,17 @@ def uncertainty(
         >>> ax.get_title(loc="left")
         'Uncertainty: 1 of 3 rows above 0.1'
     """
-    gmm = as_gmm(gmm)
+    holder, gmm = gmm, as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names)
-    r = np.asarray(gmm.responsibilities(rows), float)
-    owner, doubt = r.argmax(axis=1), 1 - r.max(axis=1)
+    r = canvas.memberships(holder, rows)
+    owner, doubt = canvas.owners(r), 1 - np.maximum(r.max(axis=1), 1 - r.sum(axis=1))
     above = f"Uncertainty: {int((doubt > 0.1).sum())} of {len(rows)} rows above 0.1"
     ax = ax or canvas.new_axes()
     shown, note = canvas.subsample(np.column_stack([rows, owner, doubt]))
     rows, owner, doubt = shown[:, :-2], shown[:, -2].astype(int), shown[:, -1]
     order = np.argsort(doubt, kind="stable")  # the least sure are drawn last, on top
-    share = doubt[order] / max(1 - 1 / len(canvas.active(gmm)), 0.5)  # of the most doubt there can be
+    classes = len(canvas.active(gmm)) + (r.sum(axis=1) < 1 - 1e-6).any()
+    share = np.minimum(doubt[order] / max(1 - 1 / classes, 0.5), 1)  # of the most doubt there can be
     if gmm.n_features == 1:
         ax.vlines(rows[order, 0], 0, doubt[order], colors=[canvas.colour(k) for k in owner[order]], lw=1.5)
         ax.set(xlabel=names[0], ylabel="uncertainty", ylim=(0, 1))

@@ -133,7 +133,10 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         gmm = as_gmm(gmm)
         if np.ndim(gmm.weights) != 1:
             raise UserError(f"gmm has leading axes {np.shape(gmm.weights)[:-1]}; one mixture is needed.")
-        covariance_type = get_family(gmm.family).general
+        kind = get_family(gmm.family)
+        if kind.structure.rank:
+            gmm = GMM.unchecked(gmm.weights, gmm.means, gmm.dense_covariances(), kind.general, gmm.feature_names)
+        covariance_type = kind.general
         ours = cls(gmm.n_components, covariance_type=covariance_type, **parameters)
         weights, means, covariances = (np.array(leaf) for leaf in (gmm.weights, gmm.means, gmm.covariances))
         ours._set_parameters((weights, means, covariances, _compute_precision_cholesky(covariances, covariance_type)))

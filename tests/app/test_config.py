@@ -162,7 +162,8 @@ def test_compare_by_what_needs_a_prior(tmp_path):
     [
         (
             "posterior.method=hmc",
-            "posterior.method should be 'nuts', 'gibbs', 'svi', 'laplace', 'vb' or 'weighted-likelihood', got 'hmc'",
+            "posterior.method should be 'nuts', 'gibbs', 'svi', 'laplace', 'vb', 'sandwich', 'bootstrap' or "
+            "'weighted-likelihood', got 'hmc'",
         ),
         ("posterior.n_draw=10", "unknown key 'posterior.n_draw'; did you mean 'posterior.n_draws'?"),
         ("posterior.n_draws=3", "posterior.n_draws should be greater than or equal to 4, got 3"),

@@ -118,7 +118,7 @@ def test_a_chain_without_warm_up_takes_none(fitted, one_row, monkeypatch):
 
 def test_lists_of_methods_follow_the_table(one_row):
     assert chains() == ("nuts", "gibbs", "toy")
-    assert approximations() == ("svi", "laplace", "vb", "weighted-likelihood")
+    assert approximations() == ("svi", "laplace", "vb", "sandwich", "bootstrap", "weighted-likelihood")
     assert warmed_up() == methods_with()["n_warmup"] == ("nuts", "gibbs", "toy")
     assert methods_with()["scale"] == ("toy",)
 

@@ -25,7 +25,7 @@ def main(n_sets=200, *methods):
         "standard_deviations": np.sqrt(np.diagonal(np.asarray(TRUTH.covariances), axis1=1, axis2=2)),
     }
     print(f"{'method':20}", *(f"{name:>20}" for name in truth), "   s a set")
-    for method in methods or ("weighted-likelihood", "laplace", "gibbs"):
+    for method in methods or ("sandwich", "bootstrap", "weighted-likelihood", "laplace", "gibbs"):
         inside, seconds = {name: [] for name in truth}, []
         for seed in range(n_sets):
             x = np.asarray(TRUTH.sample(jax.random.key(seed), N)[0])

@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import crossed, load_x
+from scipy.special import softmax
+from scipy.stats import multivariate_normal
 
 import jaxgmm as jg
 
@@ -24,7 +27,7 @@ def many(n_groups=12, n_features=2, seed=0, most=150):
     return groups
 
 
-@pytest.mark.parametrize("prior", ["default", "fraley-raftery", None])
+@pytest.mark.parametrize(("family", "prior"), crossed(["default", "fraley-raftery", None]))
 def test_each_group_is_fitted_as_if_alone(family, prior):
     groups = many()
     fits = jg.fit_groups(groups, n_components=2, key=KEY, family=family, prior=prior, n_init=10)
@@ -163,3 +166,30 @@ def test_other_numbers_of_groups_compile_nothing(compilations):
 def test_bad_input(x, groups, options, error, message):
     with pytest.raises(error, match=message):
         jg.fit_groups(x, groups, **{"n_components": 1, "key": KEY} | options)
+
+
+def test_groups_that_are_classes():
+    """Of one component each, discriminant analysis by the formula; of several, iris' species, half of them held out."""
+    x, species = load_x("iris"), np.repeat(["setosa", "versicolor", "virginica"], 50)
+    frame = pd.DataFrame(x, columns=list("abcd"), index=np.arange(150) + 3)
+    fits = jg.fit_groups(frame, species, n_components=1, key=KEY, prior=None)
+    joint = [
+        multivariate_normal(x[species == name].mean(0), np.cov(x[species == name].T, bias=True)).logpdf(x)
+        for name in np.unique(species)
+    ]
+    found = fits.classify(frame[["b", "a", "d", "c"]])
+    np.testing.assert_allclose(found, softmax(np.transpose(joint), axis=1), rtol=1e-6, atol=1e-12)
+    assert (found.index == frame.index).all()
+    assert found.columns.tolist() == ["setosa", "versicolor", "virginica"]
+    other = fits.classify(frame, {"setosa": 0.2, "versicolor": 0.2, "virginica": 0.6})
+    np.testing.assert_allclose(other, softmax(np.transpose(joint) + np.log([0.2, 0.2, 0.6]), axis=1), rtol=1e-6, atol=1e-12)
+    with pytest.raises(ValueError, match=r"prior lacks the groups \['virginica'\]"):
+        fits.classify(frame, {"setosa": 0.5, "versicolor": 0.5})
+    with pytest.raises(ValueError, match="prior must be positive"):
+        fits.classify(frame, {"setosa": 0.5, "versicolor": 0.5, "virginica": 0.0})
+    with pytest.raises(ValueError, match=r"prior has \['rose'\], which are no groups"):
+        fits.classify(frame, {"setosa": 0.5, "versicolor": 0.4, "virginica": 0.1, "rose": 0.1})
+    pairs = jg.fit_groups([x[:50], x[50:]], [("a", 1), ("b", 2)], n_components=1, key=KEY)
+    assert pairs.classify(x).columns.tolist() == [("a", 1), ("b", 2)]
+    half = jg.fit_groups(frame[::2], species[::2], n_components=[1, 2], key=KEY)
+    assert (half.classify(frame[1::2]).idxmax(axis=1) == species[1::2]).mean() > 0.95

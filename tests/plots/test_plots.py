@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import jax
@@ -256,8 +257,8 @@ def test_wrong_input_is_named():
         plots.density(flat, np.zeros((5, 2)))
     with pytest.raises(ValueError, match=r"feature_names has 1 names, the mixture has 2 features"):
         plots.scatter(flat, np.zeros((5, 2)), feature_names=["a"])
-    with pytest.raises(ValueError, match=r"x has missing values \(NaN\) in row 1\."):
-        plots.components(flat, [[0.0, 0.0], [np.nan, 0.0]])
+    with pytest.raises(ValueError, match=r"x has infinite values in row 1\."):
+        plots.components(flat, [[0.0, 0.0], [np.inf, 0.0]])
     with pytest.raises(ValueError, match=r"sample_weight has shape \(2,\)"):
         plots.components(deep, np.zeros((5, 3)), sample_weight=[1.0, 1.0])
 
@@ -294,3 +295,30 @@ def test_uncertainty_of_other_columns():
     for features, words in ([0, 0], "two columns"), ([0], "two columns"), ([0, 3], "must lie in 0..2"):
         with pytest.raises(ValueError, match=words):
             jg.plots.uncertainty(gmm, x, features=features)
+
+
+def test_rows_that_lack_values_and_noise():
+    """Points without both of a pair's values aren't drawn; noise is grey, and has a place of its own among the rows."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal([0, 0], 1, (60, 2)), rng.normal([8, 8], 1, (60, 2)), rng.uniform(-30, 40, (20, 2))])
+    fit = jg.fit(x, 2, key=jax.random.key(0), noise=True)
+    noise = int((np.asarray(fit.predict(x)) == -1).sum())
+    ax = jg.plots.scatter(fit, x)
+    assert sorted(len(line.get_xdata()) for line in ax.lines) == sorted([*np.bincount(np.asarray(fit.predict(x)) + 1)])
+    assert noise in [len(line.get_xdata()) for line in ax.lines if line.get_color() == "0.5"]
+    bottom = jg.plots.responsibilities(fit, x).axes[1]
+    assert [label.get_text() for label in bottom.get_xticklabels()] == ["noise", "0", "1"]
+    jg.plots.uncertainty(fit, x)
+    jg.plots.uncertainty(dataclasses.replace(fit, noise=dataclasses.replace(fit.noise, weight=0.999)), x)  # doubt among three
+    tall = max(line.get_ydata().max() for line in jg.plots.density(jg.fit(x[:, :1], 2, key=jax.random.key(0)), x[:, :1]).lines)
+    assert tall > 0
+    gappy = x.copy()
+    gappy[::10, 0] = np.nan
+    whole = jg.fit(gappy, 2, key=jax.random.key(0))
+    drawn = np.concatenate([line.get_xydata() for line in jg.plots.scatter(whole, gappy).lines])
+    assert len(drawn) == 140
+    assert np.isnan(drawn).any(axis=1).sum() == 14
+    assert len(jg.plots.pairs(whole, gappy).axes) == 3
+    jg.plots.responsibilities(whole, gappy)
+    with pytest.raises(ValueError, match="x has no value at all in row 3"):
+        jg.plots.scatter(whole, np.where(np.arange(140)[:, None] == 3, np.nan, x))

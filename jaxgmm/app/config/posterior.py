@@ -41,7 +41,7 @@ class PosteriorTable(StrictTable):
     """`[posterior]`: the stage that draws from the posterior, from the fit on. Keys are the arguments of `jaxgmm.posterior`.
 
     Attributes:
-        method: "nuts", "gibbs", "svi", "laplace", "vb" or "weighted-likelihood".
+        method: "nuts", "gibbs", "svi", "laplace", "vb", "sandwich", "bootstrap" or "weighted-likelihood".
         n_draws: of each chain.
         n_chains: at least 2 for "nuts" and "gibbs".
         n_warmup: steps of each chain thrown away before; the method's default if left out. For "nuts" and "gibbs".
@@ -51,7 +51,7 @@ class PosteriorTable(StrictTable):
         target_accept, max_tree_depth, dense_mass: of "nuts".
         thin: of "gibbs".
         guide, n_steps, learning_rate, batch_size: of "svi".
-        rtol, max_steps: of "vb" and "weighted-likelihood".
+        rtol, max_steps: of "vb", "bootstrap" and "weighted-likelihood".
         thresholds: of the diagnostics.
     """
 

@@ -5,7 +5,7 @@ anew, by the density that EM's E-step has. Allocations are never kept: their sta
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,20 @@ from jaxgmm.bayes.priors.base import MixturePrior, draw_parameters, log_prior_co
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.covariance import Factor
+from jaxgmm.data.observed import Observed
 from jaxgmm.data.padding import pad_rows, padded_rows
+from jaxgmm.data.placed import Rows, n_places
+from jaxgmm.data.source import Labelled
 from jaxgmm.fitting.status import FitError
-from jaxgmm.model.density import log_joint
+from jaxgmm.model.density import Components, log_joint
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.observing import completed, dense, patterns_of, root_of, whiten
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.blocks import reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count
-from jaxgmm.tools.variates import draw_labels
+from jaxgmm.tools.variates import draw_labels, normals
 
 _ROWS_A_DRAW, _MOST_SWEEPS = 10_000, 10  # unless the caller says how many sweeps a draw takes
 _ROWS_AT_ONCE = 4096  # rows allocated together: bounds memory at K x 4096 x D numbers a chain
@@ -49,25 +53,25 @@ class GibbsState(NamedTuple):
     lp: Float[Array, ""]
 
 
-def gibbs_start(
-    key: Array, gmm: GMM, x: Float[Array, "N D"], prior: MixturePrior, present: Float[Array, " N"] | None = None
-) -> GibbsState:
+def gibbs_start(key: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None) -> GibbsState:
     """The state before the first sweep: rows allocated by the responsibilities of `gmm`."""
     gmm = jax.tree.map(jnp.asarray, gmm)
     return _allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior, present)
 
 
 def gibbs_step(
-    key: Array, state: GibbsState, x: Float[Array, "N D"], prior: MixturePrior, present: Float[Array, " N"] | None = None
+    key: Array, state: GibbsState, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None
 ) -> GibbsState:
     """One sweep: (weights, means, covariances) | allocations, then allocations | (weights, means, covariances).
+
+    With the allocation of a row, what wasn't seen of it is drawn, or what it was before errors of measurement.
 
     Both conditionals are exact, so the posterior is invariant. A pure function, for `jit`, `vmap` and `scan`.
 
     Args:
         key: a PRNG key.
         state: of `gibbs_start`, or of the last sweep.
-        x: (N, D).
+        x: (N, D), or rows with labels, or by pattern.
         prior: `Prior` (the means integrated out of the covariances' conditional) or `RichardsonGreen`.
         present: (N,), 1 for rows and 0 for the padding after them; None: no padding.
 
@@ -88,24 +92,64 @@ def gibbs_step(
 
 
 def _allocated(
-    key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Array, prior: MixturePrior, present: Array | None
+    key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Rows, prior: MixturePrior, present: Array | None
 ) -> GibbsState:
-    uniform = jax.random.uniform(key, (x.shape[0],), x.dtype)
     # Each row is centred at its own component's mean, so that no digits are lost however far apart the components are.
     components, origin = gmm.components(factor), jnp.zeros_like(gmm.means[0])
 
-    def block(rows: Array, w: Array, u: Array) -> Statistics:
-        labels, log_density = draw_labels(log_joint(components, rows), u)
-        statistics = assigned_statistics(components.structure, gmm.n_components, origin, rows - gmm.means[labels], w, labels)
+    def assigned(shift: Array, w: Array, labels: Array, log_density: Array) -> Statistics:
+        statistics = assigned_statistics(components.structure, gmm.n_components, origin, shift, w, labels)
         return dataclasses.replace(statistics, log_likelihood=w @ log_density)
 
-    if present is None:
-        statistics = reduce_rows(block, x, jnp.ones(x.shape[0], x.dtype), _ROWS_AT_ONCE, uniform)
+    if isinstance(x, Observed):
+        assert present is not None  # blocks are filled up
+        shift, labels, log_density = _completed(key, components, x)
+        statistics = assigned(shift, present, labels, log_density)
     else:
-        block_size = short_blocks(_ROWS_AT_ONCE, x.shape[0])
-        statistics = reduce_rows(block, x, present, block_size, uniform, n_rows=rows_present(present))
+        rows, evidence = x if isinstance(x, Labelled) else (x, None)
+        uniform = jax.random.uniform(key, (rows.shape[0],), rows.dtype)
+        others = (uniform,) if evidence is None else (uniform, evidence)
+
+        def block(rows: Array, w: Array, u: Array, known: Array | None = None) -> Statistics:
+            joint = log_joint(components, rows)
+            labels, log_density = draw_labels(joint if known is None else joint + known, u)
+            return assigned(rows - gmm.means[labels], w, labels, log_density)
+
+        if present is None:
+            statistics = reduce_rows(block, rows, jnp.ones(rows.shape[0], rows.dtype), _ROWS_AT_ONCE, *others)
+        else:
+            block_size = short_blocks(_ROWS_AT_ONCE, rows.shape[0])
+            statistics = reduce_rows(block, rows, present, block_size, *others, n_rows=rows_present(present))
     statistics = dataclasses.replace(statistics, centre=gmm.means)
     return GibbsState(gmm, extra, statistics, statistics.log_likelihood + log_prior_kernel(prior, gmm, factor, extra))
+
+
+def _completed(key: Array, components: Components, x: Observed) -> tuple[Array, Array, Array]:
+    """Rows by pattern, each with an allocation drawn, and what it is in full given that: less its component's mean (M, D), the
+    labels and the log densities of what was seen (M,).
+    """
+    dtype, whole = components.means.dtype, dense(components)
+    shape = x.values.shape
+    key_labels, key_values = jax.random.split(key)
+    uniform = jax.random.uniform(key_labels, shape[:3], dtype)
+    noise, errors = normals(key_values, shape, shape if x.errors is not None else (0,), dtype=dtype)
+
+    def of_block(
+        values: Array, which: Array, known: Array | None, u: Array, noise: Array, errors: Array | None
+    ) -> tuple[Array, Array, Array]:
+        seen, covariance = x.of_patterns(which)
+        pattern = patterns_of(components, whole, seen, covariance)
+        y, joint = whiten(components, pattern, values)
+        labels, log_density = draw_labels(joint.T if known is None else joint.T + known, u)
+        if covariance is not None:
+            assert errors is not None
+            errors = errors @ root_of(covariance, seen, dtype).T
+        return completed(components, whole, pattern, y, labels, noise, errors), labels, log_density
+
+    blocks = x.values, x.pattern, x.evidence, uniform, noise, None if x.errors is None else errors
+    drawn = lax.map(lambda group: jax.vmap(of_block)(*group), blocks)
+    shift, labels, log_density = (leaf.reshape(-1, *leaf.shape[3:]) for leaf in drawn)
+    return shift, labels, log_density
 
 
 class GibbsChain(NamedTuple):
@@ -126,19 +170,19 @@ class GibbsChain(NamedTuple):
         return self.state.lp
 
     @classmethod
-    def start(cls, key: Array, gmm: GMM, x: Array, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
+    def start(cls, key: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
         """A chain at `gmm`, with allocations of its own."""
         key_labels, rng_key = jax.random.split(key)
         return cls(gibbs_start(key_labels, gmm, x, prior, present), rng_key)
 
-    def advance(self, x: Array, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
+    def advance(self, x: Rows, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
         """The chain a sweep later."""
         rng_key, key_step = jax.random.split(self.rng_key)
         return GibbsChain(gibbs_step(key_step, self.state, x, prior, present), rng_key)
 
 
 class _Data(NamedTuple):
-    x: Float[Array, "N D"]
+    x: Rows
     prior: MixturePrior
     present: Float[Array, " N"]
 
@@ -175,11 +219,9 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
         ValueError: weights that aren't whole numbers, a `thin` that isn't a whole number of at least 1.
         FitError: draws that aren't finite numbers.
     """
-    rows = _repeat(problem.x, problem.weight)
-    thin = int(np.clip(_ROWS_A_DRAW // rows.shape[0], 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
-    padded = padded_rows(rows)
-    present = pad_rows(np.ones(rows.shape[0], rows.dtype), len(padded))
-    data = _Data(jax.device_put(padded), problem.prior, jax.device_put(present))
+    x, present = _each_once(problem)
+    thin = int(np.clip(_ROWS_A_DRAW // int(present.sum()), 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
+    data = _Data(jax.device_put(x), problem.prior, jax.device_put(present))
     states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
     gmm, extra, lp = run_chains(_Stepper(thin), states, data, schedule)
     if not np.isfinite(lp).all():
@@ -193,22 +235,38 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
 
 
 @jax.jit
-def start_chains(
-    keys: Array, gmm: GMM, x: Float[Array, "N D"], prior: MixturePrior, present: Float[Array, " N"] | None = None
-) -> GibbsChain:
+def start_chains(keys: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None) -> GibbsChain:
     """Chains at one mixture, each with allocations of its own."""
     return jax.vmap(lambda key: GibbsChain.start(key, gmm, x, prior, present))(keys)
 
 
-def _repeat(x: Array, weight: Array | None) -> Array:
-    """Rows as often as they count: a repeated row is allocated each time anew, so one of weight 2 can't be one draw."""
-    if weight is None:
-        return x
-    counts = np.asarray(weight)
+def _each_once(problem: Problem) -> tuple[Any, np.ndarray]:
+    """Rows as often as they count, padded, and where they are present: a repeated row is allocated each time anew, so one of
+    weight 2 can't be one draw.
+    """
+    x = problem.x
+    n_rows = n_places(x)
+    counts = np.ones(n_rows, problem.dtype) if problem.weight is None else np.asarray(problem.weight)
+    if isinstance(x, Observed):
+        if ((counts != 0) & (counts != 1)).any():
+            raise UserError(
+                f"sample_weight has {counts[(counts != 0) & (counts != 1)][0]:g}, but Gibbs sampling draws what wasn't seen of "
+                "each row by itself: repeat these rows in x, or take method='nuts', 'svi' or 'laplace'."
+            )
+        return x, counts
+    _check_whole(counts)
+    if problem.weight is not None:
+        x = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), counts.astype(int), axis=0), x)
+    padded = jax.tree.map(padded_rows, x)
+    present = pad_rows(np.ones(n_places(x), problem.dtype), n_places(padded))
+    return padded, present
+
+
+def _check_whole(counts: np.ndarray) -> None:
+    """Raises ValueError for weights that aren't whole numbers."""
     if (counts != np.round(counts)).any():
         row = int(np.flatnonzero(counts != np.round(counts))[0])
         raise UserError(
             f"sample_weight of row {row} is {counts[row]:g}, but Gibbs sampling allocates whole rows: round the weights, or "
             "take method='nuts', 'svi' or 'laplace'."
         )
-    return jnp.asarray(np.repeat(np.asarray(x), counts.astype(int), axis=0))

@@ -43,15 +43,15 @@ def laplace(problem: Problem, key: Array, n_draws: int, n_chains: int) -> Draws:
         FitWarning: k-hat above 0.7.
     """
     target, layout = target_of(problem), problem.layout
-    mode, curvature = _peak(target, layout)
+    mode, curvature = peak(target, layout)
     guide = AutoLaplaceApproximation(lambda: None, hessian_fn=lambda *_: curvature)
     q = guide.get_posterior({"auto_loc": mode})
     return draws_from(q, target, layout, key, (n_chains, n_draws), {"guide": "laplace"})
 
 
-def _peak(target: Target, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def peak(target: Target, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """The mode, and minus the second derivatives of the log density there."""
-    v = np.zeros(layout.size, target.x.dtype)
+    v = np.zeros(layout.size, target.dtype)
     height, gradient, curvature = _survey(v, target, layout)
     for _ in range(_NEWTON_STEPS):
         if not (np.isfinite(height) and np.isfinite(gradient).all() and np.isfinite(curvature).all()):
@@ -98,6 +98,6 @@ def _derivatives(v: Array, target: Target, layout: Layout) -> tuple[Array, Array
         here, (_, second) = jax.jvp(jax.value_and_grad(log_density), (v,), (direction,))
         return here, -second
 
-    at_once = int(np.clip(NUMBERS_AT_ONCE // (target.x.size * layout.n_components), 1, layout.size))
-    (height, gradient), curvature = map_draws(column, jnp.eye(layout.size, dtype=target.x.dtype), at_once)
+    at_once = int(np.clip(NUMBERS_AT_ONCE // (target.n_numbers * layout.n_components), 1, layout.size))
+    (height, gradient), curvature = map_draws(column, jnp.eye(layout.size, dtype=target.dtype), at_once)
     return height[0], gradient[0], curvature

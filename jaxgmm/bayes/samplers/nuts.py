@@ -14,6 +14,7 @@ from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.coordinates import Layout, constrain_factored, log_posterior
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitening import Frame, frame_at, spread
+from jaxgmm.data.placed import Rows
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
 
@@ -23,8 +24,8 @@ _DENSE_UP_TO = 64  # coordinates; beyond, a full mass matrix costs more to learn
 class Data(NamedTuple):
     """What the log posterior needs besides the vector, traced."""
 
-    x: Float[Array, "N D"]
-    weight: Float[Array, " N"] | None
+    x: Rows
+    weight: Float[Array, " M"] | None
     prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame
@@ -123,10 +124,9 @@ def nuts(
     layout = problem.layout
     dense_mass = layout.size <= _DENSE_UP_TO if dense_mass is None else dense_mass
     kernel = NutsKernel(layout, schedule.n_warmup, float(target_accept), int(max_tree_depth), bool(dense_mass))
-    total = problem.x.shape[0] if problem.weight is None else problem.weight.sum()
-    constant = jnp.asarray(log_prior_constant(jax.tree.map(np.asarray, problem.prior), layout.n_components), problem.x.dtype)
+    constant = jnp.asarray(log_prior_constant(jax.tree.map(np.asarray, problem.prior), layout.n_components), problem.dtype)
     extra = start_of_extra(problem.prior, problem.start)
-    frame = jax.jit(frame_at, static_argnums=4)(problem.start, extra, problem.prior, total, layout)
+    frame = jax.jit(frame_at, static_argnums=4)(problem.start, extra, problem.prior, problem.total_weight, layout)
     data = Data(problem.x, problem.weight, problem.prior, constant, frame)
     states = _start(kernel, jax.random.split(key, n_chains), data)
     kept = run_chains(kernel, states, data, schedule)
@@ -148,7 +148,7 @@ def nuts(
 def _start(kernel: NutsKernel, keys: Array, data: Data) -> HMCState:
     def chain(key: Array) -> HMCState:
         key_position, key_chain = jax.random.split(key)
-        position = jax.random.normal(key_position, (kernel.layout.size,), data.x.dtype)
+        position = jax.random.normal(key_position, (kernel.layout.size,), data.constant.dtype)
         return kernel.init(key_chain, position, data)
 
     return jax.vmap(chain)(keys)

@@ -35,6 +35,8 @@ from jaxgmm.bayes.target.whitened import (
     target_of,
     whitened_model,
 )
+from jaxgmm.data.observed import Observed
+from jaxgmm.data.placed import n_places
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Json
@@ -106,8 +108,12 @@ def svi(
     n_steps = check_count(n_steps, "n_steps")
     if not is_finite_number(learning_rate) or learning_rate <= 0:
         raise UserError(f"learning_rate must be a positive number (posterior sds a step), got {learning_rate!r}.")
-    n_samples, layout = problem.x.shape[0], problem.layout
+    n_samples, layout = n_places(problem.x), problem.layout
     if batch_size is not None:
+        if isinstance(problem.x, Observed):
+            raise UserError(
+                "batch_size is for rows that were seen wholly: those with gaps or errors go by pattern. Leave it out."
+            )
         batch_size = check_count(batch_size, "batch_size")
         if batch_size > n_samples:
             raise UserError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
@@ -184,7 +190,7 @@ def _advance(
         fine = jnp.isfinite(loss)
         return state, count + fine, elbo - jnp.where(fine, loss, 0)
 
-    zero = jnp.zeros((), target.x.dtype)
+    zero = jnp.zeros((), target.dtype)
     state, count, elbo = lax.fori_loop(first, last, step, (state, zero, zero))
     return state, search.get_params(state), elbo / count
 

@@ -3,7 +3,8 @@
 import dataclasses
 import warnings
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxgmm.bayes.priors.base import log_prior_constant
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE
 from jaxgmm.data import ArraySource
+from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.em_step import Shared
@@ -70,23 +72,56 @@ def weighted_likelihood(
     Warns:
         FitWarning: draws that did not converge.
     """
+    return _modes(problem, key, (n_chains, n_draws), rtol, max_steps, report, "weighted-likelihood", random_weights)
+
+
+def bootstrap(
+    problem: Problem,
+    key: Array,
+    n_draws: int,
+    n_chains: int,
+    *,
+    rtol: float = 1e-8,
+    max_steps: int = 500,
+    report: Reporter | None = None,
+) -> Draws:
+    """Each draw is the mode, by EM from the start, of as many rows as there are, drawn with repetition (Efron 1979).
+
+    Arguments, and what is returned, raised and warned of, are those of `weighted_likelihood`; weights are frequencies, and
+    should add up to the number of rows that were seen.
+    """
+    return _modes(problem, key, (n_chains, n_draws), rtol, max_steps, report, "bootstrap", resampled_weights)
+
+
+def _modes(
+    problem: Problem,
+    key: Array,
+    shape: tuple[int, int],
+    rtol: float,
+    max_steps: int,
+    report: Reporter | None,
+    name: str,
+    weights_of: Callable[[np.random.Generator, np.ndarray, int], np.ndarray],
+) -> Draws:
+    """Draws (chains, draws) of the method that is called so, by its weights of the rows."""
+    n_chains, n_draws = shape
     prior, start, n = problem.prior, problem.start, n_draws * n_chains
     if not isinstance(prior, Prior):
         raise UserError(
-            f"method 'weighted-likelihood' needs a conjugate prior, a Prior, but prior is a {type(prior).__name__}: take "
+            f"method {name!r} needs a conjugate prior, a Prior, but prior is a {type(prior).__name__}: take "
             "method='gibbs' or 'nuts', or prior='default'."
         )
     check_mode_exists(prior.concentration)
     check_rtol(rtol)
     max_steps = check_steps(max_steps)
-    dtype = np.dtype(problem.x.dtype)
-    given = np.ones(problem.x.shape[0]) if problem.weight is None else np.asarray(problem.weight, float)
-    data = on_device(ArraySource(problem.x, on_host(given.astype(dtype))))
+    dtype, x = problem.dtype, cast(Array, problem.x)
+    given = np.ones(x.shape[0]) if problem.weight is None else np.asarray(problem.weight, float)
+    data = on_device(ArraySource(x, on_host(given.astype(dtype))))
     host_prior = as_dtype(prior, np.float64)
     constant = np.asarray(log_prior_constant(host_prior, start.n_components), dtype)
     concentration = np.broadcast_to(host_prior.concentration, (start.n_components,))
     whole = dataclasses.replace(host_prior, concentration=on_host(concentration))
-    centre, floor, total = given @ np.asarray(problem.x) / given.sum(), np.zeros(()), given.sum()
+    centre, floor, total = given @ np.asarray(x) / given.sum(), np.zeros(()), given.sum()
     shared = Shared(*(on_host(np.asarray(value, dtype)) for value in (centre, floor)))
     rng, searches, done = np.random.default_rng(np.asarray(key_data(key)).tolist()), [], 0
     while done < n:
@@ -96,7 +131,7 @@ def weighted_likelihood(
             return on_host(np.broadcast_to(np.asarray(leaf, dtype), (several, *np.shape(leaf))))  # noqa: B023
 
         weight = np.zeros((several, data.n_samples), dtype)
-        weight[:, : given.size] = random_weights(rng, given, several)
+        weight[:, : given.size] = weights_of(rng, given, several)
         active = on_host(np.ones((several, start.n_components), bool))
         own = OwnWeights(jax.tree.map(for_each, whole), for_each(constant), active, on_host(weight))
         rules = Rules(own, shared, on_host(np.asarray(total, dtype)), on_host(np.asarray(rtol, dtype)))
@@ -111,12 +146,12 @@ def weighted_likelihood(
     if n_unconverged:
         worst, _ = ended.most_common(1)[0]
         listed = ", ".join(f"{count} ended as {each.name!r}" for each, count in ended.items())
-        warnings.warn(f"weighted-likelihood: of {n} draws {listed}. {worst.meaning}", FitWarning, stacklevel=3)
+        warnings.warn(f"{name}: of {n} draws {listed}. {worst.meaning}", FitWarning, stacklevel=4)
     mixtures = search.point
     lp = np.asarray(_log_joint_densities(mixtures, prior, constant, data.x, data.weight))
     if not np.isfinite(lp).all():
         raise FitError(
-            f"weighted-likelihood: {int((~np.isfinite(lp)).sum())} of {n} draws have no finite log density. Take fewer "
+            f"{name}: {int((~np.isfinite(lp)).sum())} of {n} draws have no finite log density. Take fewer "
             "components, or method='gibbs'."
         )
     shaped = jax.tree.map(lambda leaf: leaf.reshape(n_chains, n_draws, *leaf.shape[1:]), (mixtures, {"lp": lp}))
@@ -128,6 +163,15 @@ def random_weights(rng: np.random.Generator, weight: Float[np.ndarray, " N"], n:
     """Dirichlet shares of the total weight, n times: of a row with weight w, as of w rows."""
     gammas = rng.gamma(weight, size=(n, weight.size))
     return gammas * (weight.sum() / gammas.sum(1, keepdims=True))
+
+
+def resampled_weights(rng: np.random.Generator, weight: Float[np.ndarray, " N"], n: int) -> Float[np.ndarray, "n N"]:
+    """How often each row is drawn, n times, of as many draws as the weights add up to, or as there are rows where these are
+    frequencies.
+    """
+    total = weight.sum()
+    size = max(1, round(total * rows_of_frequencies(float(total), int(np.count_nonzero(weight)))))
+    return rng.multinomial(size, weight / total, size=n) * (total / size)
 
 
 @jax.jit

@@ -46,13 +46,13 @@ def draws_from(
         FitWarning: k-hat above 0.7.
     """
     n_chains, n_draws = shape
-    gmm, extra, stats = jax.tree.map(np.asarray, _draw(q, target, key, layout, n_chains * n_draws))
+    gmm, extra, stats = jax.tree.map(np.asarray, draw_from(q, target, key, layout, n_chains * n_draws))
     attrs = attrs | {"elbo": float((stats["log_p"] - stats["log_q"]).astype(float).mean())}
     return judged(Draws(gmm, extra, stats, attrs), shape, "the Gaussian", stacklevel=5)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _draw(q: Distribution, target: Target, key: Array, layout: Layout, n: int) -> Drawn:
+def draw_from(q: Distribution, target: Target, key: Array, layout: Layout, n: int) -> Drawn:
     """Mixtures, the prior's extra parameters and, with respect to NumPyro's unconstrained vector, log densities."""
     vs = q.sample(key, (n,))
     structure = get_family(layout.family).structure
@@ -65,7 +65,7 @@ def _draw(q: Distribution, target: Target, key: Array, layout: Layout, n: int) -
         pivot = structure.pivots(gmm.factored()).min()  # NaN if it has no factor
         return gmm.moved(target.shift), extra, {"lp": lp, "log_p": lp + point.log_jacobian, "pivot": pivot}
 
-    at_once = int(np.clip(NUMBERS_AT_ONCE // (target.x.size * layout.n_components), 1, n))
+    at_once = int(np.clip(NUMBERS_AT_ONCE // (target.n_numbers * layout.n_components), 1, n))
     gmm, extra, stats = map_draws(look, vs, at_once)
     return gmm, extra, stats | {"log_q": q.log_prob(vs) - log_volume(target.frame, layout)}
 

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, check_unrestricted, get_family
+from jaxgmm.data.placed import Rows
 from jaxgmm.model.coercion import Mixture, as_gmm
-from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.rows import log_joint_of
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_single, is_traced
 
@@ -137,8 +138,8 @@ def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict
 def log_posterior(
     vector: Float[Array, " size"],
     layout: Layout,
-    x: Float[Array, "N D"],
-    weight: Float[Array, " N"] | None,
+    x: Rows,
+    weight: Float[Array, " M"] | None,
     prior: MixturePrior,
     constant: Any = None,
 ) -> Float[Array, ""]:
@@ -147,7 +148,7 @@ def log_posterior(
     `constant` is `log_prior_constant`, where the caller has it from the host; it saves seconds of compilation.
     """
     gmm, factor, extra, log_jacobian = constrain_factored(vector, layout)
-    log_density = logsumexp(log_joint(gmm.components(factor), x), axis=-1)
+    log_density = logsumexp(log_joint_of(gmm.components(factor), x), axis=-1)
     log_likelihood = log_density.sum() if weight is None else weight @ log_density
     if constant is None:
         return log_likelihood + log_prior(prior, gmm, factor, extra) + log_jacobian

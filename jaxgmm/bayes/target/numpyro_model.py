@@ -3,17 +3,29 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxgmm.bayes.priors.base import sample_mixture
 from jaxgmm.bayes.target.distribution import Mixture
 from jaxgmm.covariance import check_unrestricted, get_family
+from jaxgmm.data import ArraySource, as_source
+from jaxgmm.data.observed import check_columns, has_gaps
+from jaxgmm.data.placed import Seen
+from jaxgmm.fitting.fit import errors_of, named_prior
+from jaxgmm.fitting.labels import with_labels
+from jaxgmm.fitting.noise import box_of
+from jaxgmm.model.asking import Errors
 from jaxgmm.model.default_prior import check_name, not_a_prior
+from jaxgmm.model.density import Uniform
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior import Prior
-from jaxgmm.tools.errors import UserError
+from jaxgmm.model.rows import log_joint_of
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, is_traced
 
 
@@ -24,6 +36,9 @@ def numpyro_model(
     prior: Any = "default",
     *,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    error_covariances: Errors = None,
+    labels: ArrayLike | None = None,
+    noise: bool | Float[ArrayLike, " D"] = False,
     n_samples: int | None = None,
     batch_size: int | None = None,
 ) -> GMM:
@@ -36,12 +51,17 @@ def numpyro_model(
     `SVI(numpyro_model, guide, ...)`, `Predictive(numpyro_model, draws)`.
 
     Args:
-        x: (N, D), finite; None to draw rows from the prior or, with `Predictive`, from posterior draws.
+        x: (N, D), finite, or NaN where a value is missing, unless JAX traces it; None to draw rows from the prior or, with
+            `Predictive`, from posterior draws.
         n_components: K.
         family: covariance family.
         prior: "default" (`Prior.default` of x), "fraley-raftery", a `Prior`, or a `RichardsonGreen` (which adds the
             site `rate`).
         sample_weight: (N,), non-negative, default 1: each row's log density is multiplied by its weight.
+        error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, as for `fit`.
+        labels: of the rows whose component is known, as for `fit`.
+        noise: a component besides, uniform over a box, as for `fit`; its share is the site `noise_weight`, uniform. With gaps,
+            errors, labels or noise, the rows are a factor `x`, not a site that can be drawn.
         n_samples: how many rows to draw where x is None.
         batch_size: rows in a random minibatch, for `SVI`; their log density is scaled up to all N.
 
@@ -66,12 +86,24 @@ def numpyro_model(
     if x is None:
         if sample_weight is not None or batch_size is not None:
             raise UserError("sample_weight and batch_size are for rows that are given, but x is None.")
+        if error_covariances is not None or labels is not None or noise is not False:
+            raise UserError("error_covariances, labels and noise are for rows that are given, but x is None.")
         if n_samples is None:
             raise UserError("n_samples, how many rows to draw, is needed where x is None.")
         n_samples = check_count(n_samples, "n_samples")
     else:
         if n_samples is not None:
             raise UserError(f"n_samples is for x=None; here x gives the rows, {n_samples=}.")
+        known = error_covariances is not None or labels is not None or noise is not False
+        if known and is_traced(x, sample_weight, error_covariances, labels, noise):
+            raise UserTypeError(
+                "x, sample_weight, error_covariances, labels and noise are looked at on the host, and JAX traces one of them: "
+                "close the model over them, with functools.partial, instead of passing them through jit, vmap or grad."
+            )
+        if known or not is_traced(x, sample_weight):
+            source = as_source(x, sample_weight, missing=True)
+            if known or has_gaps(source.x):
+                return _partly_seen(x, source, n_components, prior, sample_weight, error_covariances, labels, noise, batch_size)
         x = jax.numpy.asarray(check_rows(x, "x"))
         n_samples = x.shape[0]
         if batch_size is not None and not 1 <= batch_size <= n_samples:
@@ -91,15 +123,48 @@ def numpyro_model(
     return gmm
 
 
+def _partly_seen(
+    x: Any,
+    source: ArraySource,
+    n_components: int,
+    prior: Any,
+    sample_weight: Any,
+    error_covariances: Errors,
+    labels: ArrayLike | None,
+    noise: bool | Float[ArrayLike, " D"],
+    batch_size: int | None,
+) -> GMM:
+    """The model of rows that weren't seen wholly, or of which more is known, or that may be noise."""
+    if batch_size is not None:
+        raise UserError("batch_size is for rows that were seen wholly, without error_covariances, labels and noise.")
+    check_columns(source, np.asarray(source.weight) > 0)
+    source, box = with_labels(source, labels, n_components), box_of(noise, source)
+    evidence = None if source.evidence is None else np.asarray(source.evidence)
+    seen = Seen(source.x, source.weight, errors_of(error_covariances, x, source), evidence)
+    gmm = sample_mixture(prior, n_components)
+    placed = seen.placed(np.dtype(gmm.means.dtype))
+    joint = log_joint_of(gmm.components(), placed.rows)
+    if box is not None:
+        share = numpyro.sample("noise_weight", dist.Uniform(0, 1))
+        at_places = None if placed.seen is None else jnp.asarray(placed.seen)
+        rest = Uniform(jnp.log(share), jnp.asarray(box.log_widths, gmm.means.dtype)).log_joint(at_places)
+        if evidence is not None:  # a row with a label is not noise
+            rest = jnp.where(jnp.asarray(placed.spread((evidence < 0).any(1))), -jnp.inf, rest)
+        joint = jnp.concatenate([joint + jnp.log1p(-share), jnp.broadcast_to(rest, joint.shape[:1])[:, None]], axis=1)
+    log_density = logsumexp(joint, axis=-1)
+    numpyro.factor("x", (log_density if placed.weight is None else placed.weight * log_density).sum())
+    return gmm
+
+
 def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_weight: Float[ArrayLike, " N"] | None) -> Any:
     if isinstance(prior, str):
         check_name(prior)
-        if x is None or is_traced(x):
+        if x is None or is_traced(x, sample_weight):
             raise UserError(
-                f"prior={prior!r} is made from concrete rows, and x is None or traced: "
+                f"prior={prior!r} is made from concrete rows, and x is None or, as sample_weight may be, traced: "
                 "pass prior=Prior.default(x, n_components, family)."
             )
-        return Prior.named(prior, x, n_components, family, sample_weight=sample_weight)
+        return named_prior(prior, as_source(x, sample_weight, missing=True), n_components, family)
     if prior is None:
         raise not_a_prior(prior, "a RichardsonGreen")
     if getattr(prior, "family", family) != family:

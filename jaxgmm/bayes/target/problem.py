@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior
 from jaxgmm.bayes.target.coordinates import Layout
+from jaxgmm.data.placed import Rows, n_places
 from jaxgmm.model.mixture import GMM
 
 
@@ -14,18 +15,28 @@ class Problem(NamedTuple):
     """Rows, prior and starting point, checked, in the dtype to compute in.
 
     Attributes:
-        x: (N, D).
-        weight: (N,), or None where every row counts once.
+        x: the rows, however they were seen: (N, D), with labels, or by pattern, at M places.
+        weight: (M,), or None where every row counts once.
         start: the mixture to start from, every weight positive.
         prior: a `Prior` or a `RichardsonGreen`.
         layout: of the unconstrained vector.
     """
 
-    x: Float[Array, "N D"]
-    weight: Float[Array, " N"] | None
+    x: Rows
+    weight: Float[Array, " M"] | None
     start: GMM
     prior: MixturePrior
     layout: Layout
+
+    @property
+    def dtype(self) -> np.dtype:
+        """To compute in."""
+        return np.dtype(self.start.means.dtype)
+
+    @property
+    def total_weight(self) -> Any:
+        """Of all rows."""
+        return n_places(self.x) if self.weight is None else self.weight.sum()
 
 
 class Draws(NamedTuple):

@@ -22,9 +22,9 @@ from jaxgmm.bayes.target.coordinates import Layout, constrain_factored
 from jaxgmm.bayes.target.problem import Problem
 from jaxgmm.bayes.target.whitening import Frame, frame_at, log_volume, shifted, spread
 from jaxgmm.covariance import Factor
-from jaxgmm.model.density import log_joint
+from jaxgmm.data.placed import Rows, n_places, shifted_rows
 from jaxgmm.model.mixture import GMM
-from jaxgmm.tools.blocks import reduce_rows
+from jaxgmm.model.rows import log_joint_of, reduce_blocks
 
 NUMBERS_AT_ONCE = 1 << 21  # entries of the whitened rows that exist together
 
@@ -33,20 +33,30 @@ class Target(NamedTuple):
     """The posterior in whitened coordinates, traced.
 
     Attributes:
-        x: (N, D), less `shift`.
-        weight: (N,) or None.
+        x: the rows, less `shift`.
+        weight: (M,) or None.
         prior: of rows less `shift`.
         constant: of its density, in nats.
         frame: the coordinates.
         shift: (D,), the mixture's mean.
     """
 
-    x: Float[Array, "N D"]
-    weight: Float[Array, " N"] | None
+    x: Rows
+    weight: Float[Array, " M"] | None
     prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame
     shift: Float[Array, " D"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """To compute in."""
+        return np.dtype(self.shift.dtype)
+
+    @property
+    def n_numbers(self) -> int:
+        """Of the rows."""
+        return n_places(self.x) * self.shift.shape[-1]
 
 
 class Tangent(NamedTuple):
@@ -69,7 +79,7 @@ def target_of(problem: Problem) -> Target:
     """The target around the problem's start."""
     prior, layout = problem.prior, problem.layout
     # On the host: a float64 log-gamma takes seconds to compile.
-    constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), problem.x.dtype)
+    constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), problem.dtype)
     return _target_of(problem.x, problem.weight, prior, problem.start, constant, layout)
 
 
@@ -78,9 +88,9 @@ def _target_of(x, weight, prior, start, constant, layout):
     shift = start.weights @ start.means  # offsets of the data cost no digits
     start = start.moved(-shift)
     prior = shifted(prior, shift)
-    total = x.shape[0] if weight is None else weight.sum()
+    total = n_places(x) if weight is None else weight.sum()
     frame = frame_at(start, start_of_extra(prior, start), prior, total, layout)
-    return Target(x - shift, weight, prior, constant, frame, shift)
+    return Target(shifted_rows(x, shift), weight, prior, constant, frame, shift)
 
 
 def point_at(v: Float[Array, " size"], target: Target, layout: Layout) -> Point:
@@ -94,9 +104,9 @@ def log_prior_at(point: Point, target: Target, layout: Layout) -> Float[Array, "
     return log_density + point.log_jacobian + log_volume(target.frame, layout)
 
 
-def log_rows_at(point: Point, x: Float[Array, "B D"], weight: Float[Array, " B"] | None) -> Float[Array, " B"]:
+def log_rows_at(point: Point, x: Rows, weight: Float[Array, " B"] | None) -> Float[Array, " B"]:
     """Weighted log density of each row."""
-    log_density = logsumexp(log_joint(point.gmm.components(point.factor), x), axis=-1)
+    log_density = logsumexp(log_joint_of(point.gmm.components(point.factor), x), axis=-1)
     return log_density if weight is None else weight * log_density
 
 
@@ -118,8 +128,8 @@ def whitened_model(target: Target, tangent: Tangent | None, layout: Layout, batc
         numpyro.factor("rows", log_rows_at(point, target.x, target.weight).sum())
         return
     numpyro.factor("tangent", tangent.level + tangent.slope @ v)
-    with numpyro.plate("obs_id", target.x.shape[0], subsample_size=batch_size) as index:
-        rows, weight = target.x[index], None if target.weight is None else target.weight[index]
+    with numpyro.plate("obs_id", n_places(target.x), subsample_size=batch_size) as index:
+        rows, weight = jax.tree.map(lambda leaf: leaf[index], (target.x, target.weight))  # by pattern there are no batches
         level, slope = jax.jvp(lambda v: log_rows_at(point_at(v, target, layout), rows, weight), (jnp.zeros_like(v),), (v,))
         numpyro.factor("rows", log_rows_at(point, rows, weight) - level - slope)
 
@@ -128,15 +138,15 @@ def whitened_model(target: Target, tangent: Tangent | None, layout: Layout, batc
 def tangent_of(target: Target, layout: Layout) -> Tangent:
     """The tangent in the middle of the frame."""
 
-    def block(x: Array, w: Array) -> tuple[Array, Array]:
-        middle = jnp.zeros(layout.size, x.dtype)
+    def block(x: Rows, w: Array) -> tuple[Array, Array]:
+        middle = jnp.zeros(layout.size, target.dtype)
         return jax.value_and_grad(lambda v: log_rows_at(point_at(v, target, layout), x, w).sum())(middle)
 
     return Tangent(*over_rows(block, target, layout))
 
 
-def over_rows[Sums](f: Callable[[Array, Array], Sums], target: Target, layout: Layout) -> Sums:
+def over_rows[Sums](f: Callable[[Rows, Array], Sums], target: Target, layout: Layout) -> Sums:
     """Sums of `f(rows, weights)` over blocks of the target's rows, few enough at a time for memory."""
-    weight = jnp.ones(target.x.shape[0], target.x.dtype) if target.weight is None else target.weight
+    weight = jnp.ones(n_places(target.x), target.dtype) if target.weight is None else target.weight
     block_size = max(1, NUMBERS_AT_ONCE // (layout.n_components * layout.n_features))
-    return reduce_rows(f, target.x, weight, block_size)
+    return reduce_blocks(f, target.x, weight, block_size)

@@ -15,6 +15,7 @@ from jaxgmm.bayes.trees.diagnostics import INVARIANT
 from jaxgmm.bayes.trees.schema import PARAMETERS, group_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data import as_source
+from jaxgmm.data.placed import Seen
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -97,8 +98,7 @@ def adopt(
     kept = {name: np.asarray(value) for name, value in stats.items() if np.shape(value) == size}
     return to_datatree(
         Draws(gmm, extra, kept, {}),
-        source.x,
-        None if sample_weight is None else source.weight,
+        Seen(source.x, None if sample_weight is None else source.weight),
         None,
         key=jax.random.key(0),  # of the allocations, by which clusters are counted
         feature_names=source.feature_names if feature_names is None else feature_names,

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
@@ -24,6 +23,8 @@ from jaxgmm.bayes.trees.per_draw import (
     summed_out_of_draws,
 )
 from jaxgmm.bayes.trees.schema import (
+    ERRORS,
+    EVIDENCE,
     GROUPS,
     PARAMETERS,
     ROW,
@@ -36,6 +37,7 @@ from jaxgmm.bayes.trees.schema import (
     parameter_dims,
     require,
 )
+from jaxgmm.data.placed import Seen, roots_of
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -52,8 +54,7 @@ _VERSIONS = ("jax", "numpyro", "arviz")
 
 def to_datatree(
     draws: Draws,
-    x: Float[ArrayLike, "N D"],
-    sample_weight: Float[ArrayLike, " N"] | None,
+    seen: Seen,
     prior: Prior | RichardsonGreen | None,
     *,
     key: Array,
@@ -71,7 +72,8 @@ def to_datatree(
 
     - log_likelihood: `x`, w_n log p(x_n) of each draw and row, all features together; memory N x draws numbers.
     - log_prior: log density of the parameters.
-    - posterior_predictive: `x`, N rows drawn from each draw; memory N x D x draws numbers.
+    - posterior_predictive: `x`, N rows drawn from each draw, with errors of measurement where the rows have some, but without
+      gaps; memory N x D x draws numbers.
     - prior: parameters from the prior, and prior_predictive: N rows from each; one chain of at most 1000 draws.
 
     Rows have the dimensions (obs_id, feature), but functions of ArviZ that look at single rows want one number of each:
@@ -80,8 +82,7 @@ def to_datatree(
 
     Args:
         draws: from a method.
-        x: (N, D), the rows.
-        sample_weight: (N,) or None.
+        seen: the rows, and what is known of them.
         prior: what the draws were made with; None where it isn't known, and nothing is asked for that needs it.
         key: a PRNG key, for allocations and replicated rows.
         groups: further groups, of "log_likelihood", "log_prior", "prior", "posterior_predictive".
@@ -96,17 +97,18 @@ def to_datatree(
         >>> import jax, numpy as np, jaxgmm as jg
         >>> from jaxgmm.bayes.trees.build import to_datatree
         >>> from jaxgmm.bayes.target.problem import Draws
+        >>> from jaxgmm.data.placed import Seen
         >>> x = jg.datasets.load_faithful().x
         >>> gmm = jg.GMM([0.36, 0.64], [[2.0, 54.0], [4.3, 80.0]], [[[0.1, 0.5], [0.5, 34.0]]] * 2)
         >>> many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (4, 50, *leaf.shape)), gmm)
         >>> draws = Draws(many, {}, {"lp": np.zeros((4, 50))}, {})
-        >>> tree = to_datatree(draws, x, None, jg.Prior.default(x, 2), key=jax.random.key(0))
+        >>> tree = to_datatree(draws, Seen(x), jg.Prior.default(x, 2), key=jax.random.key(0))
         >>> list(tree.children)
         ['posterior', 'allocations', 'sample_stats', 'observed_data', 'constant_data']
     """
     check_key(key)
-    rows = np.asarray(check_rows(x, "x", n_features=draws.gmm.means.shape[-1]))
-    weight = check_weights(sample_weight, rows.shape[0])
+    rows = np.asarray(check_rows(seen.x, "x", n_features=draws.gmm.means.shape[-1], missing=True))
+    seen = seen._replace(x=rows, weight=check_weights(seen.weight, rows.shape[0]))
     names = check_feature_names(feature_names, rows.shape[1])
     for group in groups:
         if group not in GROUPS:
@@ -120,7 +122,7 @@ def to_datatree(
     }
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
-        made = _groups(draws, rows, weight, prior, key, coordinates(names, row_labels), set(groups), dtype)
+        made = _groups(draws, seen, prior, key, coordinates(names, row_labels), set(groups), dtype)
     tree = xarray.DataTree.from_dict(made)
     tree.attrs = encode_facts(facts)
     return tree
@@ -128,16 +130,15 @@ def to_datatree(
 
 def _groups(
     draws: Draws,
-    rows: Any,
-    weight: Numbers | None,
+    seen: Seen,
     prior: Any,
     key: Array,
     coords: Coordinates,
     wanted: set[str],
     dtype: np.dtype,
 ) -> dict[str, xarray.Dataset]:
-    gmm, x = precision.cast(flatten_draws(draws.gmm), dtype), jnp.asarray(rows, dtype)
-    w = jnp.ones(len(rows), dtype) if weight is None else jnp.asarray(weight, dtype)
+    gmm, placed, rows = precision.cast(flatten_draws(draws.gmm), dtype), seen.placed(dtype), np.asarray(seen.x)
+    x, w = placed.rows, jnp.ones(placed.n_places, dtype) if placed.weight is None else placed.weight
     shape, dims = np.shape(draws.gmm.weights)[:2], parameter_dims(gmm.family)
     key_labels, key_rows, key_prior = jax.random.split(key, 3)
 
@@ -156,14 +157,17 @@ def _groups(
         "allocations": dataset_of({"n_clusters": (_DRAW, n_clusters)}, coords),
         "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, coords),
         "observed_data": dataset_of_rows(rows, coords),
-        "constant_data": dataset_of(prior_constants(prior, weight), coords),
+        "constant_data": dataset_of(prior_constants(prior, seen.weight) | known_of_rows(seen), coords),
     }
     made["sample_stats"].attrs = encode_facts(draws.attrs)
     if "posterior_predictive" in wanted:
-        replicated = per_draw(replicate(gmm, key_rows, len(rows)).astype(precision.result_dtype(rows)))
+        roots = None if seen.errors is None else jnp.asarray(roots_of(seen.errors), dtype)
+        replicated = per_draw(replicate(gmm, key_rows, len(rows), roots).astype(precision.result_dtype(rows)))
         made["posterior_predictive"] = dataset_of_rows(replicated, coords, _DRAW)
     if "log_likelihood" in wanted:
-        made["log_likelihood"] = dataset_of({ROW: ((*_DRAW, "obs_id"), per_draw(log_density_of_rows(gmm, x, w)))}, coords)
+        made["log_likelihood"] = dataset_of(
+            {ROW: ((*_DRAW, "obs_id"), per_draw(placed.in_order(log_density_of_rows(gmm, x, w), 1)))}, coords
+        )
     if "log_prior" in wanted:
         extra = {name: jnp.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
         log_prior = log_prior_of_draws(gmm, extra, precision.cast(prior, dtype))
@@ -200,6 +204,12 @@ def prior_constants(prior: Any, weight: Numbers | None) -> dict[str, tuple[Seque
     fields = {name: np.asarray(value) for name, value in own.items() if name != "family" and value is not None}
     constants = {f"prior_{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
     return constants | ({} if weight is None else {"sample_weight": (("obs_id",), weight)})
+
+
+def known_of_rows(seen: Seen) -> dict[str, tuple[Sequence[str], Any]]:
+    """What is known of rows besides, as variables of constant_data: (dimensions, values)."""
+    known = {} if seen.errors is None else {ERRORS: (("obs_id", "feature", "feature_bis")[: seen.errors.ndim], seen.errors)}
+    return known | ({} if seen.evidence is None else {EVIDENCE: (("obs_id", "component_id"), np.asarray(seen.evidence))})
 
 
 def creation_facts() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Posterior predictive checks: are data sets drawn from the posterior like the real one?"""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,11 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws
-from jaxgmm.bayes.trees.schema import group_of, require, rows_of
+from jaxgmm.bayes.trees.schema import group_of, require, seen_of
+from jaxgmm.data.observed import Observed
+from jaxgmm.data.placed import Placed
 from jaxgmm.model.algebra import draw_rows
+from jaxgmm.model.imputing import drawn
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
@@ -26,8 +29,11 @@ STATISTICS = ("mean", "sd", "skewness", "min", "max")
 def predictive_checks(tree: xarray.DataTree, *, key: Array, n_replicates: int = 400) -> pd.DataFrame:
     """Statistics of each feature, of the data and of data sets as large that are drawn from the posterior.
 
-    A statistic of the data that hardly any replicate has is something that the mixture doesn't reproduce. Its tail probability
-    uses the data twice, so extreme values are rarer than their size says (Gelman, Meng & Stern 1996).
+    Of rows that have gaps, or errors of measurement, what wasn't seen is drawn given what was, for each replicate, and the
+    whole compared (Gelman et al. 2005): that holds under missing at random, too, where gaps depend on what was seen.
+
+    A statistic of the data that hardly any replicate has is something that the mixture doesn't reproduce. Its tail
+    probability uses the data twice, so extreme values are rarer than their size says (Gelman, Meng & Stern 1996).
 
     Args:
         tree: from `posterior`.
@@ -35,9 +41,9 @@ def predictive_checks(tree: xarray.DataTree, *, key: Array, n_replicates: int = 
         n_replicates: data sets to draw, from draws evenly spread over the posterior.
 
     Returns:
-        A row for each feature and statistic ("mean", "sd", "skewness", "min", "max"): `feature`, `statistic`, `observed`,
-        `lower` and `upper` (95 % of the replicates), `p`, the share of the replicates that are above the observed value, those
-        equal to it counted half.
+        A row for each feature and statistic ("mean", "sd", "skewness", "min", "max"): `feature`, `statistic`, `observed`
+        (where not all was seen, the mean of what was drawn), `lower` and `upper` (95 % of the replicates), `p`, the share of
+        the replicates that are above the observed value, those equal to it counted half.
 
     Raises:
         TypeError, ValueError: not such a tree, or one of weighted rows: how many rows a replicate would have isn't known.
@@ -56,16 +62,23 @@ def predictive_checks(tree: xarray.DataTree, *, key: Array, n_replicates: int = 
     n_replicates = check_count(n_replicates, "n_replicates", least=20)
     if "constant_data" in tree.children and "sample_weight" in group_of(tree, "constant_data"):
         raise UserError("the rows have weights, so how many a replicate should have isn't known: no predictive checks.")
-    rows, _ = rows_of(tree, "predictive_checks")
+    seen = seen_of(tree, "predictive_checks")
+    rows = seen.x
     names = [str(name) for name in group_of(tree, "observed_data")["feature"].values]
     draws = draws_of(tree)
-    with precision.scope(precision.compute_dtype(rows)):
-        flat = flatten_draws(jax.tree.map(np.asarray, draws))
+    dtype = precision.compute_dtype(rows)
+    with precision.scope(dtype):
+        flat = precision.cast(flatten_draws(jax.tree.map(np.asarray, draws)), dtype)
         chosen = np.linspace(0, flat.weights.shape[0] - 1, n_replicates).round().astype(int)
-        some = jax.tree.map(lambda leaf: leaf[chosen], flat)
-        replicated = np.asarray(_replicate(some, jax.random.split(key, n_replicates), len(rows)))
-        of_data = np.asarray(_statistics(jnp.asarray(rows, replicated.dtype)))
+        some, keys = jax.tree.map(lambda leaf: leaf[chosen], flat), jax.random.split(key, n_replicates)
+        replicated = np.asarray(_replicate(some, keys, len(rows)))
+        if seen.partly:
+            others = jax.random.split(jax.random.fold_in(key, n_replicates), n_replicates)  # none of `keys`, which are fold_ins
+            of_data = np.asarray(_complete(some, others, seen.placed(dtype)))
+        else:
+            of_data = np.asarray(_statistics(jnp.asarray(rows, dtype)))[None]
     above = (replicated > of_data).mean(0) + (replicated == of_data).mean(0) / 2
+    of_data = of_data.mean(0)
     lower, upper = np.quantile(replicated, (0.025, 0.975), axis=0)
     table: list[dict[str, Any]] = [
         {"feature": name, "statistic": statistic, "observed": float(of_data[i, j]), "lower": float(lower[i, j]),
@@ -84,3 +97,13 @@ def _statistics(x: Float[Array, "N D"]) -> Float[Array, "5 D"]:
 @functools.partial(jax.jit, static_argnums=2)
 def _replicate(gmms: GMM, keys: Array, n_rows: int) -> Float[Array, "R 5 D"]:
     return lax.map(lambda draw: _statistics(draw_rows(draw[0], draw[1], n_rows)[0]), (gmms, keys))
+
+
+def _complete(gmms: GMM, keys: Array, placed: Placed) -> Float[Array, "R 5 D"]:
+    """Of the data, what wasn't seen, or not exactly, drawn given each draw."""
+
+    def one(draw: tuple[GMM, Array]) -> Array:
+        whole = drawn(draw[0], cast(Observed, placed.rows), draw[1])
+        return _statistics(whole.reshape(-1, whole.shape[-1])[placed.places])
+
+    return jax.jit(lambda gmms, keys: lax.map(one, (gmms, keys)))(gmms, keys)

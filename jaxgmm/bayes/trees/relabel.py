@@ -3,15 +3,14 @@
 import warnings
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from jaxgmm.bayes.trees.build import draws_of
-from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws
-from jaxgmm.bayes.trees.schema import PARAMETERS, group_of, require, rows_of
+from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws, memberships_of
+from jaxgmm.bayes.trees.schema import PARAMETERS, group_of, require, seen_of
 from jaxgmm.covariance import get_family
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
@@ -40,6 +39,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
       component mean little (Frühwirth-Schnatter 2011; here in units of the spread within a label).
     - `switch_rate`: the share of successive draws of a chain whose permutations differ.
 
+    Where rows have labels, components that these tell apart keep their places.
+
     Args:
         tree: from `posterior`.
         pivot: a GMM or a Fit of the same family, K and D, such as the fit that the draws started from; None for the draw of
@@ -66,7 +67,7 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
     """
     require(tree, "relabel", posterior=PARAMETERS, sample_stats=(), observed_data=())
     draws = draws_of(tree)
-    rows, weight = rows_of(tree, "relabel")
+    seen = seen_of(tree, "relabel")
     if pivot is None:
         require(tree, "relabel without a pivot", sample_stats=("lp",))
         pivot = _highest(draws, group_of(tree, "sample_stats")["lp"].transpose("chain", "draw").values)
@@ -85,13 +86,14 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
         )
 
     shape = draws.weights.shape[:2]
-    dtype = precision.compute_dtype(rows)
+    dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
-        x, w, flat = jnp.asarray(rows, dtype), jnp.asarray(weight, dtype), precision.cast(flatten_draws(draws), dtype)
-        memberships = jnp.asarray(pivot.responsibilities(x), dtype)
-        shared = np.asarray(agreement(flat, x, w, memberships))
-    slack = _TIE * float(np.sum(weight))
-    permutation = np.array([_assign(matrix, slack) for matrix in shared]).reshape(*shape, -1)
+        placed, flat = seen.placed(dtype), precision.cast(flatten_draws(draws), dtype)
+        memberships = memberships_of(precision.cast(pivot, dtype), placed.rows)
+        shared = np.asarray(agreement(flat, placed.rows, placed.weight, memberships))
+    slack = _TIE * float(np.sum(np.asarray(seen.weight)))
+    alike = _interchangeable(seen.evidence, draws.n_components)
+    permutation = np.array([_assign(matrix, slack, alike) for matrix in shared]).reshape(*shape, -1)
 
     posterior = group_of(tree, "posterior").map(_permuted, keep_attrs=True, permutation=permutation)
     stats = group_of(tree, "sample_stats")
@@ -141,8 +143,16 @@ def _highest(draws: GMM, lp: Float[np.ndarray, "chain draw"]) -> GMM:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[best], draws)
 
 
-def _assign(agreement: Float[np.ndarray, "K K"], slack: float) -> Int[np.ndarray, " K"]:
+def _interchangeable(evidence: Float[np.ndarray, "N K"] | None, n_components: int) -> Bool[np.ndarray, "K K"]:
+    """Which components could change places: rows' labels, if there are any, say the same of both."""
+    if evidence is None:
+        return np.ones((n_components, n_components), bool)
+    return (evidence[:, :, None] == evidence[:, None]).all(0)
+
+
+def _assign(agreement: Float[np.ndarray, "K K"], slack: float, alike: Bool[np.ndarray, "K K"]) -> Int[np.ndarray, " K"]:
     """The component of the draw for each of the pivot's; the order as it is where no other is better by more than `slack`."""
+    agreement = np.where(alike, agreement, -np.abs(agreement).sum() - 1)
     if not np.isfinite(agreement).all():  # a draw that isn't a mixture has no better order
         return np.arange(len(agreement))
     pivots, components = linear_sum_assignment(agreement.T, maximize=True)

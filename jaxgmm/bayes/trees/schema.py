@@ -12,12 +12,14 @@ import xarray
 from jaxtyping import Float
 
 from jaxgmm.covariance import get_family
+from jaxgmm.data.placed import Seen
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import Facts
 
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
 PARAMETERS = ("weights", "means", "covariances")
+ERRORS, EVIDENCE = "error_covariances", "label_evidence"  # of constant_data: what is known of rows besides
 ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
 _RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder
 
@@ -93,6 +95,14 @@ def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"],
     observed, constants = group_of(tree, "observed_data"), group_of(tree, "constant_data")
     rows = observed[ROW].transpose("obs_id", "feature").values
     return rows, constants["sample_weight"].values if "sample_weight" in constants else np.ones(len(rows), rows.dtype)
+
+
+def seen_of(tree: xarray.DataTree, user: str) -> Seen:
+    """The observed rows with what is known of them besides. `user` needs them; errors as `rows_of`."""
+    rows, weight = rows_of(tree, user)
+    constants = group_of(tree, "constant_data")
+    errors, evidence = (constants[name].values if name in constants else None for name in (ERRORS, EVIDENCE))
+    return Seen(rows, weight, errors, evidence)
 
 
 def row_labels_of(tree: xarray.DataTree) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from jax.typing import ArrayLike
@@ -10,12 +9,13 @@ from jaxtyping import Float
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws, mean_and_sd_of_memberships, shared_membership
-from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, row_labels_of, rows_of
+from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, row_labels_of, seen_of
 from jaxgmm.covariance import get_family
+from jaxgmm.data.placed import Seen
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError
-from jaxgmm.tools.validation import check_rows
+from jaxgmm.tools.validation import check_rows, check_seen
 
 _MOST_ROWS = 4000  # whose pairs are compared unless they are named: 128 MB
 
@@ -80,7 +80,7 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
 
     Args:
         tree: from `relabel`.
-        x: (N, D), other rows; None for the observed ones.
+        x: (N, D), other rows, NaN where a value is missing; None for the observed ones, with what is known of them.
 
     Returns:
         `membership` (obs_id, component_id), the mean of r_nk over the draws: the probability that row n belongs to
@@ -104,18 +104,26 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
     check_labels(tree, "membership")
     draws = draws_of(tree)
     if x is None:
-        rows = rows_of(tree, "membership")[0]
+        seen = seen_of(tree, "membership")
     else:
-        rows = np.asarray(check_rows(x, "x", n_features=draws.n_features, feature_names=draws.feature_names))
+        if seen_of(tree, "membership").errors is not None:
+            raise UserError(
+                "the tree is of rows with errors of measurement, of which membership of other rows knows nothing: ask the "
+                "draws, jaxgmm.draws_of(tree), each of which takes error_covariances."
+            )
+        names = draws.feature_names
+        seen = Seen(np.asarray(check_rows(x, "x", n_features=draws.n_features, feature_names=names, missing=True)))
+        check_seen(seen.x)
     labels = row_labels_of(tree) if x is None else frames.row_labels(x)
-    dtype = precision.compute_dtype(rows)
+    dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
-        both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), jnp.asarray(rows, dtype))
-        mean, sd = np.moveaxis(np.asarray(both), -1, 0)
+        placed = seen.placed(dtype)
+        both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), placed.rows)
+        mean, sd = np.moveaxis(placed.in_order(both), -1, 0)
     entropy = -np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1)), 0).sum(-1)
     dims = ("obs_id", "component_id")
     component_id = group_of(tree, "posterior")["component_id"].values
-    coords = {"obs_id": np.arange(len(rows)) if labels is None else labels, "component_id": component_id}
+    coords = {"obs_id": np.arange(len(mean)) if labels is None else labels, "component_id": component_id}
     return xarray.Dataset({"membership": (dims, mean), "sd": (dims, sd), "entropy": (dims[:1], entropy)}, coords)
 
 
@@ -144,7 +152,8 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
         [[True, False, True], [False, True, False], [True, False, True]]
     """
     require(tree, "coclustering", posterior=PARAMETERS)
-    observed, _ = rows_of(tree, "coclustering")
+    seen = seen_of(tree, "coclustering")
+    observed = seen.x
     if rows is None and len(observed) > _MOST_ROWS:
         raise UserError(
             f"the tree has {len(observed)} rows, so {len(observed)} x {len(observed)} probabilities: choose the rows to "
@@ -157,8 +166,8 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
         raise UserError(f"rows must lie in 0..{len(observed) - 1}, got {index.min()}..{index.max()}.")
     dtype = precision.compute_dtype(observed)
     with precision.scope(dtype):
-        draws = precision.cast(flatten_draws(draws_of(tree)), dtype)
-        shared = np.array(shared_membership(draws, jnp.asarray(observed[index], dtype)))
+        draws, placed = precision.cast(flatten_draws(draws_of(tree)), dtype), seen.take(index).placed(dtype)
+        shared = np.array(shared_membership(draws, placed.rows, placed.places))
     shared[index[:, None] == index] = 1
     labels = row_labels_of(tree)[index]
     return xarray.DataArray(shared, {"obs_id": labels, "obs_id_bis": labels}, ("obs_id", "obs_id_bis"), "coclustering")

@@ -98,6 +98,10 @@ class Ascent(NamedTuple):
         """The E-step under these expectations."""
         return self.engine.sums(ready.components, x, weight, rules.shared, expanded)
 
+    def accounted(self, statistics: Statistics, rules: Rules) -> Float[Array, " R"]:
+        """By the responsibilities."""
+        return statistics.counts.sum(1)
+
     def judge(self, point: PyTree, ready: Expected, statistics: Statistics, rules: Rules) -> tuple[Float[Array, " R"], Any]:
         """The evidence bound, nats."""
         return statistics.log_likelihood - ready.divergence, False

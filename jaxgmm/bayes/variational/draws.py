@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
         )
     check_rtol(rtol)
     max_steps = check_steps(max_steps)
-    x, gmm = problem.x, problem.start
+    x, gmm = cast(Array, problem.x), problem.start
     weight = jnp.ones(x.shape[0], x.dtype) if problem.weight is None else problem.weight
     data, total, step = ArraySource(x, weight), weight.sum(), Ascent(gmm.family, "dirichlet")
     one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))

@@ -21,6 +21,7 @@ from jaxgmm.bayes.trees import per_draw
 from jaxgmm.bayes.trees.build import draws_of, to_datatree
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
 from jaxgmm.bayes.trees.storage import load_posterior, save_posterior
+from jaxgmm.data.placed import Seen
 
 KEY = jax.random.key(0)
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")
@@ -444,11 +445,11 @@ def test_bad_input(blobs, tree):
     gmm = draws_around(random_member("full", 2), (2, 3))
     draws, prior = Draws(gmm, {}, {}, {}), jg.Prior.default(blobs, 2)
     with pytest.raises(ValueError, match=r"unknown group 'loglikelihood'; did you mean 'log_likelihood'\? Choose from"):
-        to_datatree(draws, blobs, None, prior, key=KEY, groups=["loglikelihood"])
+        to_datatree(draws, Seen(blobs), prior, key=KEY, groups=["loglikelihood"])
     with pytest.raises(ValueError, match="x has 2 columns, but the mixture has 3"):
-        to_datatree(draws, blobs[:, :2], None, prior, key=KEY)
+        to_datatree(draws, Seen(blobs[:, :2]), prior, key=KEY)
     with pytest.raises(TypeError, match="key must be one PRNG key"):
-        to_datatree(draws, blobs, None, prior, key=3)
+        to_datatree(draws, Seen(blobs), prior, key=3)
     with pytest.raises(TypeError, match="draws_of needs the DataTree"):
         draws_of(gmm)
     with pytest.raises(ValueError, match="draws_of needs the group posterior; this tree has allocations"):

@@ -6,6 +6,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from helpers import crossed
 from scipy import stats
 from scipy.special import betaln, gammaln, logsumexp, multigammaln
 
@@ -162,7 +163,7 @@ def test_equals_scikit_learn(weights):
         np.testing.assert_allclose(ours, sklearn, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize(("family", "weights"), crossed(WEIGHTS))
 def test_the_bound_never_falls(blobs, family, weights):
     fit = jg.fit_vb(blobs, 5, key=KEY, family=family, weights=weights, n_init=3, rtol=1e-7)
     for trace, status in zip(fit.restarts.trace, fit.restarts.status, strict=True):

@@ -1,0 +1,121 @@
+"""Rows however they were seen, as compiled functions take them: an array, with what is known of their labels, or by pattern."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgmm.data.observed import Observed, by_pattern, has_gaps
+from jaxgmm.data.source import Labelled
+from jaxgmm.tools.types import Numbers, on_host
+
+type Rows = Array | Labelled | Observed
+
+
+class Seen(NamedTuple):
+    """Rows and what is known of them besides, checked, on the host.
+
+    Attributes:
+        x: (N, D), NaN where a value is missing.
+        weight: (N,), or None where every row counts once.
+        errors: (N, D) variances or (N, D, D) covariances of their errors of measurement; None without.
+        evidence: (N, K), of their labels, as `Labelled` has it; None where none is known.
+    """
+
+    x: Float[Numbers, "N D"]
+    weight: Float[Numbers, " N"] | None = None
+    errors: Float[np.ndarray, "N ..."] | None = None
+    evidence: Float[np.ndarray, "N K"] | None = None
+
+    @property
+    def partly(self) -> bool:
+        """Whether not all is seen, or not exactly."""
+        return self.errors is not None or has_gaps(self.x)
+
+    def take(self, index: Int[np.ndarray, " M"]) -> "Seen":
+        """Some of the rows."""
+        parts: Any = (None if part is None else np.asarray(part)[index] for part in self)
+        return Seen(*parts)
+
+    def placed(self, dtype: np.dtype) -> "Placed":
+        """The rows on the device; to be called inside `precision.scope`."""
+
+        def put(values: Any) -> Any:
+            return None if values is None else jax.device_put(np.asarray(values).astype(dtype))
+
+        if not self.partly:
+            x, evidence = put(self.x), put(self.evidence)
+            return Placed(x if evidence is None else Labelled(x, evidence), put(self.weight), None, None)
+        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors)
+        n_places = int(np.prod(observed.values.shape[:3]))
+
+        def spread(values: Any) -> np.ndarray:
+            everywhere = np.zeros((n_places, *values.shape[1:]), dtype)
+            everywhere[places] = values
+            return everywhere
+
+        weight = spread(np.ones(len(self.x)) if self.weight is None else np.asarray(self.weight))
+        if self.evidence is not None:
+            evidence = spread(self.evidence).reshape(*observed.values.shape[:3], -1)
+            observed = dataclasses.replace(observed, evidence=on_host(evidence))
+        everywhere = np.asarray(observed.seen)[np.asarray(observed.pattern)][:, :, None]
+        seen = np.broadcast_to(everywhere, observed.values.shape).reshape(n_places, -1)
+        return Placed(jax.tree.map(jax.device_put, observed), jax.device_put(weight), places, seen)
+
+
+class Placed(NamedTuple):
+    """Rows on the device, each at one of M places.
+
+    Attributes:
+        rows: as they were seen.
+        weight: (M,), 0 at places without a row; None where every place has a row that counts once.
+        places: (N,), of the rows; None where they are in their order.
+        seen: (M, D), which features were, on the host; None for all.
+    """
+
+    rows: Rows
+    weight: Float[Array, " M"] | None
+    places: Int[np.ndarray, " N"] | None
+    seen: Bool[np.ndarray, "M D"] | None
+
+    @property
+    def n_places(self) -> int:
+        """M."""
+        return n_places(self.rows)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """What each row has, (N, ...), at its place."""
+        if self.places is None:
+            return values
+        everywhere = np.zeros((self.n_places, *values.shape[1:]), values.dtype)
+        everywhere[self.places] = values
+        return everywhere
+
+    def in_order(self, values: Any, axis: int = 0) -> np.ndarray:
+        """Answers for the places, as answers for the rows."""
+        host = np.asarray(values)
+        return host if self.places is None else host.take(self.places, axis)
+
+
+def n_places(rows: Rows) -> int:
+    """M, of the rows."""
+    if isinstance(rows, Observed):
+        return int(np.prod(rows.values.shape[:3]))
+    return (rows.x if isinstance(rows, Labelled) else rows).shape[0]
+
+
+def shifted_rows(rows: Rows, shift: Float[Array, " D"]) -> Rows:
+    """The rows less `shift`."""
+    if isinstance(rows, Observed):
+        return rows.shifted(shift)
+    return Labelled(rows.x - shift, rows.evidence) if isinstance(rows, Labelled) else rows - shift
+
+
+def roots_of(errors: np.ndarray) -> Float[np.ndarray, "N D D"]:
+    """Matrices whose squares, R R', are the covariances of rows' errors, given as such or as variances (N, D)."""
+    if errors.ndim == 2:
+        return np.sqrt(np.maximum(errors, 0))[:, :, None] * np.eye(errors.shape[1])
+    values, vectors = np.linalg.eigh(errors)
+    return vectors * np.sqrt(np.maximum(values, 0))[:, None]
