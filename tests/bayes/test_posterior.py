@@ -144,7 +144,7 @@ def test_sample_weight_counts_rows(fitted):
 
 
 @pytest.mark.filterwarnings("ignore::jaxgmm.FitWarning")  # of k-hat, which may well be high here
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "sandwich"])  # which wants more rows than parameters
 def test_duplicated_points_and_too_many_components_stay_finite(method):
     """Five distinct points, seven components: maximum likelihood collapses here, a posterior must not."""
     x = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 8, axis=0)

@@ -195,6 +195,8 @@ def test_functions_of_one_feature(kind, name):
 
 @pytest.mark.parametrize(("name", "kind"), in_turn(PLOTS_OF_DRAWS, SAMPLED + COUNTED))
 def test_plots_of_draws(kind, name):
+    if name == "plot_rank_dist" and kind == "components":
+        pytest.skip("of several chains")
     drawn(PLOTS_OF_DRAWS[name], made(kind))
 
 
