@@ -23,8 +23,9 @@ from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
 from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
-from jaxgmm.fitting.batch import in_rows
-from jaxgmm.fitting.fit import check_mode_exists, fit, names_in, resolve_init, resolve_prior
+from jaxgmm.fitting.account import in_rows
+from jaxgmm.fitting.fit import fit, names_in, resolve_init
+from jaxgmm.fitting.priors import check_mode_exists, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import not_a_prior

@@ -23,8 +23,9 @@ from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.fit import errors_of, named_prior, names_in
+from jaxgmm.fitting.fit import errors_of, names_in
 from jaxgmm.fitting.labels import with_labels
+from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import about_rows, as_gmm

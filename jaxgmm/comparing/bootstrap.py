@@ -8,9 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.fitting.fit import Change, check_rows_for
+from jaxgmm.fitting.fit import check_rows_for
 from jaxgmm.fitting.fit_groups import fit_groups
 from jaxgmm.fitting.group_fits import GroupFits
+from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import USABLE
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.prior import Prior

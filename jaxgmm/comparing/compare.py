@@ -20,9 +20,11 @@ from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments
 from jaxgmm.data.observed import ObservedSource, arrange, check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import on_device, pad_rows
-from jaxgmm.fitting.batch import Model, Settings, account, climb_models, in_weight, model_key, pad, rows_per_weight
+from jaxgmm.fitting.account import account, in_weight, rows_per_weight
+from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key, pad
 from jaxgmm.fitting.em_step import EM
-from jaxgmm.fitting.fit import Change, check_family, check_rows_for, resolve_prior
+from jaxgmm.fitting.fit import check_family, check_rows_for
+from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitError, FitWarning, Status

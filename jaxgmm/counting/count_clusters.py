@@ -26,7 +26,7 @@ from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key
-from jaxgmm.fitting.fit import Change
+from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.status import FitError, FitWarning
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision

@@ -13,7 +13,7 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, OfAlpha, OfK, PartitionPrior, log_p_components
 from jaxgmm.covariance import get_family
-from jaxgmm.fitting.fit import Change
+from jaxgmm.fitting.priors import Change
 from jaxgmm.model.default_prior import NAMES, not_a_prior
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision

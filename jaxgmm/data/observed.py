@@ -138,9 +138,7 @@ class Arranged:
 
     def spread(self, values: Array) -> Float[Array, "S G B ..."]:
         """Weights of the rows, or whatever else each of them has, in their places."""
-        spread = np.zeros((*self.rows.values.shape[:3], *values.shape[1:]), values.dtype)
-        spread.reshape(-1, *values.shape[1:])[self.places] = values
-        return jax.device_put(spread)
+        return jax.device_put(spread(values, self.places, self.rows.values.shape[:3]))
 
     def weighted(self, weight: Array, dtype: np.dtype) -> ObservedSource:
         """The rows with these weights.
@@ -164,8 +162,18 @@ def arrange(source: ArraySource, errors: np.ndarray | None) -> Arranged:
     return Arranged(source, jax.tree.map(jax.device_put, rows), places)
 
 
+def spread(values: Numbers, places: Int[np.ndarray, " N"], shape: tuple[int, ...]) -> np.ndarray:
+    """What each row has, (N, ...), at its place among those of this shape; zeros at the others."""
+    own = values.shape[1:]
+    everywhere = np.zeros((*shape, *own), values.dtype)
+    everywhere.reshape(-1, *own)[places] = values
+    return everywhere
+
+
 def check_columns(source: ArraySource, present: np.ndarray, why: str = "") -> None:
     """Raises ValueError where a column has no value in the rows that are present, which are so for a reason, or all."""
+    if not has_gaps(source.x):
+        return
     unseen = np.isnan(np.asarray(source.x)[present]).all(0)
     if unseen.any():
         columns = np.flatnonzero(unseen).tolist()
@@ -247,7 +255,7 @@ def has_gaps(x: Numbers) -> bool:
 
 def n_missing(source: Source) -> int:
     """Values that are missing in rows of positive weight; pieces have none."""
-    if not isinstance(source, ArraySource):
+    if not isinstance(source, ArraySource) or not has_gaps(source.x):
         return 0
     return int(np.isnan(np.asarray(source.x)[np.asarray(source.weight) > 0]).sum())
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgmm.data.observed import Observed, by_pattern, has_gaps
+from jaxgmm.data.observed import Observed, by_pattern, has_gaps, spread
 from jaxgmm.data.source import Labelled
 from jaxgmm.tools.types import Numbers, on_host
 
@@ -50,15 +50,10 @@ class Seen(NamedTuple):
             return Placed(x if evidence is None else Labelled(x, evidence), put(self.weight), None, None)
         observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors)
         n_places = int(np.prod(observed.values.shape[:3]))
-
-        def spread(values: Any) -> np.ndarray:
-            everywhere = np.zeros((n_places, *values.shape[1:]), dtype)
-            everywhere[places] = values
-            return everywhere
-
-        weight = spread(np.ones(len(self.x)) if self.weight is None else np.asarray(self.weight))
+        weight = np.ones(len(self.x), dtype) if self.weight is None else np.asarray(self.weight).astype(dtype)
+        weight = spread(weight, places, (n_places,))
         if self.evidence is not None:
-            evidence = spread(self.evidence).reshape(*observed.values.shape[:3], -1)
+            evidence = spread(self.evidence.astype(dtype), places, observed.values.shape[:3])
             observed = dataclasses.replace(observed, evidence=on_host(evidence))
         everywhere = np.asarray(observed.seen)[np.asarray(observed.pattern)][:, :, None]
         seen = np.broadcast_to(everywhere, observed.values.shape).reshape(n_places, -1)
@@ -87,11 +82,7 @@ class Placed(NamedTuple):
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """What each row has, (N, ...), at its place."""
-        if self.places is None:
-            return values
-        everywhere = np.zeros((self.n_places, *values.shape[1:]), values.dtype)
-        everywhere[self.places] = values
-        return everywhere
+        return values if self.places is None else spread(values, self.places, (self.n_places,))
 
     def in_order(self, values: Any, axis: int = 0) -> np.ndarray:
         """Answers for the places, as answers for the rows."""

@@ -10,45 +10,34 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, Pieces, Source, as_source, fingerprint
-from jaxgmm.data.moments import Moments, rows_of_frequencies
+from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.data.observed import arrange, check_columns, check_errors, errors_in_order, has_gaps, n_missing
 from jaxgmm.data.padding import on_device
-from jaxgmm.fitting.batch import (
-    NOISE_SHARE,
-    Given,
-    Model,
-    Settings,
-    account,
-    climb_models,
-    in_weight,
-    noise_share,
-    rows_per_weight,
-)
+from jaxgmm.fitting.account import account, in_weight, noise_share, rows_per_weight
+from jaxgmm.fitting.batch import NOISE_SHARE, Given, Model, Settings, climb_models
 from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.labels import all_labelled, check_labels_of_start, in_dtype, n_labelled, with_labels
 from jaxgmm.fitting.noise import Noise, box_of
+from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
-from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import PARAMETERS, check_fixed
 from jaxgmm.tools import precision
-from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import OF_STARTS, keywords
 from jaxgmm.tools.progress import OfProgress, Reporter, reporter
-from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
 
-type Change = Callable[[Prior], Prior]
 type Init = str | Mixture | ArrayLike | Sequence[int]
 
 
@@ -303,44 +292,3 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
     if len(fixed) == len(PARAMETERS) and not left:
         raise UserError("fixed names all three parameters: nothing is left to fit.")
     return (Squarem if acceleration else EM)(fixed, stopping)
-
-
-def named_prior(name: str, source: ArraySource, n_components: int, family: str) -> Prior:
-    """The prior that is called so, of rows that may have gaps; weights that add up to 1 are frequencies."""
-    dtype = precision.compute_dtype(source.x)
-    weight = np.asarray(source.weight) * rows_of_frequencies(source.total_weight, source.n_present)
-    rows = dataclasses.replace(source, weight=on_host(weight))
-    with precision.scope(dtype):
-        moments = (arrange(rows, None).weighted(rows.weight, dtype) if has_gaps(rows.x) else rows).moments(
-            get_family(family).structure.dense, dtype
-        )
-    return Prior.of_moments(name, moments, n_components, family)
-
-
-def resolve_prior(prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str) -> Prior | None:
-    """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
-    if isinstance(prior, str):
-        return Prior.of_moments(prior, moments, n_components, family)
-    if callable(prior):
-        prior = prior(Prior.of_moments("default", moments, n_components, family))
-        if not isinstance(prior, Prior):
-            raise UserTypeError(f"the function that is given as prior must return a Prior, got {type(prior).__name__}.")
-    if prior is None:
-        return None
-    if not isinstance(prior, Prior):
-        raise not_a_prior(prior, "a function of the default prior", "None")
-    shapes = GMM.unchecked(
-        np.empty(n_components), np.empty((n_components, moments.mean.size)), np.empty(()), family
-    )  # fmt: skip
-    prior.check_fits(shapes)
-    check_mode_exists(prior.concentration)
-    return prior
-
-
-def check_mode_exists(concentration: ArrayLike) -> None:
-    """Raises ValueError where the Dirichlet prior of the weights has no interior mode."""
-    if (np.asarray(concentration) < 1).any():
-        raise UserError(
-            f"prior.concentration is {np.asarray(concentration).tolist()}, but below 1 the Dirichlet density is "
-            "infinite at weight 0, so no mode exists: use 1 or more for a fit, or a sampler, which needs no mode."
-        )

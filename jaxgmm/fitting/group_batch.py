@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from jaxgmm.covariance import Family
 from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.batch import pivot_floor
-from jaxgmm.fitting.fit import Change, resolve_prior
 from jaxgmm.fitting.group_step import EMOfGroups, NoRows, OwnRows, constants_of, seeded_groups
 from jaxgmm.fitting.loop import Rules, Search, climb
+from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.starts import column_scales
 from jaxgmm.model.default_prior import NAMES, Values
 from jaxgmm.model.mixture import GMM

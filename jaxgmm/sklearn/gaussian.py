@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import pad_rows
-from jaxgmm.fitting.fit import resolve_prior
+from jaxgmm.fitting.priors import resolve_prior
 from jaxgmm.fitting.starts import assigned_start
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM

@@ -13,7 +13,7 @@ from jaxgmm.app.stages.fit import settled
 from jaxgmm.app.stages.stage import Making
 from jaxgmm.comparing.compare import compare
 from jaxgmm.comparing.comparison import Comparison
-from jaxgmm.fitting.fit import Change
+from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitWarning
 from jaxgmm.plots import canvas

@@ -19,7 +19,7 @@ from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
 from jaxgmm.bayes.trees.storage import save_posterior
 from jaxgmm.counting.count_clusters import count_clusters
 from jaxgmm.counting.verdict import ClusterCount, cluster_count
-from jaxgmm.fitting.fit import Change
+from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Json

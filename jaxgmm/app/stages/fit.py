@@ -18,7 +18,8 @@ from jaxgmm.app.assignments import assignments
 from jaxgmm.app.config import FitTable
 from jaxgmm.app.stages.stage import Making
 from jaxgmm.app.tables import write_table
-from jaxgmm.fitting.fit import Change, fit
+from jaxgmm.fitting.fit import fit
+from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitError, FitWarning, Status
 from jaxgmm.plots import canvas

@@ -67,9 +67,8 @@ def _scores(
         def along(direction: Array) -> Array:
             return jax.jvp(lambda v: log_rows_at(point_at(v, target, layout), rows, None), (v,), (direction,))[1]
 
-        scores = lax.map(
-            along, jnp.eye(layout.size, dtype=v.dtype)
-        )  # a column at a time: all of them are as many times the rows
+        # A column at a time: side by side, each would have as many numbers as the rows of a block have for all components.
+        scores = lax.map(along, jnp.eye(layout.size, dtype=v.dtype))
         return weight.sum(), scores @ weight, (scores * weight) @ scores.T
 
     return over_rows(block, target, layout)

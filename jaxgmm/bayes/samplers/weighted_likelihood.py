@@ -20,8 +20,8 @@ from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.em_step import Shared
-from jaxgmm.fitting.fit import check_mode_exists
 from jaxgmm.fitting.loop import Rules, climb
+from jaxgmm.fitting.priors import check_mode_exists
 from jaxgmm.fitting.status import FitError, FitWarning, Status, status_of
 from jaxgmm.fitting.weighted_step import EMOfWeights, OwnWeights
 from jaxgmm.model.density import log_joint

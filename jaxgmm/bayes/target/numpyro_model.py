@@ -17,9 +17,10 @@ from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.data.observed import check_columns, has_gaps
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.fit import errors_of, named_prior
+from jaxgmm.fitting.fit import errors_of
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.noise import box_of
+from jaxgmm.fitting.priors import named_prior
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.density import Uniform

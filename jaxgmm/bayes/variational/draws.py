@@ -19,7 +19,7 @@ from jaxgmm.bayes.variational.ascent import Ascent, Own, posterior_of, start_fro
 from jaxgmm.bayes.variational.expectations import log_density
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
-from jaxgmm.fitting.batch import restarts_of
+from jaxgmm.fitting.account import restarts_of
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.density import log_joint

@@ -15,7 +15,8 @@ from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.data.padding import on_device, pad_rows
-from jaxgmm.fitting.batch import TOGETHER, capacity, pad, restarts_of
+from jaxgmm.fitting.account import restarts_of
+from jaxgmm.fitting.batch import TOGETHER, capacity, pad
 from jaxgmm.fitting.fit import names_in, resolve_init
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts

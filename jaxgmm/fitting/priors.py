@@ -1,0 +1,61 @@
+"""The prior of a fit: by its name, a change of the default one, or one's own, as a `Prior` of these rows."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgmm.covariance import get_family
+from jaxgmm.data import ArraySource
+from jaxgmm.data.moments import Moments, rows_of_frequencies
+from jaxgmm.data.observed import arrange, has_gaps
+from jaxgmm.model.default_prior import not_a_prior
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
+from jaxgmm.tools import precision
+from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.types import on_host
+
+type Change = Callable[[Prior], Prior]
+
+
+def named_prior(name: str, source: ArraySource, n_components: int, family: str) -> Prior:
+    """The prior that is called so, of rows that may have gaps; weights that add up to 1 are frequencies."""
+    dtype = precision.compute_dtype(source.x)
+    weight = np.asarray(source.weight) * rows_of_frequencies(source.total_weight, source.n_present)
+    rows = dataclasses.replace(source, weight=on_host(weight))
+    with precision.scope(dtype):
+        moments = (arrange(rows, None).weighted(rows.weight, dtype) if has_gaps(rows.x) else rows).moments(
+            get_family(family).structure.dense, dtype
+        )
+    return Prior.of_moments(name, moments, n_components, family)
+
+
+def resolve_prior(prior: Prior | Change | str | None, moments: Moments, n_components: int, family: str) -> Prior | None:
+    """The prior of a model of these rows; raises TypeError or ValueError for one that can't be used."""
+    if isinstance(prior, str):
+        return Prior.of_moments(prior, moments, n_components, family)
+    if callable(prior):
+        prior = prior(Prior.of_moments("default", moments, n_components, family))
+        if not isinstance(prior, Prior):
+            raise UserTypeError(f"the function that is given as prior must return a Prior, got {type(prior).__name__}.")
+    if prior is None:
+        return None
+    if not isinstance(prior, Prior):
+        raise not_a_prior(prior, "a function of the default prior", "None")
+    shapes = GMM.unchecked(
+        np.empty(n_components), np.empty((n_components, moments.mean.size)), np.empty(()), family
+    )  # fmt: skip
+    prior.check_fits(shapes)
+    check_mode_exists(prior.concentration)
+    return prior
+
+
+def check_mode_exists(concentration: ArrayLike) -> None:
+    """Raises ValueError where the Dirichlet prior of the weights has no interior mode."""
+    if (np.asarray(concentration) < 1).any():
+        raise UserError(
+            f"prior.concentration is {np.asarray(concentration).tolist()}, but below 1 the Dirichlet density is "
+            "infinite at weight 0, so no mode exists: use 1 or more for a fit, or a sampler, which needs no mode."
+        )
