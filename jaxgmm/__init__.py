@@ -12,6 +12,7 @@ from jaxgmm.version import __version__
 
 _NAMES = {
     "bayes.fit_map": ("fit_map",),
+    "bayes.intervals": ("intervals",),
     "bayes.posterior": ("posterior",),
     "bayes.priors.richardson_green": ("RichardsonGreen",),
     "bayes.samplers.gibbs_kernel": ("GibbsKernel",),
@@ -23,12 +24,13 @@ _NAMES = {
     "bayes.trees.predictive_checks": ("predictive_checks",),
     "bayes.trees.relabel": ("relabel",),
     "bayes.trees.storage": ("save_posterior", "load_posterior"),
-    "bayes.trees.summaries": ("intervals", "membership", "coclustering"),
+    "bayes.trees.summaries": ("membership", "coclustering"),
     "bayes.variational.fit_vb": ("fit_vb",),
     "bayes.variational.result": ("VariationalFit",),
     "comparing.bootstrap": ("BootstrapTest", "bootstrap_test"),
     "comparing.compare": ("compare",),
     "comparing.comparison": ("Comparison",),
+    "comparing.shares": ("choice_shares",),
     "comparing.merged_counts": ("merged_counts",),
     "comparing.merging": ("merge_components", "Merging"),
     "counting.components": ("components_given",),
@@ -44,6 +46,7 @@ _NAMES = {
     "fitting.fit": ("fit",),
     "fitting.result": ("Fit", "Restarts", "Progress"),
     "fitting.starts": ("initialise",),
+    "fitting.stepwise": ("Stepwise", "stepwise"),
     "fitting.status": ("Status", "FitError", "FitWarning"),
     "model.divergence": ("kl_divergence", "reduce_components"),
     "model.explaining": ("Explanation", "density_level", "explain"),
@@ -80,12 +83,14 @@ __all__ = [
     "RichardsonGreen",
     "Statistics",
     "Status",
+    "Stepwise",
     "TelescopingKernel",
     "VariationalFit",
     "__version__",
     "adopt",
     "bootstrap_test",
     "cdf",
+    "choice_shares",
     "cluster_count",
     "coclustering",
     "compare",
@@ -126,6 +131,7 @@ __all__ = [
     "relabel",
     "save_posterior",
     "similarity",
+    "stepwise",
     "typical_partition",
     "unconstrain",
 ]  # fmt: skip
@@ -133,6 +139,7 @@ __all__ = [
 if TYPE_CHECKING:
     from jaxgmm import covariance, data, datasets, plots
     from jaxgmm.bayes.fit_map import fit_map
+    from jaxgmm.bayes.intervals import intervals
     from jaxgmm.bayes.posterior import posterior
     from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
     from jaxgmm.bayes.samplers.gibbs_kernel import GibbsKernel
@@ -144,7 +151,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.trees.predictive_checks import predictive_checks
     from jaxgmm.bayes.trees.relabel import relabel
     from jaxgmm.bayes.trees.storage import load_posterior, save_posterior
-    from jaxgmm.bayes.trees.summaries import coclustering, intervals, membership
+    from jaxgmm.bayes.trees.summaries import coclustering, membership
     from jaxgmm.bayes.variational.fit_vb import fit_vb
     from jaxgmm.bayes.variational.result import VariationalFit
     from jaxgmm.comparing.bootstrap import BootstrapTest, bootstrap_test
@@ -152,6 +159,7 @@ if TYPE_CHECKING:
     from jaxgmm.comparing.comparison import Comparison
     from jaxgmm.comparing.merged_counts import merged_counts
     from jaxgmm.comparing.merging import Merging, merge_components
+    from jaxgmm.comparing.shares import choice_shares
     from jaxgmm.counting.components import components_given
     from jaxgmm.counting.continue_chains import continue_chains
     from jaxgmm.counting.count_clusters import count_clusters
@@ -166,6 +174,7 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.result import Fit, Progress, Restarts
     from jaxgmm.fitting.starts import initialise
     from jaxgmm.fitting.status import FitError, FitWarning, Status
+    from jaxgmm.fitting.stepwise import Stepwise, stepwise
     from jaxgmm.model.divergence import kl_divergence, reduce_components
     from jaxgmm.model.explaining import Explanation, density_level, explain
     from jaxgmm.model.mixture import GMM

@@ -37,7 +37,7 @@ def test_python_blocks_run(tmp_path, monkeypatch):
             exec(compile(block, ROOT / "README.md", "exec"), namespace)
 
 
-def test_calls_of_the_table(monkeypatch):
+def test_calls_of_the_table(monkeypatch, tmp_path):
     """Each cell of the second column, on Old Faithful; those that take long with few draws."""
     data = jg.datasets.load_faithful()
     x, key = pd.DataFrame(data.x, columns=data.feature_names), jax.random.key(0)
@@ -48,10 +48,11 @@ def test_calls_of_the_table(monkeypatch):
         "key": key,
         "K": 2,
         "fit": fit,
-        "map": map,
-        "files": [x[:100], x[100:]],
-        "read": lambda part: part,
+        "files": [tmp_path / "first.parquet", tmp_path / "others.parquet"],
     }
+    monkeypatch.chdir(tmp_path)
+    for part, file in zip((x[:100], x[100:]), names["files"], strict=True):
+        part.to_parquet(file)
     names["labels"], names["classes"] = np.where(np.arange(272) < 9, data.x[:, 0] > 3, -1), np.where(data.x[:, 0] > 3, "a", "b")
     names["frame"] = pd.DataFrame({"value": data.x[:, 1], "sensor": np.repeat(["a", "b"], 136)})
     for name, few in (

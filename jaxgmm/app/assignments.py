@@ -1,6 +1,7 @@
 """What a run's mixture says of each row: of those that it was fitted to, and of new ones."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -10,19 +11,21 @@ from scipy.special import chdtrc
 
 from jaxgmm.app import output
 from jaxgmm.app.rows import usable
-from jaxgmm.app.tables import look_at_csv, read_table
+from jaxgmm.app.tables import look_at_csv, read_table, usual_delimiter
+from jaxgmm.data import Pieces, scan
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.storage import load
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import read_parsed
 
 
-def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> dict[str, np.ndarray]:
-    """Assign the rows of a data file to the components of a run: the columns of its assignments, by name.
+def predict(run_directory: Path, data: str, delimiter: str | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Assign the rows of a data file to the components of a run: the columns of its assignments, by name, in parts.
 
     Args:
         run_directory: what `run` wrote.
-        data: a CSV or Parquet file that has the run's columns, in any order and among others.
+        data: a CSV or Parquet file that has the run's columns, in any order and among others; or whatever `scan` takes. What
+            isn't one CSV is read a piece at a time.
         delimiter: of a CSV; if None, what is between the columns' names. The decimal mark is the one by which more columns
             are numbers.
 
@@ -39,9 +42,23 @@ def predict(run_directory: Path, data: Path, delimiter: str | None = None) -> di
         raise UserError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
     with jax.enable_x64(True):
         gmm = load(run_directory / "gmm.npz")
-        output.check_belongs(run_directory, fit, ["gmm.npz"])
-        x, numbers, _ = usable(read_table(data, *look_at_csv(data, delimiter)), names, fit.get("missing", "refuse"))
-        return assignments(gmm, x, numbers)
+    output.check_belongs(run_directory, fit, ["gmm.npz"])
+    missing = fit.get("missing", "refuse")
+    path = Path(data)
+    if path.is_file() and (usual_delimiter(path) is not None or missing == "drop"):
+        parts = iter([usable(read_table(path, *look_at_csv(path, delimiter)), names, missing)[:2]])
+    else:
+        parts = _pieces(scan(data, None if gmm.feature_names is None else names, delimiter=delimiter))
+    for x, numbers in parts:
+        with jax.enable_x64(True):
+            yield assignments(gmm, x, numbers)
+
+
+def _pieces(rows: Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    first = 0
+    for x, _ in rows.parts():
+        yield x.astype(float), np.arange(first, first + len(x))
+        first += len(x)
 
 
 def assignments(gmm: GMM, x: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:

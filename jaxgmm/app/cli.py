@@ -90,15 +90,27 @@ def run_command(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Directory of the results; default runs/<config's name>.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run whose Markov chains were interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="On stdout, fit.json and the directory instead of tables.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stdout, no progress on stderr.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes, as SLURM, Kubernetes or the next options say.")
+    ] = False,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Of process 0.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which this one is.")] = None,
 ) -> None:
     """Run the stages of CONFIG: [fit] or [compare], [posterior], [count], [report]; results and figures go to a directory."""
-    directory = None
+    directory, other = None, False
     if as_json and quiet:
         raise UserError("--json prints the result, --quiet nothing: give one of them")
+    if not distributed and (coordinator, processes, process) != (None, None, None):
+        raise UserError("--coordinator, --processes and --process are for a run of several processes: add --distributed")
     try:
+        if distributed:
+            from jaxgmm.app.processes import join
+
+            other = join(coordinator, processes, process) > 0
         from jaxgmm.app.config.toml import load_config
         from jaxgmm.app.lock import terminable
         from jaxgmm.app.run import run
@@ -109,18 +121,21 @@ def run_command(
             checked = checked.model_copy(update={"output": checked.output.model_copy(update={"directory": str(output)})})
         directory = checked.output.path
         use_compilation_cache()
-        with terminable(), watched(config.stem, quiet=quiet) as watch:
+        with terminable(), watched(config.stem, quiet=quiet or other) as watch:
             finished = run(checked, overwrite=overwrite, resume=resume, watch=watch)
-        if as_json:
+        if as_json and not other:
             typer.echo(json.dumps({"directory": str(finished.directory), **finished.summary}))
-        elif not quiet:
+        elif not quiet and not other:
             show(finished)
-        else:
+        elif not other:
             _warn(finished.fit)
     except KeyboardInterrupt as stopped:
         again = ["jaxgmm", "run", str(config)]
         again += [part for setting in settings or () for part in ("--set", setting)]
         again += [] if output is None else ["--output", str(output)]
+        together = (("--coordinator", coordinator), ("--processes", processes), ("--process", process))
+        again += ["--distributed"] * distributed
+        again += [part for name, value in together if value is not None for part in (name, str(value))]
         _interrupted(directory, [*again, "--resume"], stopped)
 
 
@@ -161,14 +176,15 @@ def report_command(
 @app.command("predict")
 def predict_command(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that `jaxgmm run` wrote.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file with the run's columns.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="CSV or Parquet file with the run's columns; a folder of them.")],
     output: Annotated[Path | None, typer.Option(help="CSV or Parquet file to write; default: CSV on stdout.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between the columns of a CSV; by its suffix if left out.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Assign the rows of DATA to the components of a finished run."""
     from jaxgmm.app.assignments import predict
-    from jaxgmm.app.tables import write_table
+    from jaxgmm.app.tables import write_tables
+    from jaxgmm.tools.files import whole
 
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise UserError(f"--output {output}: a file that ends in .csv or .parquet is needed.")
@@ -177,7 +193,12 @@ def predict_command(
     if output is not None:
         _check_folder(output)
     use_compilation_cache()
-    write_table(output or sys.stdout.buffer, predict(run_dir, data, delimiter))
+    tables = predict(run_dir, data, delimiter)
+    if output is None:
+        write_tables(sys.stdout.buffer, tables)
+    else:
+        with whole(output) as partial:
+            write_tables(partial, tables)
 
 
 @app.command("init")

@@ -1,6 +1,7 @@
 """A run's directory: written whole or not at all, and what an interrupted run keeps in it.
 
-While Markov chains are running their directory holds `unfinished/`: the config, the fit, and the draws so far of each stage.
+While Markov chains are running, or files are read in every pass, the directory holds `unfinished/`: the config, and the fit and
+the draws so far.
 A finished run takes its place. Inside the directory and not next to it, which may be the top of another file system.
 A run that fails leaves `failed.json`, which says in which stage and why, unless there is an older run in its directory.
 A run that is killed leaves what it had written so far in folders `.NAME.partial-*`: the mark that its directory may be
@@ -82,7 +83,13 @@ def check_belongs(directory: Path, fit: Mapping[str, Any], names: Iterable[str] 
 
 def holds_draws(directory: Path) -> bool:
     """Is there an unfinished run with something to continue from?"""
-    return any((draws_folder(directory, stage) / "state.npz").is_file() for stage in _CHAIN_STAGES)
+    kept = [draws_folder(directory, stage) / "state.npz" for stage in _CHAIN_STAGES]
+    return any(file.is_file() for file in (*kept, draws_folder(directory, "fit") / "starts_00000.npz"))
+
+
+def unfinished_folder(directory: Path) -> Path:
+    """Where an unfinished run keeps what is done."""
+    return directory / _UNFINISHED
 
 
 def draws_folder(directory: Path, stage: str) -> Path:

@@ -1,16 +1,23 @@
 """The rows that the `[data]` table of a config asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
+import jax
 import numpy as np
 import pandas as pd
 
 from jaxgmm.app.config import DataTable
 from jaxgmm.app.tables import Table, read_table
+from jaxgmm.data import Pieces, Processes, scan
+from jaxgmm.data.agreeing import all_or_none
 from jaxgmm.datasets import LOADERS
+from jaxgmm.fitting.result import Fit
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rows, rows_named
+
+_SHOWN = 10_000  # rows in figures, of those that come in pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +35,75 @@ class Rows:
     n_dropped: int
     missing: str
 
+    in_pieces: ClassVar[bool] = False
+
     @property
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> Any:
         """The rows with their columns' names and their numbers: what is fitted to it keeps them."""
         return pd.DataFrame(self.x, index=self.numbers, columns=pd.Index(self.feature_names), copy=False)
 
+    @property
+    def n_samples(self) -> int:
+        """How many rows are fitted."""
+        return len(self.x)
+
+    @property
+    def given_weight(self) -> np.ndarray | None:
+        """What is fitted with the rows."""
+        return self.sample_weight
+
+    def criteria(self, fitted: Fit) -> dict[str, float]:
+        """BIC, AIC and ICL of a fit."""
+        return {name: float(getattr(fitted.gmm, name)(self.x, self.sample_weight)) for name in ("bic", "aic", "icl")}
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Rows, their numbers and weights, as they are to be assigned: all of them."""
+        yield self.x, self.numbers, self.sample_weight
+
+
+@dataclass(frozen=True, eq=False)
+class RowsInPieces(Rows):
+    """Rows that memory doesn't hold: `x` has some of them, for figures, `own` are those of this process, `every` all."""
+
+    own: Pieces | Processes
+    every: Pieces
+    in_pieces: ClassVar[bool] = True
+
+    @property
+    def frame(self) -> Any:
+        """What is fitted."""
+        return self.own
+
+    @property
+    def n_samples(self) -> int:
+        """How many rows are fitted."""
+        return self.own.n_samples
+
+    @property
+    def given_weight(self) -> None:
+        """Nothing: the rows have their weights with them."""
+
+    def criteria(self, fitted: Fit) -> dict[str, float]:
+        """BIC, AIC and ICL of a fit, by a pass over the rows of all processes."""
+        return {"bic": fitted.bic, "aic": fitted.aic, "icl": fitted.gmm.icl(cast(Any, self.own))}
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """A piece at a time."""
+        first = 0
+        for rows, weight in self.every.parts():
+            yield rows, np.arange(first, first + len(rows)), weight if self.sample_weight is not None else None
+            first += len(rows)
+
 
 def read_rows(data: DataTable) -> Rows:
-    """The features and weights that `[data]` asks for.
+    """The features and weights that `[data]` asks for; of several processes, each reads its own.
 
     Raises:
         ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows.
         OSError: the file can't be read.
     """
+    if data.in_pieces:
+        return _in_pieces(data)
     units: dict[str, str] = {}
     if data.dataset is not None:
         shipped = LOADERS[data.dataset]()
@@ -58,6 +121,21 @@ def read_rows(data: DataTable) -> Rows:
     weight = None if weight is None else weight[numbers]
     axis_labels = tuple(f"{name} ({units[name]})" if units.get(name) else name for name in names)
     return Rows(x, names, axis_labels, weight, numbers, n_dropped, data.missing)
+
+
+def _in_pieces(data: DataTable) -> RowsInPieces:
+    how: Any = {"sample_weight": data.sample_weight, "delimiter": data.delimiter}
+    index, number = jax.process_index(), jax.process_count()
+
+    def both() -> tuple[Pieces, Pieces]:
+        return tuple(scan(str(data.path), data.columns, **how, shard=shard) for shard in ((0, 1), (index, number)))  # type: ignore[return-value]
+
+    every, mine = all_or_none(both)
+    own = Processes(mine) if number > 1 else every
+    some = np.asarray(own.some_rows(jax.random.key(0), _SHOWN).x)
+    names = own.feature_names or tuple(f"x{d}" for d in range(own.n_features))
+    weight = None if data.sample_weight is None else np.ones(len(some))  # rows were drawn by theirs
+    return RowsInPieces(some, names, names, weight, np.arange(len(some)), 0, data.missing, own, every)
 
 
 def usable(

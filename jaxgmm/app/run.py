@@ -1,13 +1,16 @@
 """What `jaxgmm run` does: the stages of a config, one after the other, and then the run's directory."""
 
 import dataclasses
+import functools
+import hashlib
 import importlib.metadata
 import json
+import operator
 import platform
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -22,9 +25,11 @@ from jaxgmm.app.lock import only_run
 from jaxgmm.app.rows import Rows, read_rows
 from jaxgmm.app.stages.fit import FitStage, fit_summary, write_fit
 from jaxgmm.app.stages.stage import Making, Result, Stage, Watch
+from jaxgmm.data.agreeing import all_or_none, gathered, led_by_first
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.prior import Prior
 from jaxgmm.plots import canvas
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Facts
 from jaxgmm.version import __version__
 
@@ -81,21 +86,42 @@ def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch:
         FitError: no start gave a usable mixture.
         OSError: a file can't be read or written.
     """
-    directory = config.output.path
-    output.check_place(directory, overwrite=overwrite, resume=resume)
-    with only_run(directory) as alone:
-        output.check_free(directory, overwrite=overwrite, resume=resume)
-        goes_on = resume and output.holds_draws(directory)
-        if resume and not goes_on:
+    directory, first = config.output.path, jax.process_index() == 0
+    _check_together(config)
+    with ExitStack() as held:
+
+        def begin() -> tuple[bool, bool]:
+            if not first:
+                return True, False
+            output.check_place(directory, overwrite=overwrite, resume=resume)
+            alone = held.enter_context(only_run(directory))
+            output.check_free(directory, overwrite=overwrite, resume=resume)
+            return alone, resume and output.holds_draws(directory)
+
+        alone, goes_on = all_or_none(begin)
+        goes_on = bool(gathered(np.array(goes_on))[0])  # as the first process has found it
+        if resume and not goes_on and first:
             watch.note(f"{directory}: nothing to resume, starts from the beginning")
         return _run(config, directory, goes_on, alone, watch)
 
 
+def _check_together(config: Config) -> None:
+    """Raises ValueError where several processes can't run a config together, or have different ones."""
+    if jax.process_count() == 1:
+        return
+    own = hashlib.blake2b(to_toml(config, _versions(config)).encode(), digest_size=8).digest()
+    for process, other in enumerate(gathered(np.frombuffer(own, np.uint8))):
+        if other.tobytes() != own:
+            raise UserError(f"the config of process {process} isn't that of process {jax.process_index()}: give all one")
+    if not config.data.in_pieces:
+        raise UserError("several processes each read their own part of the rows: set data.in_pieces to true")
+
+
 def _run(config: Config, directory: Path, resume: bool, alone: bool, watch: Watch) -> Run:
     """`run`, once the directory is its own, and nobody else at work in it for certain if `alone`."""
-    effective = to_toml(config, _versions(config))
+    effective, first = to_toml(config, _versions(config)), jax.process_index() == 0
     if resume:
-        output.check_unchanged(directory, effective)
+        all_or_none(lambda: output.check_unchanged(directory, effective) if first else None)
     clock = _Clock()
     rows = read_rows(config.data)
     clock.ends("read")
@@ -104,14 +130,22 @@ def _run(config: Config, directory: Path, resume: bool, alone: bool, watch: Watc
         if len(stages) > 1:
             clock.ends("prepare")
         can_resume = any(stage.can_resume for stage in stages)
-        keeping = output.unfinished_run(directory, effective, resume=resume) if can_resume else nullcontext()
-        with output.failure_recorded(directory) as begins:
+        with ExitStack() as held:
 
             def begin(name: str) -> None:
                 begins(name)
                 watch.stage(name)
 
-            with keeping as unfinished:
+            def prepared() -> tuple[Callable[[str], None], Path | None]:
+                if not first:
+                    return (lambda name: None), output.unfinished_folder(directory) if can_resume else None
+                begins = held.enter_context(output.failure_recorded(directory))
+                if not can_resume:
+                    return begins, None
+                return begins, keeping.enter_context(output.unfinished_run(directory, effective, resume=resume))
+
+            with ExitStack() as keeping:
+                begins, unfinished = all_or_none(prepared)
                 making = Making({}, watch, unfinished, resume)
                 for stage in stages:
                     begin(stage.name)
@@ -120,25 +154,39 @@ def _run(config: Config, directory: Path, resume: bool, alone: bool, watch: Watc
             begin("write")
             fitted = making.fit
             assert fitted is not None  # the config has been checked
-            with output.new_directory(directory, alone=alone) as partial, canvas.off_screen(), warnings.catch_warnings():
-                # Boxes in the figures; tables have the names.
-                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-                (partial / "config.toml").write_text(effective, encoding="utf-8")
-                write_fit(fitted, rows, partial, config.output.assignments)
-                for result in making.made.values():
-                    result.write(partial, rows)
-                clock.ends("write")
-                summary = fit_summary(fitted, rows, clock.seconds)
-                for result in making.made.values():
-                    summary |= result.facts
-                summary |= {"files": output.digests(partial)}
-                (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-                if config.report is not None:
-                    from jaxgmm.app.report import write_report  # only here: jinja2 is for it alone
+            criteria = rows.criteria(fitted)  # by all processes
 
-                    title = config.report.title or directory.name
-                    write_report(partial, title=title, n_outliers=config.report.n_outliers)
+            def summary_of() -> Facts:
+                facts = [result.facts for result in making.made.values()]
+                return functools.reduce(operator.or_, facts, fit_summary(fitted, rows, criteria, clock.seconds))
+
+            def write(pulse: Callable[[], object]) -> Facts:
+                with _writing(directory, alone) as partial:
+                    (partial / "config.toml").write_text(effective, encoding="utf-8")
+                    write_fit(fitted, rows, partial, config.output.assignments, pulse)
+                    for result in making.made.values():
+                        result.write(partial, rows)
+                    clock.ends("write")
+                    summary = summary_of() | {"files": output.digests(partial)}
+                    (partial / "fit.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+                    if config.report is not None:
+                        from jaxgmm.app.report import write_report  # only here: jinja2 is for it alone
+
+                        title = config.report.title or directory.name
+                        write_report(partial, title=title, n_outliers=config.report.n_outliers)
+                return summary
+
+            summary = led_by_first(write, summary_of)
     return Run(directory, fitted, summary, making.made)
+
+
+@contextmanager
+def _writing(directory: Path, alone: bool) -> Iterator[Path]:
+    """A folder whose files become those of the run's directory."""
+    with output.new_directory(directory, alone=alone) as partial, canvas.off_screen(), warnings.catch_warnings():
+        # Boxes in the figures; tables have the names.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield partial
 
 
 class _Clock:

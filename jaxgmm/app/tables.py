@@ -2,7 +2,8 @@
 
 import gzip
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -156,17 +157,21 @@ def _read_csv(path: Path, delimiter: str | None, decimal: str = ".") -> pa.Table
     return table.slice(0, present[-1] + 1 if len(present) else 0)
 
 
-def write_table(file: str | Path | BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
-    """Write columns to a file: Parquet if its suffix says so, CSV otherwise.
+def write_tables(file: str | Path | BinaryIO, tables: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Write columns to a file, one table below the other: Parquet if its suffix says so, CSV otherwise.
 
     Raises:
         OSError: the file can't be written.
     """
-    table = pa.table(dict(columns))
-    if isinstance(file, str | Path) and Path(file).suffix.lower() in _PARQUET:
-        pa.parquet.write_table(table, file)
-    else:
-        pa.csv.write_csv(table, file)
+    parquet = isinstance(file, str | Path) and Path(file).suffix.lower() in _PARQUET
+    with ExitStack() as open_files:
+        writer: Any = None
+        for columns in tables:
+            table = pa.table(dict(columns))
+            if writer is None:
+                make = pa.parquet.ParquetWriter if parquet else pa.csv.CSVWriter
+                writer = open_files.enter_context(make(file, table.schema))
+            writer.write_table(table)
 
 
 def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:

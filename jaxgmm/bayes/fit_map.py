@@ -24,7 +24,8 @@ from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments, column_moments
 from jaxgmm.fitting.account import in_rows
-from jaxgmm.fitting.fit import fit, names_in, resolve_init
+from jaxgmm.fitting.arguments import names_in, resolve_init
+from jaxgmm.fitting.fit import fit
 from jaxgmm.fitting.priors import check_mode_exists, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
 from jaxgmm.fitting.status import FitWarning, Status
@@ -124,6 +125,8 @@ def fit_map(
                     source.x, n_components, key=key, family=family, prior=em_prior, init=init, n_init=n_init,
                     sample_weight=sample_weight,
                 )  # fmt: skip
+            if Status.interrupted in start.restarts.status:  # by Ctrl-C, which ends this, too
+                raise KeyboardInterrupt
             given = start.gmm
         climbed = _climb(given, source, prior, sample_weight is not None, moments, rtol, max_steps, dtype)
     if start is not None and isinstance(prior, RichardsonGreen):

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
-from jaxgmm.bayes.samplers.checkpoint import check_keeping, forget
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
@@ -23,7 +22,7 @@ from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.fit import errors_of, names_in
+from jaxgmm.fitting.arguments import errors_of, names_in
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
@@ -34,6 +33,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.keeping import check_keeping, forget
 from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, host_only, key_data, unknown

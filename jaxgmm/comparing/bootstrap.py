@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.fitting.fit import check_rows_for
+from jaxgmm.fitting.arguments import check_rows_for
 from jaxgmm.fitting.fit_groups import fit_groups
 from jaxgmm.fitting.group_fits import GroupFits
 from jaxgmm.fitting.priors import Change

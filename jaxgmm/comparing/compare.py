@@ -1,53 +1,39 @@
 """`compare`: families x numbers of components, fitted side by side and ranked by every criterion."""
 
 import dataclasses
-import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.comparing.comparison import Comparison, Row
+from jaxgmm.comparing.scoring import Elsewhere, InMemory, Scored, WithGaps
+from jaxgmm.comparing.sweep import Sweep
 from jaxgmm.covariance import FAMILIES, check_unrestricted, get_family
-from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import Moments
-from jaxgmm.data.observed import ObservedSource, arrange, check_columns, has_gaps, n_missing
-from jaxgmm.data.padding import on_device, pad_rows
-from jaxgmm.fitting.account import account, in_weight, rows_per_weight
-from jaxgmm.fitting.batch import Model, Settings, climb_models, model_key, pad
+from jaxgmm.data import ArraySource, fingerprint
+from jaxgmm.data.observed import check_columns, has_gaps, n_missing
+from jaxgmm.data.padding import pad_rows
+from jaxgmm.fitting.account import rows_per_weight
+from jaxgmm.fitting.arguments import check_family, check_rows_for, source_of
+from jaxgmm.fitting.batch import Settings, model_key
 from jaxgmm.fitting.em_step import EM
-from jaxgmm.fitting.fit import check_family, check_rows_for
-from jaxgmm.fitting.priors import Change, resolve_prior
-from jaxgmm.fitting.result import USABLE, Fit
+from jaxgmm.fitting.priors import Change
+from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.starts import METHODS
-from jaxgmm.fitting.status import FitError, FitWarning, Status
-from jaxgmm.model.answers import Rows, log_prob_and_complete
-from jaxgmm.model.criteria import Scores
+from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.engines import COMPLETE
-from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.blocks import rows_present
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.progress import OfProgress, reporter
-from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, key_data, unknown
-
-if TYPE_CHECKING:
-    from jaxgmm.bayes.variational.bounds import Bound
-
-type RowsOf = Callable[[Array], ArraySource | ObservedSource]  # the data, given weights of the rows
-type PlacesOf = Callable[[Array], tuple[Rows, Array]]  # the rows that are scored, and a weight for each place of them
 
 
 @keywords(
@@ -79,7 +65,8 @@ def compare(
     the prior: they are those of the likelihood at the fit, and with `prior=None` those of mclust with the sign changed.
 
     Args:
-        x: (N, D), N >= 2; an array, or a frame, whose column names the fits keep. NaN is a missing value, as for `fit`.
+        x: (N, D), N >= 2; an array, a frame, whose column names the fits keep, or `jaxgmm.data.Pieces`. NaN is a missing value,
+            as for `fit`.
         families: of the covariances, by scikit-learn's names or mclust's; "all": its fourteen.
         n_components: the K to fit, increasing: `range(1, 10)`.
         key: a PRNG key.
@@ -122,7 +109,8 @@ def compare(
     """
     host_only("compare", x, sample_weight, key)
     check_key(key)
-    source = as_source(x, sample_weight, min_rows=2, missing=True)
+    source = source_of(x, sample_weight, None)
+    in_memory = isinstance(source, ArraySource)
     names, counts = _check_families(families), _check_counts(n_components)
     check_rows_for(counts[-1], source.n_present)
     if init not in METHODS:
@@ -137,22 +125,32 @@ def compare(
     if per_weight != 1 and (loo or elbo):
         raise UserError(
             f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "
-            f"by {np.count_nonzero(source.weight)}, the number of rows."
+            f"by {source.n_present}, the number of rows."
         )
-    partly = has_gaps(source.x)
+    partly = isinstance(source, ArraySource) and has_gaps(source.x)
     for family in names:
         check_family(family, source.n_features, partly)
     if partly and (loo or elbo):
         raise UserError(f"x has missing values, which {'loo' if loo else 'elbo'}=True doesn't take: use held_out_folds.")
-    folds = None if held_out_folds is None else _draw_folds(held_out_folds, np.asarray(source.weight) > 0, key)
-    if partly:
-        _check_gaps(source, folds)
-    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    for asked, name in ((held_out_folds is not None, "held_out_folds"), (loo, "loo=True"), (elbo, "elbo=True")):
+        if asked and not in_memory:
+            raise UserError(f"{name} needs rows in memory, but x comes in pieces, or is spread over devices: use bic or icl.")
+    folds = None
+    if isinstance(source, ArraySource):
+        present = np.asarray(source.weight) > 0
+        folds = None if held_out_folds is None else _draw_folds(held_out_folds, present, key)
+        if partly:
+            _check_gaps(source, folds)
+    dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
     data_id = fingerprint(source)
     with precision.scope(dtype):
         keys = {family: [model_key(key, family, k) for k in counts] for family in names}
-        rows_of, places_of, weight = _arranged(source, dtype) if partly else _padded(source)
-    folds = None if folds is None else pad_rows(folds, len(weight))
+        scored: Scored
+        if isinstance(source, ArraySource):
+            scored = WithGaps(source, dtype) if partly else InMemory(source)
+        else:
+            scored = Elsewhere(source)
+    folds = None if folds is None else pad_rows(folds, len(scored.weight))
 
     rows: list[Row] = []
     with precision.scope(dtype), reporter(progress, "compare", "family") as report:
@@ -161,136 +159,17 @@ def compare(
                 report.say(family)
                 report(done, len(names))
             settings = Settings(family, init, n_init, float(rtol), max_steps, EM(engine=OBSERVING if partly else COMPLETE))
-            sweep = _Sweep(rows_of, places_of, counts, prior, per_weight, settings, dtype, out)
-            rows += sweep.rows(weight, keys[family], folds, data_id, elbo)
+            sweep = Sweep(scored, counts, prior, per_weight, settings, dtype, out)
+            rows += sweep.rows(scored.weight, keys[family], folds, data_id, elbo)
         if report is not None:
             report(len(names), len(names))
-    missing = n_missing(source) if partly else 0
+    missing = n_missing(source) if isinstance(source, ArraySource) and partly else 0
     rows = [row if row.fit is None else row._replace(fit=_as_configured(row.fit, out, missing)) for row in rows]
     _warn(rows)
     comparison = Comparison(tuple(rows))
-    if loo:
+    if loo and isinstance(source, ArraySource):
         comparison = comparison.with_loo(source.x, key=key, sample_weight=sample_weight)
     return comparison
-
-
-def _padded(source: ArraySource) -> tuple[RowsOf, PlacesOf, Array]:
-    """What makes the data of weights, and the weights of all rows: padded."""
-    x = on_device(source).x
-
-    def rows_of(weight: Array) -> ArraySource:
-        return ArraySource(x, jax.device_put(weight), source.feature_names)
-
-    return rows_of, lambda weight: (x, weight), pad_rows(source.weight, len(x))
-
-
-def _arranged(source: ArraySource, dtype: np.dtype) -> tuple[RowsOf, PlacesOf, Array]:
-    """The same for rows with gaps."""
-    whole = arrange(source, None)
-    return (
-        lambda weight: whole.weighted(weight, dtype),
-        lambda weight: (whole.rows, whole.spread(weight).reshape(-1)),
-        source.weight,
-    )
-
-
-class _Sweep:
-    """The models of one family, for rows that are fitted with several weights: all of them, or all but a fold."""
-
-    def __init__(
-        self,
-        rows_of: RowsOf,
-        places_of: PlacesOf,
-        counts: Sequence[int],
-        prior: str | Change | None,
-        per_weight: float,
-        settings: Settings,
-        dtype: np.dtype,
-        out: np.dtype,
-    ) -> None:
-        self.rows_of, self.places_of = rows_of, places_of
-        self.counts, self.prior, self.settings = counts, prior, settings
-        self.per_weight, self.dtype, self.out = per_weight, dtype, out
-
-    def rows(self, weight: Array, keys: Sequence[Array], folds: np.ndarray | None, data_id: str, elbo: bool) -> list[Row]:
-        """The models and what the criteria are made of."""
-        fits, moments = self.fit(weight, keys, data_id)
-        sums = self.score(fits, weight)
-        held_out = None if folds is None else self.held_out(weight, folds, keys)
-        bounds = self.bounds(fits, moments, weight) if elbo else {}
-        family, rows, total = get_family(self.settings.family), [], moments.total_weight / self.per_weight
-        for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
-            predictive = None if held_out is None else float(held_out[i])
-            n_parameters = family.n_parameters(k, moments.mean.size)
-            bound = bounds.get(i)
-            evidence = bound.log_evidence if bound else np.nan if elbo else None
-            scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, total, predictive, None, evidence)
-            own = bound.elbo if bound else np.nan if elbo else None
-            rows.append(Row(family.name, k, fit if isinstance(fit, Fit) else None, _status(fit), scores, None, own))
-        return rows
-
-    def fit(self, weight: Array, keys: Sequence[Array], data_id: str) -> tuple[list[Fit | Status], Moments]:
-        """A fit for each K; the status instead where there is none."""
-        family = self.settings.family
-        weight = weight if self.per_weight == 1 else weight * self.per_weight
-        data = self.rows_of(weight)
-        moments = data.moments(get_family(family).structure.dense, self.dtype)
-        n_rows = data.n_present
-        possible = [i for i, k in enumerate(self.counts) if k <= n_rows]  # fewer than all, without a fold
-        models = {}
-        for i in reversed(possible):  # those that take longest first
-            k = self.counts[i]
-            models[i] = Model(k, resolve_prior(self.prior, moments, k, family), keys[i])
-        fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
-        searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
-        for (i, model), search in zip(models.items(), searches, strict=True):
-            try:
-                fits[i] = in_weight(account(search, model, self.settings, data, self.out, data_id), self.per_weight)
-            except FitError:
-                fits[i] = Status(int(np.asarray(search.status)[0]))
-        return fits, moments
-
-    def score(self, fits: Sequence[Fit | Status], weight: Array) -> np.ndarray:
-        """Weighted sums (len(fits), 2) of log densities, without and with the component; NaN where there is no usable fit."""
-        usable = [i for i, fit in enumerate(fits) if _status(fit) in USABLE]
-        sums = np.full((len(fits), 2), np.nan)
-        if usable:
-            padded = [pad(fits[i].gmm, self.counts[-1], self.dtype) for i in usable]  # type: ignore[union-attr]
-            padded += padded[:1] * (len(fits) - len(usable))  # one shape whatever fails, one compilation
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-            rows, own = self.places_of(on_host(np.asarray(weight, self.dtype)))
-            sums[usable] = np.asarray(_sums(stacked, rows, own, self.dtype))[: len(usable)]
-        return sums
-
-    def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Array) -> "dict[int, Bound]":
-        """By the place of the model, the bounds of those that have a usable fit."""
-        from jaxgmm.bayes.variational.bounds import bounds_from  # only here: NumPyro takes seconds to import
-
-        usable = {i: fit for i, fit in enumerate(fits) if isinstance(fit, Fit) and fit.status in USABLE}
-        if not usable:
-            return {}
-        data, own = self.rows_of(weight), list(usable.values())
-        assert isinstance(data, ArraySource)  # `compare` has refused rows with gaps
-        found = bounds_from(own, data, moments, rtol=self.settings.rtol, max_steps=self.settings.max_steps, dtype=self.dtype)
-        return dict(zip(usable, found, strict=True))
-
-    def held_out(self, weight: Array, folds: np.ndarray, keys: Sequence[Array]) -> np.ndarray:
-        """Log-likelihood per unit of weight of rows, each from fits to the other folds; NaN where one of them failed."""
-        w, total = np.asarray(weight), np.zeros(len(self.counts))
-        for fold in range(folds.max() + 1):
-            own_keys = [jax.random.fold_in(key, fold) for key in keys]
-            fits, _ = self.fit(on_host(np.where(folds == fold, 0, w)), own_keys, "")
-            total += self.score(fits, on_host(np.where(folds == fold, w, 0)))[:, 0]
-        return total / w.sum()
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _sums(gmms: GMM, x: Rows, weight: Array, dtype: np.dtype) -> Float[Array, "M 2"]:
-    def of_model(gmm: GMM) -> Float[Array, " 2"]:
-        values = log_prob_and_complete(gmm, x, dtype, rows_present(weight))
-        return jnp.where(weight[:, None] > 0, weight[:, None] * values, 0).sum(0)
-
-    return lax.map(of_model, jax.tree.map(jnp.asarray, gmms))
 
 
 def _as_configured(fit: Fit, out: np.dtype, missing: int) -> Fit:
@@ -304,10 +183,6 @@ def _check_gaps(source: ArraySource, folds: np.ndarray | None) -> None:
     check_columns(source, present)
     for fold in range(0 if folds is None else folds.max() + 1):
         check_columns(source, present & (folds != fold), f" without one of the held_out_folds, which are {folds.max() + 1}")  # type: ignore[union-attr]
-
-
-def _status(fit: Fit | Status) -> Status:
-    return fit.status if isinstance(fit, Fit) else fit
 
 
 def _warn(rows: Sequence[Row]) -> None:

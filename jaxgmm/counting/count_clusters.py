@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
-from jaxgmm.bayes.samplers.checkpoint import check_keeping, forget
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.mixing import LEAST_DRAWS
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
@@ -32,6 +31,7 @@ from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import keywords
+from jaxgmm.tools.keeping import check_keeping, forget
 from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_count, check_key, check_path, host_only, is_finite_number, key_data

@@ -58,12 +58,40 @@ def checked_moments(total: Numbers, mean: Numbers, scatter: Numbers, steps: np.n
     return Moments(float(total), mean, scatter, steps)
 
 
+def first_sums(origin: Array, rows: Array, weight: Array) -> Array:
+    """(1 + D,): the total weight, and the sum of the rows about a point."""
+
+    def block(rows: Array, w: Array) -> Array:
+        return jnp.append(w.sum(), w @ (rows.astype(origin.dtype) - origin))
+
+    return reduce_rows(block, rows, weight.astype(origin.dtype), _few(rows))
+
+
+def scatter_about(mean: Array, rows: Array, weight: Array) -> Array:
+    """(D, D)."""
+
+    def block(rows: Array, w: Array) -> Array:
+        z = rows.astype(mean.dtype) - mean
+        return (w[:, None] * z).T @ z
+
+    return reduce_rows(block, rows, weight.astype(mean.dtype), _few(rows))
+
+
+def squares_about(mean: Array, rows: Array, weight: Array) -> Array:
+    """(D,)."""
+    return reduce_rows(lambda x, w: w @ (x.astype(mean.dtype) - mean) ** 2, rows, weight.astype(mean.dtype), _few(rows))
+
+
+def _few(x: Array) -> int:
+    """Rows of a block: each makes a few temporaries of its size."""
+    return max(1, NUMBERS_IN_A_BLOCK // 8 // x.shape[1])
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _column_moments(x: Array, weight: Array, dense: bool, dtype: np.dtype) -> tuple[Array, Array, Array]:
     weight = weight.astype(dtype)
     origin = x[jnp.argmax(weight > 0)].astype(dtype)
-    most = max(1, NUMBERS_IN_A_BLOCK // 8 // x.shape[1])  # each makes a few temporaries of its size
-    block_size, n_rows = short_blocks(most, x.shape[0]), rows_present(weight)
+    block_size, n_rows = short_blocks(_few(x), x.shape[0]), rows_present(weight)
 
     def first(rows: Array, w: Array) -> tuple[Array, Array]:
         return w.sum(), w @ (rows.astype(dtype) - origin)

@@ -79,6 +79,7 @@ class ObservedSource:
     of_columns: Moments
     feature_names: tuple[str, ...] | None = None
     traceable: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
 
     @property
     def n_samples(self) -> int:
@@ -109,6 +110,10 @@ class ObservedSource:
         """`f` of the rows by pattern, and their weights."""
         return f(self.rows, self.weight)
 
+    def whole(self, f: Callable[[Any], Any]) -> Any:
+        """`f` of the rows by pattern."""
+        return f(self.rows)
+
     def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
         """The filled rows."""
         return self.filled.parts()
@@ -120,6 +125,10 @@ class ObservedSource:
     def some_rows(self, key: Array, n_samples: int) -> ArraySource:
         """All of them, filled."""
         return self.filled
+
+    def digests(self) -> Iterator[Numbers]:
+        """Of the filled rows."""
+        return self.filled.digests()
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,13 +32,15 @@ def on_device(source: ArraySource) -> ArraySource:
     return ArraySource(jax.device_put(rows), weight, source.feature_names, evidence)
 
 
-def padded_rows(x: Any) -> Any:
+def padded_rows(x: Any, least: int = 0) -> Any:
     """Rows (N, ...), the last of them repeated up to the padded length: nothing overflows there that doesn't anyway.
+
+    `least` is the shortest that will do.
 
     Rows that are traced, or spread over several devices, stay as they are.
     """
     spread = isinstance(x, jax.Array) and not is_traced(x) and len(x.devices()) > 1
-    return x if spread or is_traced(x) or in_jit() else _padded(x, padded_length(x.shape[0]), repeat=True)
+    return x if spread or is_traced(x) or in_jit() else _padded(x, max(padded_length(x.shape[0]), least), repeat=True)
 
 
 def pad_rows(values: Any, length: int) -> Any:

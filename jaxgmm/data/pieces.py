@@ -9,13 +9,21 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxgmm.data.moments import ROWS_FOR_STEPS, Moments, checked_moments, column_steps
-from jaxgmm.data.padding import pad_rows, padded_rows
-from jaxgmm.data.source import ArraySource
+from jaxgmm.data.moments import ROWS_FOR_STEPS, Moments, column_steps
+from jaxgmm.data.padding import pad_rows, padded_length, padded_rows
+from jaxgmm.data.source import ArraySource, moments_by_sums, rows_then_weights
 from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.types import on_host
-from jaxgmm.tools.validation import check_rows, check_weights, key_data
+from jaxgmm.tools.types import Numbers, on_host
+from jaxgmm.tools.validation import check_count, check_rows, check_weights, key_data
+
+
+class Piece(NamedTuple):
+    """Rows (n, D) and weights (n,) that have been checked, and the names of the columns, if they have names."""
+
+    rows: np.ndarray
+    weight: np.ndarray
+    names: tuple[str, ...] | None
 
 
 class _Survey(NamedTuple):
@@ -24,6 +32,7 @@ class _Survey(NamedTuple):
     total_weight: float
     like: np.ndarray
     feature_names: tuple[str, ...] | None
+    longest: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +46,7 @@ class Pieces:
         pieces: a function without arguments that returns an iterator, a new one each time: of arrays or frames (n, D), n >= 1,
             or of pairs of one and its weights (n,). The rows must be the same each time.
         names: D names, by which columns of frames are put in order; default: those of the first piece.
+        n_rows: N, where it is known and no row has a weight: then no pass is needed to count them.
 
     Raises:
         ValueError, TypeError: when rows are asked for: pieces that `fit` wouldn't take, other columns, or other numbers of rows
@@ -52,13 +62,17 @@ class Pieces:
 
     pieces: Callable[[], Iterable[Any]]
     names: Sequence[str] | None = None
+    n_rows: int | None = None
     traceable: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.names is not None:
             if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
                 raise UserTypeError(f"names must be strings, one for each column, got {self.names!r}.")
             object.__setattr__(self, "names", tuple(self.names))
+        if self.n_rows is not None:
+            check_count(self.n_rows, "n_rows")
         if not callable(self.pieces):
             raise UserTypeError(
                 f"pieces must be a function that returns a new iterator each time, got {type(self.pieces).__name__}: "
@@ -97,7 +111,12 @@ class Pieces:
 
     @functools.cached_property
     def _survey(self) -> _Survey:
-        n_samples = n_present = 0
+        if self.n_rows is not None:
+            first = next(_checked(self.pieces(), None if self.names is None else tuple(self.names)), None)
+            if first is not None:
+                rows, _, names = first
+                return _Survey(self.n_rows, self.n_rows, float(self.n_rows), rows[:1].copy(), names, len(rows))
+        n_samples = n_present = longest = 0
         total, like, names = 0.0, None, None if self.names is None else tuple(self.names)
         for i, (rows, weight, known) in enumerate(_checked(self.pieces(), names)):
             like, names = (rows[:1], known) if like is None else (like, names)
@@ -105,12 +124,12 @@ class Pieces:
                 raise UserError(f"piece {i} has {rows.shape[1]} columns, but those before have {like.shape[1]}.")
             like = like.astype(np.result_type(like, rows), copy=False)
             n_samples, n_present = n_samples + len(rows), n_present + int((weight > 0).sum())
-            total += float(weight.sum())
+            total, longest = total + float(weight.sum(dtype=float)), max(longest, len(rows))
         if like is not None and names is not None and len(names) != like.shape[1]:
             raise UserError(f"names has {len(names)} names, but the pieces have {like.shape[1]} columns: {list(names)}.")
         if like is None:
             raise UserError("pieces gave no piece: give at least one, of at least one row.")
-        return _Survey(n_samples, n_present, total, like, names)
+        return _Survey(n_samples, n_present, total, like, names, longest)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All rows and their weights, a piece at a time.
@@ -119,9 +138,16 @@ class Pieces:
             ValueError, TypeError: pieces that can't be used, or other rows than before.
         """
         seen, dtype = 0, self.like.dtype
-        for rows, weight, _ in _checked(self.pieces(), self.feature_names):
+        for i, (rows, weight, _) in enumerate(_checked(self.pieces(), self.feature_names)):
             seen += len(rows)
+            if rows.shape[1] != self.n_features:
+                raise UserError(f"piece {i} has {rows.shape[1]} columns, but the first has {self.n_features}.")
+            if self.n_rows is not None and (np.result_type(rows, dtype) != dtype or (weight != 1).any()):
+                what = "weights" if (weight != 1).any() else f"dtype {rows.dtype}, the first {dtype}"
+                raise UserError(f"piece {i} has {what}: with n_rows all have one dtype and no weights; leave n_rows out.")
             yield rows.astype(dtype, copy=False), weight
+        if self.n_rows is not None and seen != self.n_rows:
+            raise UserError(f"n_rows is {self.n_rows}, but the pieces gave {seen} rows.")
         if seen != self.n_samples:
             raise UserError(
                 f"pieces gave {self.n_samples} rows once, and {seen} another time: return a new iterator over the same rows "
@@ -129,63 +155,90 @@ class Pieces:
             )
 
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
-        """Sum of `f(rows, weights)` over the pieces, which are padded."""
-        total = None
+        """Sum of `f(rows, weights)` over the pieces, which are padded to the length of the longest; added up in float64."""
+        total: Any = None
+        like, length = None, padded_length(self._survey.longest)
         for rows, weight in self.parts():
-            padded = padded_rows(rows)
-            value = f(padded, pad_rows(weight, len(padded)))
-            total = value if total is None else total + value
-        return total
+            padded = padded_rows(rows, length)
+            value = jax.tree.map(np.asarray, f(padded, pad_rows(weight, len(padded))))
+            total, like = (value, value) if total is None else (_wide(total) + _wide(value), value)
+        return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype, copy=False), total, like)
+
+    def whole(self, f: Callable[[Array], Any]) -> None:
+        """Nothing: not all rows are there at once."""
 
     def moments(self, dense: bool, dtype: np.dtype) -> Moments:
         """As `column_moments`, in two passes."""
-        origin = on_host(self.like[0].astype(dtype))
-        sums = np.asarray(self.reduce(functools.partial(_first, origin=origin)))
-        mean = np.asarray(origin) + sums[1:] / sums[0]
-        scatter = np.asarray(self.reduce(functools.partial(_second, mean=on_host(mean), dense=dense)))
-        return checked_moments(sums[0], mean, scatter, self._steps(), dtype)
+        return moments_by_sums(self, self.like[0].astype(dtype), self.steps(), dense, dtype)
 
-    def _steps(self) -> np.ndarray:
-        """Of the first rows of positive weight, as those of an array."""
+    def steps(self) -> np.ndarray:
+        """As `column_steps`, of the first rows of positive weight."""
+        together = self.first_rows()
+        return column_steps(together, np.ones(len(together)))
+
+    def first_rows(self) -> np.ndarray:
+        """Of positive weight, as many as `column_steps` looks at, or a few more."""
         head: list[np.ndarray] = []
         for rows, weight in self.parts():
             head.append(rows[weight > 0])
             if sum(map(len, head)) >= ROWS_FOR_STEPS:
                 break
-        together = np.concatenate(head)
-        return column_steps(together, np.ones(len(together)))
+        return np.concatenate(head)
 
     def some_rows(self, key: Array, n_samples: int) -> ArraySource:
         """Rows drawn without replacement with probability proportional to their weights (Efraimidis & Spirakis 2006), at most
         so many, each of weight 1.
         """
-        rng = np.random.default_rng(np.asarray(key_data(key)).tolist())
-        kept, priorities = self.like[:0], np.zeros(0)
+        kept, _ = self.drawn(key, n_samples)
+        return ArraySource(on_host(kept), on_host(np.ones(len(kept), kept.dtype)), self.feature_names)
+
+    def drawn(self, key: Array, n_samples: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """These rows, and how long each had to wait to be drawn, where `first` is the number of the first row of all.
+
+        What is drawn for a row depends on its number and the key alone, not on how rows are cut into pieces or shared out.
+        """
+        words, at = np.asarray(key_data(key)).tolist(), first
+        kept, waits = self.like[:0], np.zeros(0)
         for rows, weight in self.parts():
             present = weight > 0
-            drawn = rng.exponential(size=present.sum()) / weight[present]
-            kept, priorities = np.concatenate([kept, rows[present]]), np.concatenate([priorities, drawn])
-            first = np.sort(np.argsort(priorities, kind="stable")[:n_samples])
-            kept, priorities = kept[first], priorities[first]
-        return ArraySource(on_host(kept), on_host(np.ones(len(kept), kept.dtype)), self.feature_names)
+            wait = -np.log1p(-_uniforms(words, at, len(rows)))[present] / weight[present]
+            kept, waits, at = np.concatenate([kept, rows[present]]), np.concatenate([waits, wait]), at + len(rows)
+            soonest = soonest_of(waits, n_samples)
+            kept, waits = kept[soonest], waits[soonest]
+        return kept, waits
+
+    def digests(self) -> Iterator[Numbers]:
+        """The rows, the weights."""
+        return rows_then_weights(self)
+
+
+def soonest_of(waits: np.ndarray, n_samples: int) -> np.ndarray:
+    """The rows that wait least, so many, in their order."""
+    return np.sort(np.argsort(waits, kind="stable")[:n_samples])
+
+
+def _uniforms(words: list[int], first: int, n: int) -> np.ndarray:
+    """The variates (n,) of numbers `first`, ... of a stream."""
+    stream = np.random.Philox(seed=np.random.SeedSequence(words))
+    stream.advance(first // 4)  # four at a time
+    return np.random.Generator(stream).random(first % 4 + n)[first % 4 :]
+
+
+def _wide(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64, copy=False), tree)
 
 
 def _checked(pieces: Iterable[Any], names: tuple[str, ...] | None) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
     for i, piece in enumerate(pieces):
+        if isinstance(piece, Piece):
+            names = piece.names if names is None else names
+            rows = piece.rows
+            if piece.names is not None and names is not None and piece.names != names:
+                rows = rows[:, np.array(frames.order_of(piece.names, names, "x"))]
+            yield rows, piece.weight, names
+            continue
         given, weight = piece if isinstance(piece, tuple) and len(piece) == 2 else (piece, None)
         names = frames.feature_names(given) if names is None and i == 0 else names
         rows = np.asarray(check_rows(given, f"piece {i}", feature_names=names))
         weight = check_weights(weight, len(rows))
         yield rows, np.ones(len(rows), rows.dtype) if weight is None else np.asarray(weight), names
-
-
-@jax.jit
-def _first(rows: Array, weight: Array, origin: Array) -> Array:
-    w = weight.astype(origin.dtype)
-    return jax.numpy.append(w.sum(), w @ (rows.astype(origin.dtype) - origin))
-
-
-@functools.partial(jax.jit, static_argnames="dense")
-def _second(rows: Array, weight: Array, mean: Array, dense: bool) -> Array:
-    z, w = rows.astype(mean.dtype) - mean, weight.astype(mean.dtype)
-    return (w[:, None] * z).T @ z if dense else w @ z**2

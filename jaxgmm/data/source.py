@@ -1,15 +1,17 @@
 """Where rows come from. EM asks a source for one thing only: the sum of a function over its rows."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data.moments import Moments, checked_moments, column_moments, first_sums, scatter_about, squares_about
 from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.pytree import pytree
@@ -20,7 +22,9 @@ _ROWS_HASHED = 65536
 
 
 class Source(Protocol):
-    """Rows that can be summed over: `ArraySource`, an array, or `Pieces`, more rows than memory holds."""
+    """Rows that can be summed over: `ArraySource`, an array; `Pieces`, more rows than memory holds; `SpreadSource`, an array
+    that is spread over devices; `Processes`, the pieces of several processes.
+    """
 
     @property
     def n_samples(self) -> int:
@@ -57,10 +61,19 @@ class Source(Protocol):
         """Whether `reduce` can run inside a compiled function; if not, `f` is compiled and called for each piece."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether they are rows of several processes, each of which has a part and does what the others do."""
+        ...
+
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
         """The sum, by `+`, of `f(rows, weights)` over disjoint pieces that together are all rows: `f` returns an array or
         `Statistics`.
         """
+        ...
+
+    def whole(self, f: Callable[[Array], Any]) -> Any:
+        """`f(rows)` of all rows, where they are in one piece; else None."""
         ...
 
     def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
@@ -73,6 +86,10 @@ class Source(Protocol):
 
     def some_rows(self, key: Array, n_samples: int) -> "ArraySource":
         """Rows to begin with: all of them, or at most so many, drawn by weight."""
+        ...
+
+    def digests(self) -> Iterator[Numbers]:
+        """What `fingerprint` hashes: all rows and then all weights, or something as telling."""
         ...
 
 
@@ -105,6 +122,7 @@ class ArraySource:
     feature_names: tuple[str, ...] | None = None
     evidence: Float[Array, "N K"] | None = None
     traceable: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
 
     @property
     def n_samples(self) -> int:
@@ -133,8 +151,15 @@ class ArraySource:
 
     def reduce(self, f: Callable[[Array, Array], Any]) -> Any:
         """`f(x, weight)`: blocks within it are the business of `statistics`."""
-        rows: Any = self.x if self.evidence is None else Labelled(self.x, self.evidence)
-        return f(rows, self.weight)
+        return f(self._rows, self.weight)
+
+    def whole(self, f: Callable[[Array], Any]) -> Any:
+        """`f(x)`."""
+        return f(self._rows)
+
+    @property
+    def _rows(self) -> Any:
+        return self.x if self.evidence is None else Labelled(self.x, self.evidence)
 
     def parts(self) -> Iterator[tuple[Numbers, Numbers]]:
         """One part."""
@@ -147,6 +172,10 @@ class ArraySource:
     def some_rows(self, key: Array, n_samples: int) -> "ArraySource":
         """All of them."""
         return self
+
+    def digests(self) -> Iterator[Numbers]:
+        """The rows, the weights."""
+        return rows_then_weights(self)
 
 
 def as_source(
@@ -186,17 +215,57 @@ def as_source(
     return ArraySource(rows, weight, names)
 
 
+def rows_then_weights(source: Source) -> Iterator[Numbers]:
+    """What tells rows and weights from others, in one pass where all weights are 1, as those of rows without are."""
+    alike = True
+    for rows, weight in source.parts():
+        yield rows
+        alike = alike and bool((np.asarray(weight) == 1).all())
+    if alike:
+        yield np.broadcast_to(1.0, source.n_samples)
+    else:
+        for _, weight in source.parts():
+            yield weight
+
+
+def total(data: Source, f: Callable[..., Any], *arguments: Any) -> Any:
+    """`data.reduce` of `f(*arguments, rows, weights)`, compiled: `f` is a function of a module, for each of which there is a
+    program.
+    """
+    if data.traceable:
+        return _total(f, data, arguments)
+    return data.reduce(lambda rows, weight: _of_piece(f, arguments, rows, weight))
+
+
+def moments_by_sums(data: Source, origin: np.ndarray, steps: np.ndarray, dense: bool, dtype: np.dtype) -> Moments:
+    """The moments of rows that aren't in one place, by two of their sums; `origin` is one of them."""
+    sums = np.asarray(total(data, first_sums, origin))
+    mean = origin + sums[1:] / sums[0]
+    scatter = total(data, scatter_about if dense else squares_about, mean)
+    return checked_moments(sums[0], mean, np.asarray(scatter), steps, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _total(f: Callable[..., Any], data: Source, arguments: tuple[Any, ...]) -> Any:
+    return data.reduce(lambda rows, weight: f(*arguments, rows, weight))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_piece(f: Callable[..., Any], arguments: tuple[Any, ...], rows: Array, weight: Array) -> Any:
+    return f(*arguments, rows, weight)
+
+
 def fingerprint(source: Source, *more: Numbers | None) -> str:
     """16 hex digits that tell one data set from another: a hash of shape, rows, weights and what else is known, as float64.
 
-    Rows of another dtype that hold the same numbers, or that come in other pieces, have the same fingerprint.
+    Rows of another dtype that hold the same numbers, or that come in other pieces, have the same fingerprint; not so rows that
+    are shared out among another number of processes.
     """
     digest = hashlib.blake2b(str((source.n_samples, source.n_features)).encode(), digest_size=8)
-    for which in (0, 1):
-        for part in source.parts():
-            rows = np.asarray(part[which])
-            for first in range(0, len(rows), _ROWS_HASHED):
-                digest.update(np.ascontiguousarray(rows[first : first + _ROWS_HASHED], np.float64))
+    for values in source.digests():
+        host = np.asarray(values)
+        for first in range(0, len(host), _ROWS_HASHED):
+            digest.update(np.ascontiguousarray(host[first : first + _ROWS_HASHED], np.float64))
     for array in more:
         if array is not None:
             digest.update(np.ascontiguousarray(array, np.float64))

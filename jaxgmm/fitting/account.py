@@ -45,7 +45,7 @@ def restarts_of(searches: Sequence[Search], resolution: float, *, of_bounds: boo
         status=status,
         n_steps=n_steps,
         trace=tuple(row[: n + 1] for row, n in zip(gather(lambda search: search.trace), n_steps, strict=True)),
-        best=best_start(objective, status),
+        best=best_start(objective, status, float(gather(lambda search: search.statistics.counts).sum(-1).max())),
         # What is left when steps gain `rtol` at a rate of 0.999; never so much that optima that differ look alike, nor less
         # than ten of the last steps: weights that add up to a population make nats cheap.
         tolerance=max(min(1e3 * resolution, 0.1), 10 * resolution) + 1e-6,

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,18 @@ from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments
 from jaxgmm.data.padding import on_device, pad_rows
+from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared, with_share
 from jaxgmm.fitting.loop import Rules, Search, climb
 from jaxgmm.fitting.result import Progress
 from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
+from jaxgmm.fitting.status import Status
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_normaliser
 from jaxgmm.tools.types import on_host
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
-_ROWS_FOR_SEEDS = 1 << 14  # of data that come in pieces
+ROWS_FOR_SEEDS = 1 << 14  # of data that come in pieces
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
 NOISE_SHARE = 0.1  # that starts have, unless they hold one
@@ -72,6 +74,9 @@ def climb_models(
     dtype: np.dtype,
     given: Given = None,
     callback: Callable[[Progress], None] | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    stoppable: bool = False,
 ) -> list[Search]:
     """All starts of all models, to their end; for each model, its starts on the host.
 
@@ -83,13 +88,15 @@ def climb_models(
         dtype: to compute in.
         given: instead of seeded starts, for one model: a GMM, responsibilities or labels.
         callback: told of the progress.
+        checkpoint: of one model.
+        stoppable: a KeyboardInterrupt ends the starts of one model with what there is.
     """
     n_starts, counts = settings.n_init if given is None else 1, [model.n_components for model in models]
     total = len(models) * n_starts
-    if len(models) > 1 and data.n_samples * max(counts) * total > TOGETHER:
+    if len(models) > 1 and data.traceable and data.n_samples * max(counts) * total > TOGETHER:
         return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
     most = max(counts) if len(models) > 1 else capacity(counts[0], data.n_samples)
-    rules = _rules(models, moments, _active(counts, most, given), settings, dtype)
+    rules = rules_of(models, moments, _active(counts, most, given), settings, dtype)
     starts = _starts(models, data, moments, settings, n_starts, most, given, dtype)
     together = data.n_samples * most * total <= TOGETHER or not data.traceable  # a pass over pieces is what takes long
     at_once = total if together else 1
@@ -98,14 +105,30 @@ def climb_models(
         part = slice(first, first + at_once)
         own = _repeat(rules, n_starts, part)
         report = None if callback is None else _reporter(callback, min(first + at_once, total), total, settings.max_steps)
-        begin = starts(part, own)
-        if settings.log_widths is not None:
-            begin = with_share(begin, jnp.full(begin.weights.shape[0], 1 - settings.noise_share, dtype))
-        searches.append(climb(begin, data, own, settings.max_steps, settings.step, report))
-    if len(searches) > 1:  # one model, whose starts ran in turn
+        keep = None if checkpoint is None else checkpoint.part(first)
+        try:
+            begin = starts(part, own)
+            if settings.log_widths is not None:
+                begin = with_share(begin, jnp.full(begin.weights.shape[0], 1 - settings.noise_share, dtype))
+            how: Any = {"report": report, "keep": keep, "stoppable": stoppable}
+            searches.append(climb(begin, data, own, settings.max_steps, settings.step, **how))
+        except KeyboardInterrupt as stop:  # before it has found anything
+            if not stoppable or data.shared or type(stop) is not KeyboardInterrupt or not searches:
+                raise
+            searches.append(_not_begun(searches[-1]))
+        if (np.asarray(searches[-1].status) == Status.interrupted).any():
+            break
+    if at_once == 1:  # one model, whose starts ran in turn
         return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *searches)]
     parts = [slice(first, first + n_starts) for first in range(0, total, n_starts)]
     return [jax.tree.map(lambda leaf, part=part: leaf[part], searches[0]) for part in parts]
+
+
+def _not_begun(like: Search) -> Search:
+    """A start that found nothing, since it was interrupted."""
+    nothing, status = np.full_like(like.objective, -np.inf), np.full_like(like.status, Status.interrupted)
+    steps, trace = np.zeros_like(like.n_steps), np.full_like(like.trace, -np.inf)
+    return like._replace(objective=on_host(nothing), status=on_host(status), n_steps=on_host(steps), trace=on_host(trace))
 
 
 def _active(counts: Sequence[int], most: int, given: Given) -> np.ndarray:
@@ -129,7 +152,7 @@ def _starts(
     """What makes a part of the starts, under its rules: of seeds, `n_starts` a model, or of what is given."""
     if given is not None:
         return lambda part, rules: _given_start(given, data, rules, models[0], most, settings.family, dtype)
-    rows = on_device(data.some_rows(models[0].key, _ROWS_FOR_SEEDS))
+    rows = on_device(data.some_rows(models[0].key, ROWS_FOR_SEEDS))
     scales = column_scales(moments, settings.family).astype(dtype)
     seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
     uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
@@ -188,7 +211,7 @@ def as_dtype[Tree](tree: Tree, dtype: DTypeLike) -> Tree:
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
 
 
-def _rules(models: Sequence[Model], moments: Moments, active: np.ndarray, settings: Settings, dtype: np.dtype) -> EMRules:
+def rules_of(models: Sequence[Model], moments: Moments, active: np.ndarray, settings: Settings, dtype: np.dtype) -> EMRules:
     """The rules with an axis of models where `climb` wants one of starts."""
     priors, constants = [], []
     for model, own in zip(models, active, strict=True):

@@ -1,44 +1,42 @@
 """`fit`: expectation-maximisation from many starts, for maximum a posteriori or maximum likelihood."""
 
 import dataclasses
+import hashlib
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
-from jaxgmm.data import ArraySource, Pieces, Source, as_source, fingerprint
-from jaxgmm.data.moments import rows_of_frequencies
-from jaxgmm.data.observed import arrange, check_columns, check_errors, errors_in_order, has_gaps, n_missing
+from jaxgmm.data import ArraySource, Source, fingerprint
+from jaxgmm.data.observed import arrange, check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.account import account, in_weight, noise_share, rows_per_weight
+from jaxgmm.fitting.arguments import Init, check_family, errors_of, names_in, noise_in, resolve_init, source_of, step_of
 from jaxgmm.fitting.batch import NOISE_SHARE, Given, Model, Settings, climb_models
-from jaxgmm.fitting.em_step import EM
+from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.labels import all_labelled, check_labels_of_start, in_dtype, n_labelled, with_labels
-from jaxgmm.fitting.noise import Noise, box_of
+from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.result import Fit, Progress, without_rows
-from jaxgmm.fitting.squarem import Squarem
-from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.asking import Errors
-from jaxgmm.model.coercion import Mixture, as_gmm
-from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
-from jaxgmm.model.steps import PARAMETERS, check_fixed
+from jaxgmm.model.steps import check_fixed
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import OF_STARTS, keywords
+from jaxgmm.tools.keeping import check_keeping
 from jaxgmm.tools.progress import OfProgress, Reporter, reporter
-from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, unknown
-
-STOPPING = ("relative", "aitken")
-ACCELERATION = ("squarem",)
-
-type Init = str | Mixture | ArrayLike | Sequence[int]
+from jaxgmm.tools.types import Facts
+from jaxgmm.tools.validation import check_count, check_key, check_path, check_rtol, check_steps, host_only, key_data
 
 
 @keywords(**OF_STARTS)
@@ -62,6 +60,9 @@ def fit(
     acceleration: str | None = None,
     callback: Callable[[Progress], None] | None = None,
     progress: OfProgress = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    keep_checkpoint: bool = False,
 ) -> Fit:
     """Fit a Gaussian mixture by EM: the maximum a posteriori mixture, or the maximum likelihood one with `prior=None`.
 
@@ -103,9 +104,14 @@ def fit(
         callback: called with `Progress` now and then in a long fit.
         progress: True, a progress bar; "auto", one in a terminal or in Jupyter that appears after two seconds, where there
             is no `callback`; or a function that is called with (steps of the starts at work, the most they may take).
+        checkpoint: directory that keeps an unfinished fit, every few seconds; removed when it has ended.
+        resume: continue the fit in `checkpoint`, to the numbers of an uninterrupted one. It starts from the beginning where
+            nothing is kept.
+        keep_checkpoint: don't remove `checkpoint`.
 
     Returns:
-        Fit. Parameters have the dtype of `x`; on a CPU all computation is in float64.
+        Fit. Parameters have the dtype of `x`; on a CPU all computation is in float64. Ctrl-C ends a fit without a checkpoint
+        with the best so far, `Status.interrupted`.
 
     Raises:
         TypeError: x, labels or counts that aren't numbers of the right kind; traced x.
@@ -123,8 +129,9 @@ def fit(
         ('converged', [0.36, 0.64])
     """
     host_only("fit", x, sample_weight, error_covariances, labels, noise, key, instead="; e_step and m_step work inside")
+    check_keeping(checkpoint, resume, keep_checkpoint)
     check_key(key)
-    source = _source_of(x, sample_weight, names_in(init))
+    source = source_of(x, sample_weight, names_in(init))
     errors = errors_of(error_covariances, x, source)
     given, n_components, family = resolve_init(init, n_components, family, source)
     if isinstance(source, ArraySource):
@@ -147,7 +154,9 @@ def fit(
 
     log_widths = None if box is None else box.log_widths
     share = NOISE_SHARE if held is None else float(np.clip(held.weight, 1e-3, 1 - 1e-3))
-    settings = Settings(family, init if isinstance(init, str) else "", n_starts, rtol, max_steps, step, log_widths, share)
+    settings = Settings(
+        family, init if isinstance(init, str) else "", n_starts, float(rtol), max_steps, step, log_widths, share
+    )
     data_id = fingerprint(source, errors, None if labels is None else np.asarray(labels))
     rows = rows_per_weight(prior, source)
     watched = False if callback is not None and progress == "auto" else progress
@@ -159,7 +168,13 @@ def fit(
             data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
-        (search,) = climb_models([model], data, moments, settings, dtype, given, _told(callback, report))
+        kept = None
+        if checkpoint is not None:
+            place, signature = check_path(checkpoint, "checkpoint"), _signature(data_id, model, settings, given)
+            kept = Checkpoint(place, resume, signature, shared=data.shared)
+        told = _told(callback, report, data.n_samples)
+        how: Any = {"checkpoint": kept, "stoppable": kept is None}
+        (search,) = climb_models([model], data, moments, settings, dtype, given, told, **how)
     fitted = in_weight(account(search, model, settings, source, out, data_id), rows)
     fitted = dataclasses.replace(
         fitted,
@@ -168,127 +183,52 @@ def fit(
         n_labelled=n_labelled(source),
         noise=None if box is None else dataclasses.replace(box, weight=noise_share(search, fitted)),
     )
-    if not fitted.converged:
+    if kept is not None and not keep_checkpoint:
+        kept.forget()
+    if Status.interrupted in fitted.restarts.status and fitted.status is not Status.interrupted:
+        done = sum(status is not Status.interrupted for status in fitted.restarts.status)
+        message = f"fit was interrupted when {done} of {n_starts} starts had ended: it is the best of them."
+        warnings.warn(message, FitWarning, stacklevel=3)
+    elif not fitted.converged:
         warnings.warn(f"fit ended as {fitted.status.name!r}. {fitted.status.meaning}", FitWarning, stacklevel=3)
     if fitted.empty.any() and fitted.status is not Status.collapsed:  # which says it in its own words
         warnings.warn(f"{without_rows(fitted)} (fit.empty). Use fewer components.", FitWarning, stacklevel=3)
     return fitted
 
 
-def _told(callback: Callable[[Progress], None] | None, report: Reporter | None) -> Callable[[Progress], None] | None:
+def _signature(data: str, model: Model, settings: Settings, given: Given) -> Facts:
+    """What must agree for a fit to go on from its checkpoint."""
+
+    def facts(tree: object) -> str:
+        return hashlib.blake2b(repr([np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]).encode()).hexdigest()[:16]
+
+    own = settings._asdict() | {"step": repr(settings.step), "log_widths": facts(settings.log_widths)}
+    key = np.asarray(key_data(model.key)).tolist()
+    return own | {
+        "data": data,
+        "n_components": model.n_components,
+        "key": key,
+        "prior": facts(model.prior),
+        "start": facts(given),
+    }
+
+
+def _told(
+    callback: Callable[[Progress], None] | None, report: Reporter | None, n_samples: int
+) -> Callable[[Progress], None] | None:
     """Whom the loop tells of its progress: a bar and the caller's function, if there are any."""
     if report is None:
         return callback
+    since, before = time.perf_counter(), 0
 
     def tell(now: Progress) -> None:
-        report.say(f"start {now.start} of {now.n_starts}, objective {now.objective:.8g}")
+        nonlocal since, before
+        at = time.perf_counter()
+        rate = "" if now.n_steps <= before else f", {n_samples * (now.n_steps - before) / (at - since):.2g} rows/s"
+        since, before = at, now.n_steps
+        report.say(f"start {now.start} of {now.n_starts}, objective {now.objective:.8g}{rate}")
         report(now.n_steps, now.max_steps)
         if callback is not None:
             callback(now)
 
     return tell
-
-
-def noise_in(init: object) -> Noise | None:
-    """The noise that a start holds: a fit may."""
-    return init.noise if isinstance(init, Fit) else None
-
-
-def names_in(init: object) -> tuple[str, ...] | None:
-    """The features' names that a start knows: a mixture does."""
-    return as_gmm(init).feature_names if isinstance(init, Mixture) else None
-
-
-def errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarray | None:
-    """The errors of rows in memory, checked, with features in the order of the source's."""
-    if error_covariances is None:
-        return None
-    if not isinstance(source, ArraySource):
-        raise UserError("error_covariances are given, but x comes in pieces, which have none: put the rows together.")
-    in_order = errors_in_order(error_covariances, x, source.feature_names)
-    return check_errors(in_order, source.x, np.asarray(source.weight) > 0)
-
-
-def _source_of(x: object, sample_weight: Float[ArrayLike, " N"] | None, names: tuple[str, ...] | None) -> Source:
-    """Rows in memory or in pieces, checked; with the columns in the order of `names`, if they are known."""
-    if not isinstance(x, Pieces):
-        return as_source(x, sample_weight, min_rows=2, feature_names=names, missing=True)
-    if sample_weight is not None:
-        raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
-    pieces = x if names is None else dataclasses.replace(x, names=names)
-    if pieces.n_present < 2:
-        raise UserError(f"x has {pieces.n_present} row of positive weight, but at least 2 are needed to estimate a covariance.")
-    if rows_of_frequencies(pieces.total_weight, pieces.n_present) != 1:
-        raise UserError("the weights of x, which comes in pieces, add up to 1: multiply them by the number of rows.")
-    return pieces
-
-
-def resolve_init(init: Init, n_components: int | None, family: str, source: Source) -> tuple[Given, int, str]:
-    """The given start (None for a named method), K and the family."""
-    family = get_family(family).name
-    if n_components is not None:
-        n_components = check_count(n_components, "n_components")
-    if isinstance(init, Mixture):
-        init = as_gmm(init)
-    if isinstance(init, str):
-        if init not in METHODS:
-            raise unknown("init", init, METHODS)
-        if n_components is None:
-            raise UserError(
-                f"n_components is needed with init={init!r}; only init=responsibilities, init=labels or a GMM hold it."
-            )
-        check_rows_for(n_components, source.n_present)
-        return None, n_components, family
-    if isinstance(init, GMM):
-        if init.weights.ndim != 1:
-            raise UserError(f"init is a GMM with leading axes {init.weights.shape[:-1]}; one mixture is needed.")
-        if init.n_features != source.n_features:
-            raise UserError(f"init is a GMM of {init.n_features} features, but x has {source.n_features} columns.")
-        if family not in ("full", init.family):
-            raise UserError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
-        given: Given = init
-        held, family = init.n_components, init.family
-    elif not isinstance(source, ArraySource):
-        raise UserError("init is labels or responsibilities, but x comes in pieces: give a GMM, or the name of a way to start.")
-    else:
-        given, held = check_assigned(init, source.n_samples)
-    if n_components not in (None, held):
-        raise UserError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
-    check_rows_for(held, source.n_present)
-    return given, held, family
-
-
-def check_family(family: str, n_features: int, partly: bool = False) -> None:
-    """Raises ValueError where a family can't be fitted to so many features, or to rows that weren't seen wholly."""
-    kind = get_family(family)
-    if kind.structure.rank and partly:
-        raise UserError(f"family {family!r} takes rows that were seen wholly, without errors: take {kind.general!r}.")
-    check_rank(family, n_features)
-
-
-def check_rows_for(n_components: int, n_rows: int) -> None:
-    """Raises ValueError where there are more components than rows of positive weight."""
-    if n_components > n_rows:
-        raise UserError(
-            f"n_components is {n_components}, but x has {n_rows} rows of positive weight, and a component without a row is "
-            "nothing but its prior. Use fewer components."
-        )
-
-
-def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given, *, left: bool = False) -> EM:
-    """The loop's step; `left` says that something besides the parameters is to be fitted.
-
-    Raises:
-        ValueError: arguments that can't be used, alone or with this start.
-    """
-    if stopping not in STOPPING:
-        raise unknown("stopping", stopping, STOPPING)
-    if acceleration is not None and acceleration not in ACCELERATION:
-        raise unknown("acceleration", acceleration, ACCELERATION)
-    if acceleration and stopping == "aitken":
-        raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
-    if fixed and not isinstance(given, GMM):
-        raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
-    if len(fixed) == len(PARAMETERS) and not left:
-        raise UserError("fixed names all three parameters: nothing is left to fit.")
-    return (Squarem if acceleration else EM)(fixed, stopping)

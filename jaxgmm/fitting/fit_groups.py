@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import Moments, column_moments
-from jaxgmm.fitting.fit import check_family
+from jaxgmm.fitting.arguments import check_family
 from jaxgmm.fitting.group_batch import GroupBatch, starts_of
 from jaxgmm.fitting.group_fits import OUT_OF_RANGE, TOO_FEW, BestStarts, GroupFits
 from jaxgmm.fitting.priors import Change

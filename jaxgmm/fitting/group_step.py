@@ -61,10 +61,15 @@ class NoRows:
     nothing: Float[Array, "0"]
     n_samples: Numbers | int = 0
     traceable: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
 
     def reduce(self, f: Any) -> Any:
         """`f` of no rows: it has those of each start."""
         return f(self.nothing, self.nothing)
+
+    def whole(self, f: Any) -> Any:
+        """`f` of no rows."""
+        return f(self.nothing)
 
 
 @dataclass(frozen=True)

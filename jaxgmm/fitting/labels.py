@@ -24,7 +24,7 @@ def with_labels[Rows: Source](source: Rows, labels: ArrayLike | None, n_componen
     if labels is None:
         return source
     if not isinstance(source, ArraySource):
-        raise UserError("labels are given, but x comes in pieces, which have none: put the rows together.")
+        raise UserError("labels are given, but x comes in pieces, or is spread over devices: put the rows together.")
     evidence = evidence_of(labels, source.n_samples, n_components, np.asarray(source.weight) > 0)
     return dataclasses.replace(source, evidence=on_host(evidence))
 

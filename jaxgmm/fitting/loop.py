@@ -5,6 +5,7 @@ and why. Rows in memory are summed within one compiled loop; those that come in 
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,8 @@ from jaxgmm.tools.types import on_host
 
 _TRACE = 512  # least length of the compiled trace buffer: changing max_steps below it compiles nothing
 _FLOPS_BETWEEN_REPORTS = 2e10
+_SECONDS_BETWEEN_LOOKS = 1.0
+_FLOPS_BETWEEN_LOOKS = 2e11  # of the host, where no one is reported to
 _PLACES = 16  # starts that are stepped together: with more, those that stop early leave more idle
 _STRIDE = 32  # steps between looks at which of them have stopped (`look_after`), while others wait
 
@@ -129,6 +132,18 @@ class Step[Point, Ready](Protocol):
         ...
 
 
+class Keep(Protocol):
+    """Keeps what the loop carries, so that it outlives the process."""
+
+    def load[Tree](self, search: Tree) -> Tree:
+        """What was kept of a search that begins like this; as it is, where nothing was."""
+        ...
+
+    def save(self, search: Search, *, ended: bool) -> None:
+        """Keep it, if it is time to."""
+        ...
+
+
 def climb[Point](
     starts: Point,
     data: Source,
@@ -140,35 +155,48 @@ def climb[Point](
     places: int | None = None,
     look_after: int = _STRIDE,
     traced: bool = True,
+    keep: Keep | None = None,
+    stoppable: bool = False,
 ) -> Search[Point]:
     """Run a batch of starts to the end, and return them as NumPy arrays.
 
     A few starts are stepped at a time; the place of one that has stopped goes to the next, so that the slowest don't keep all
     of them waiting. It pays to put those first that may take longest. One call does it all where there are no more starts than
     places, the step suits all points, and no one is reported to. Objectives on the way are kept where `traced`.
+    `keep` outlives the process. Where it is `stoppable`, a KeyboardInterrupt ends it with what there is.
     """
     places = _PLACES if places is None else places
     whole = _begin(jax.tree.map(np.asarray, starts), max(_TRACE, 1 << max_steps.bit_length()) if traced else 1, step)
     n_starts, n_components, n_features = whole.statistics.sums.shape
-    if n_starts > places:
-        whole = jax.tree.map(np.array, whole)  # parts are put into it
     flops = 2.0 * data.n_samples * n_features * (n_features + 3) * n_components * min(n_starts, places)
-    longest = max_steps + 1 if report is None else max(1, int(_FLOPS_BETWEEN_REPORTS / flops))
+    # Processes that share rows look up at the same steps, whoever of them has someone to tell.
+    most = _FLOPS_BETWEEN_LOOKS if report is None and keep is None and not data.shared else _FLOPS_BETWEEN_REPORTS
+    longest = min(max_steps + 1, max(1, int(most / max(flops, 1))))  # interruptions wait for so many steps
+    if keep is not None:
+        whole = keep.load(whole)
     advance: Callable[..., tuple[Search, Array | bool]] = _advance if data.traceable else _advance_on_host
-    unfinished = np.arange(n_starts)
+    unfinished = np.flatnonzero(_running(whole, max_steps))
     while unfinished.size:
         stopped = np.setdiff1d(np.arange(n_starts), unfinished)  # they fill up the last batches
         rows = np.sort(np.concatenate([unfinished, stopped])[:places])
         stride = min(longest, look_after) if unfinished.size > places else longest
         total = rules.total_weight
         own = rules._replace(own=_rows(rules.own, rows), total_weight=total[rows] if np.ndim(total) else total)
-        with jax.debug_nans(False), jax.debug_infs(False):  # a start that ends in them is a result, with a status
-            part, suited = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
-            if not suited:
-                few = np.int32(min(stride, _STRIDE))
-                part, _ = advance(part, data, own, np.int32(max_steps), few, step.sturdier())
-        whole = jax.tree.map(functools.partial(_put, rows), whole, part)
+        try:
+            with jax.debug_nans(False), jax.debug_infs(False):  # a start that ends in them is a result, with a status
+                part, suited = advance(_rows(whole, rows), data, own, np.int32(max_steps), np.int32(stride), step)
+                if not suited:
+                    few = np.int32(min(stride, _STRIDE))
+                    part, _ = advance(part, data, own, np.int32(max_steps), few, step.sturdier())
+            whole = jax.tree.map(functools.partial(_put, rows), whole, part)
+        except KeyboardInterrupt as stop:
+            if not stoppable or data.shared or type(stop) is not KeyboardInterrupt or not np.isfinite(whole.objective).any():
+                raise
+            running = _running(whole, max_steps)
+            return whole._replace(status=on_host(np.where(running, Status.interrupted, whole.status).astype(np.int32)))
         unfinished = unfinished[_running(whole, max_steps)[unfinished]]
+        if keep is not None:
+            keep.save(whole, ended=not unfinished.size)
         if report is not None:
             report(whole)
     return whole
@@ -181,8 +209,9 @@ def _rows[Tree](tree: Tree, rows: np.ndarray) -> Tree:
 def _put(rows: np.ndarray, whole: np.ndarray, part: Array) -> np.ndarray:
     if len(rows) == len(whole):
         return np.asarray(part)
-    whole[rows] = part
-    return whole
+    after = whole.copy()  # so that an interruption finds the search before or after, and nothing in between
+    after[rows] = part
+    return after
 
 
 def _running(search: Search, max_steps: int | Array) -> Bool[Array, " R"]:
@@ -203,7 +232,7 @@ def _advance(
     search: Search, data: Source, rules: Rules, max_steps: Array, stride: Array, step: Step
 ) -> tuple[Search, Bool[Array, ""]]:
     """Up to `stride` passes, in each of which every start that still runs takes a step; False if the step doesn't suit."""
-    expanded = data.reduce(lambda x, _: step.expand(search, x, rules))
+    expanded = data.whole(lambda x: step.expand(search, x, rules))
 
     def unfinished(carry: tuple[Search, Array, Array]) -> Bool[Array, ""]:
         search, n_passes, suited = carry
@@ -222,9 +251,12 @@ def _advance(
 def _advance_on_host(
     search: Search, data: Source, rules: Rules, max_steps: Array, stride: Array, step: Step
 ) -> tuple[Search, bool]:
-    """`_advance` for rows that come in pieces: they are summed between two compiled halves of a pass."""
-    for _ in range(stride):
-        if not np.asarray(_running(search, max_steps)).any():
+    """`_advance` for rows that come in pieces: they are summed between two compiled halves of a pass. The host looks up, too,
+    once a second has gone by: how long reading takes isn't known. With other processes, after each pass.
+    """
+    until = 0.0 if data.shared else time.monotonic() + _SECONDS_BETWEEN_LOOKS
+    for i in range(stride):
+        if not np.asarray(_running(search, max_steps)).any() or (i and time.monotonic() > until):
             break
         trial, suited = _jitted_try(search, rules, max_steps, step)
         if not suited:

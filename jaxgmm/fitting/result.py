@@ -25,9 +25,10 @@ from jaxgmm.tools.svg import Mark, chart, colour
 from jaxgmm.tools.validation import floating, is_traced
 
 _EMPTY = 0.5  # expected rows: below it a component has, more probably than not, none, since prod_n (1 - r_nk) >= 1 - sum_n r_nk
+_ROUNDING = 1e-11  # of objectives, nats per unit of weight
 _NAMED = 8  # components, in a message
 _DRAWN, _POINTS = 20, 100  # starts in a picture, and steps of each
-USABLE = (Status.converged, Status.max_steps, Status.decreased)
+USABLE = (Status.converged, Status.max_steps, Status.decreased, Status.interrupted)
 
 
 class Progress(NamedTuple):
@@ -50,7 +51,7 @@ class Restarts(Readable):
         status: R of them.
         n_steps: (R,).
         trace: R arrays, the objective before each step and, last, after the final one.
-        best: index of the start that was kept.
+        best: index of the start that was kept: the first that reached the highest objective, to rounding.
         tolerance: nats within which two starts count as the same optimum.
     """
 
@@ -81,13 +82,14 @@ class Restarts(Readable):
 
     @property
     def _usable(self) -> np.ndarray:
-        return self.objective[[status in USABLE for status in self.status]]
+        usable = np.array([status in USABLE for status in self.status])
+        return self.objective[usable & np.isfinite(self.objective)]
 
     def _page(self) -> Page:
         order = np.argsort(-self.objective, kind="stable").tolist()
         below = self.objective[self.best] - self.objective
         columns = {
-            "nats below": [number(value, ".4g") for value in below.tolist()],
+            "nats below": [number(value, ".4g") if math.isfinite(value) else "" for value in below.tolist()],
             "status": [status.name for status in self.status],
             "steps": [f"{n}" for n in self.n_steps],
         }
@@ -113,7 +115,8 @@ class Restarts(Readable):
             return ""
         depth = max(2 * float(top - ends.min()) if len(ends) else 0.0, 5 * self.tolerance)
         marks, longest = [], int(self.n_steps.max())
-        for start in np.argsort(-self.objective, kind="stable")[:_DRAWN].tolist():
+        best = [start for start in np.argsort(-self.objective, kind="stable").tolist() if np.isfinite(self.objective[start])]
+        for start in best[:_DRAWN]:
             steps = np.unique(np.linspace(0, len(self.trace[start]) - 1, _POINTS).round().astype(int))
             marks.append(Mark(np.column_stack([steps, self.trace[start][steps] - top]), colour(start), opacity=0.7))
         return chart(marks, ("step", "nats from the best"), limits=((0, longest), (-depth, 0)), whole=True)
@@ -278,7 +281,7 @@ def without_rows(fit: Fit) -> str:
     return f"{many}; that is more components than these rows can tell apart"
 
 
-def best_start(objective: np.ndarray, status: tuple[Status, ...]) -> int:
+def best_start(objective: np.ndarray, status: tuple[Status, ...], total_weight: float) -> int:
     """Index of the start to keep: the highest of those that can be used, else one that collapsed on its way.
 
     Raises:
@@ -287,7 +290,8 @@ def best_start(objective: np.ndarray, status: tuple[Status, ...]) -> int:
     for acceptable in (USABLE, (Status.collapsed,)):
         allowed = np.array([s in acceptable for s in status]) & np.isfinite(objective)
         if allowed.any():
-            return int(np.flatnonzero(allowed)[np.argmax(objective[allowed])])
+            highest = objective[allowed].max()  # the first that reaches it: another order of sums chooses no other
+            return int(np.flatnonzero(allowed & (objective >= highest - _ROUNDING * total_weight))[0])
     if status[0] is Status.collapsed:
         raise FitError(
             "no start of the fit can be used: collapsed at once. Without a prior there is no density where a column doesn't "

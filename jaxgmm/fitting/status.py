@@ -18,6 +18,7 @@ class Status(enum.IntEnum):
     collapsed = 3
     decreased = 4
     inconsistent = 5
+    interrupted = 6
 
     @property
     def meaning(self) -> str:
@@ -43,6 +44,7 @@ _MEANING = {
         "The responsibilities did not add up to the total weight, so the compiled sums are wrong: do not use the result; "
         "update jaxlib, or run on one device, and report it."
     ),
+    Status.interrupted: "Stopped by hand while it was still climbing: fit again with init=this fit, to go on.",
 }
 
 RUNNING = -1  # what the compiled loop carries while none of the above has happened

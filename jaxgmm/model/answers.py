@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -18,7 +19,7 @@ from jaxgmm.model.density import Components, with_shares
 from jaxgmm.model.engines import COMPLETE
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.tools import precision
-from jaxgmm.tools.blocks import map_rows, short_blocks
+from jaxgmm.tools.blocks import map_rows, rows_present, short_blocks
 
 type Rows = Array | Observed
 
@@ -47,6 +48,18 @@ def log_prob_and_complete(gmm: PyTree, x: Rows, dtype: np.dtype, n_rows: Array |
         return jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1)
 
     return _by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype, n_rows)
+
+
+def sums_of_rows(gmms: PyTree, x: Rows, weight: Array) -> Float[Array, "M 2"]:
+    """Of each of M mixtures, in their dtype, the weighted sums of what `log_prob_and_complete` says of rows."""
+    dtype = np.dtype(gmms.means.dtype)
+    own = weight.astype(dtype)
+
+    def of_model(gmm: PyTree) -> Float[Array, " 2"]:
+        values = log_prob_and_complete(gmm, x, dtype, rows_present(own))
+        return jnp.where(own[:, None] > 0, own[:, None] * values, 0).sum(0)
+
+    return lax.map(of_model, jax.tree.map(jnp.asarray, gmms))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

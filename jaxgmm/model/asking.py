@@ -1,5 +1,7 @@
 """How a mixture is asked about rows: arguments are checked, rows padded or sorted by pattern, and answers put back in order."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,20 +11,25 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxgmm.data import Pieces, Processes
 from jaxgmm.data.observed import by_pattern, check_errors, errors_in_order, errors_of_row, has_gaps
 from jaxgmm.data.padding import first_rows, padded_rows
+from jaxgmm.data.source import total as sum_over
+from jaxgmm.data.spread import SpreadSource, is_spread, spread_source
 from jaxgmm.model import answers
 from jaxgmm.tools import frames, precision
-from jaxgmm.tools.errors import UserTypeError
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import Numbers
 from jaxgmm.tools.validation import check_rows, check_seen, check_single, check_weights, floating, in_jit, is_traced
 
 type Errors = Float[ArrayLike, "N D"] | Float[ArrayLike, "N D D"] | None
 
 
-def ask(gmm: Any, call: str, question: Callable[..., Array], x: object, errors: Errors = None) -> Any:
+def ask(gmm: Any, call: str, question: Callable[..., Array], x: Any, errors: Errors = None) -> Any:
     """The answer for each row (N, D), or for one row (D,)."""
     check_single(gmm.weights, f"g.{call}(x)")
+    if is_spread(x):
+        return _of_spread(gmm, question, spread_source(x, None, 1), errors)
     rows = floating(frames.ordered(x, gmm.feature_names), "x")
     if rows.shape == (gmm.n_features,):
         return ask(gmm, call, question, rows[None], errors_of_row(errors, x, gmm.feature_names))[0]
@@ -50,6 +57,8 @@ def total(gmm: Any, call: str, x: Any, sample_weight: Any, errors: Errors = None
     """One of `TOTALS`."""
     p, formula = gmm.n_parameters, TOTALS[call]
     check_single(gmm.weights, f"g.{call}(x)")
+    if is_spread(x) or isinstance(x, Pieces | Processes):
+        return _total_elsewhere(gmm, formula, x, sample_weight, errors)
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names, missing=True)
     weight = check_weights(sample_weight, rows.shape[0])
     dtype = precision.compute_dtype(rows, gmm, weight)
@@ -61,6 +70,42 @@ def total(gmm: Any, call: str, x: Any, sample_weight: Any, errors: Errors = None
         w = np.ones(rows.shape[0], dtype) if weight is None else np.asarray(weight, dtype)
         asked = _of_rows(gmm, lambda *asked: answers.log_prob_and_complete(*asked[:2], dtype, *asked[2:]), rows, errors, w > 0)
         return float(formula(p, w, *np.asarray(asked).T))
+
+
+def _total_elsewhere(gmm: Any, formula: Callable[..., Any], x: Any, sample_weight: Any, errors: Errors) -> float:
+    """Of rows that come in pieces, or are spread over devices."""
+    if errors is not None:
+        raise UserError("error_covariances are given, but x comes in pieces, or is spread over devices: put the rows together.")
+    if sample_weight is not None and not is_spread(x):
+        raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
+    source = spread_source(x, sample_weight, 1) if is_spread(x) else x
+    if isinstance(source, Pieces) and gmm.feature_names is not None:
+        source = dataclasses.replace(source, names=gmm.feature_names)
+    if source.n_features != gmm.n_features:
+        raise UserError(f"x has {source.n_features} columns, but the mixture has {gmm.n_features} features.")
+    dtype = precision.compute_dtype(source.like, gmm)
+    with precision.scope(dtype):
+        one = jax.tree.map(lambda leaf: np.asarray(leaf, dtype)[None], gmm)
+        sums = np.asarray(sum_over(source, answers.sums_of_rows, one), float)[0]
+        weight = np.array([source.total_weight])  # as of one row, which counts so often
+        return float(formula(gmm.n_parameters, weight, *(sums / weight)[:, None]))
+
+
+def _of_spread(gmm: Any, question: Callable[..., Array], source: SpreadSource, errors: Errors) -> Any:
+    """The answers for rows that are spread over devices, spread as they are: each device asks about its own."""
+    if errors is not None:
+        raise UserError("error_covariances are given, but x is spread over devices: put the rows together.")
+    if source.n_features != gmm.n_features:
+        raise UserError(f"x has {source.n_features} columns, but the mixture has {gmm.n_features} features.")
+    dtype = precision.compute_dtype(source.x, gmm)
+    out = precision.answer_dtype(source.x, dtype)
+    with precision.scope(dtype):
+        return _by_devices(precision.cast(gmm, dtype), source, question, dtype, out)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _by_devices(gmm: Any, source: SpreadSource, question: Callable[..., Array], dtype: np.dtype, out: np.dtype) -> Array:
+    return source.map(lambda rows: question(gmm, rows, dtype, out))
 
 
 def _is_traced(gmm: Any, rows: Numbers, errors: Errors, weight: Any = None) -> bool:

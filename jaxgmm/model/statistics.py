@@ -1,6 +1,7 @@
 """Sufficient statistics: the only thing that crosses the rows of the data."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -54,6 +55,10 @@ class Statistics(Readable):
             self.log_likelihood + other.log_likelihood,
             self.total_weight + other.total_weight,
         )
+
+    def together(self, summed: Callable[["Statistics"], "Statistics"]) -> "Statistics":
+        """The sum of those of several devices, by a function that sums leaves; they come from the same mixture."""
+        return replace(summed(self), centre=self.centre)
 
 
 def recentre(structure: Any, scatter: Array, sums: Array, counts: Array, shift: Array, current: Array | None = None) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jaxgmm.fitting.status import Status
+from jaxgmm.fitting.result import USABLE
 from jaxgmm.plots import canvas
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def replication(fit: "Fit") -> str:
 def _start_style(restarts: "Restarts", start: int) -> canvas.Style:
     if start == restarts.best:
         return {"color": canvas.PALETTE[0], "lw": 2.4, "label": "best start"}
-    if restarts.status[start] not in (Status.converged, Status.max_steps, Status.decreased):
+    if restarts.status[start] not in USABLE:
         return {"color": "0.6", "lw": 1, "ls": ":", "label": "failed"}
     if restarts.objective[start] >= restarts.objective[restarts.best] - restarts.tolerance:
         return {"color": canvas.PALETTE[4], "lw": 1, "label": "reached the same optimum"}

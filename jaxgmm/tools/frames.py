@@ -60,10 +60,15 @@ def ordered(x: object, names: Sequence[str] | None, name: str = "x") -> Any:
     given = _labels_of_row(x, names) if _is(x, "pandas", ("Series",)) else feature_names(x, name)
     if given is None or given == tuple(names):
         return x
+    return _select(x, order_of(given, names, name))
+
+
+def order_of(given: Sequence[str], names: Sequence[str], name: str) -> list[int]:
+    """Where among the columns that are given each of `names` is. Raises ValueError where they are others."""
     missing, more = [own for own in names if own not in given], [own for own in given if own not in names]
     if missing or more:
         raise UserError(_mismatch(missing, more, names, name))
-    return _select(x, [given.index(own) for own in names])
+    return [given.index(own) for own in names]
 
 
 def is_row(x: object) -> bool:
@@ -202,6 +207,11 @@ def _labels_of_row(x: Any, names: Sequence[str]) -> tuple[str, ...] | None:
     labels = list(x.index)
     is_row = len(labels) == len(names) or not set(labels).isdisjoint(names)
     return tuple(map(str, labels)) if is_row and labels != list(range(len(names))) else None
+
+
+def is_number_of_arrow(kind: Any) -> bool:
+    """Whether a column of this type of pyarrow, which is imported, can be numbers."""
+    return _is_number(kind, "pyarrow")
 
 
 def _is_number(kind: Any, library: str) -> bool:

@@ -69,9 +69,9 @@ def unknown(what: str, value: object, choices: Iterable[str]) -> UserError:
     return UserError(f"unknown {what} {value!r}{hint} Choose from {', '.join(choices)}.")
 
 
-def rows_named(bad: np.ndarray) -> str:
-    """The first of the rows where `bad` is true, for a message."""
-    rows = np.flatnonzero(bad)
+def rows_named(bad: np.ndarray, first: int = 0) -> str:
+    """The first of the rows where `bad` is true, for a message; `first` is the number of the first of all."""
+    rows = np.flatnonzero(bad) + first
     more = f" and {rows.size - _SHOWN} more" if rows.size > _SHOWN else ""
     return f"row{'s' if rows.size > 1 else ''} {', '.join(map(str, rows[:_SHOWN]))}{more}"
 
@@ -114,7 +114,7 @@ def floating(x: ArrayLike, name: str) -> Array:
     if hasattr(x, "toarray"):
         raise UserTypeError(f"{name} is a sparse matrix; a Gaussian mixture needs dense rows: {name}.toarray().")
     if hasattr(x, "parts"):
-        raise UserTypeError(f"{name} comes in pieces, which only fit takes: ask for one piece after the other.")
+        raise UserTypeError(f"{name} comes in pieces, which fit, compare and fit_vb take: ask for one piece after the other.")
     raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."

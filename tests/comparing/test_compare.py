@@ -281,7 +281,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments(name, monkeypatch):
     """All are found before anything is computed."""
-    monkeypatch.setattr("jaxgmm.comparing.compare.on_device", None)
+    monkeypatch.setattr("jaxgmm.comparing.compare.InMemory", None)
     changes, error, words = BAD[name]
     with pytest.raises(error, match=words):
         jg.compare(X, **{"families": ["full"], "n_components": [1, 2], "key": KEY} | changes)

@@ -109,11 +109,20 @@ BAD = {
     ),
     "weights apart": (lambda: jg.fit(cut(X), 2, key=KEY, sample_weight=WEIGHT), ValueError, "each of which has its own"),
     "frequencies": (lambda: jg.fit(weighted(X, WEIGHT / WEIGHT.sum()), 2, key=KEY), ValueError, "multiply them by"),
+    "another number": (lambda: jg.fit(Pieces(lambda: iter([X]), n_rows=300), 2, key=KEY), ValueError, "n_rows is 300"),
+    "no number": (lambda: Pieces(lambda: iter([X]), n_rows=8.0), TypeError, "n_rows must be a whole number"),
+    "weights with n_rows": (
+        lambda: jg.fit(Pieces(lambda: iter([(X, WEIGHT)]), n_rows=272), 2, key=KEY), ValueError, "leave n_rows out",
+    ),
+    "dtypes with n_rows": (
+        lambda: jg.fit(Pieces(lambda: iter([X[:100].astype("f4"), X[100:]]), n_rows=272), 2, key=KEY), ValueError,
+        "piece 1 has dtype float64, the first float32",
+    ),
     "labels": (lambda: jg.fit(cut(X), init=np.arange(272) % 2, key=KEY), ValueError, "init is labels or resp"),
     "components": (lambda: jg.fit(cut(X[:5], at=(2,)), 6, key=KEY), ValueError, "n_components is 6"),
-    "queries": (lambda: jg.fit(X, 2, key=KEY).gmm.log_prob(cut(X)), TypeError, "x comes in pieces, which only fit"),
-    "compare": (lambda: jg.compare(cut(X), key=KEY), TypeError, "x comes in pieces, which only fit"),
-    "sampler": (lambda: jg.count_clusters(cut(X), key=KEY), TypeError, "x comes in pieces, which only fit"),
+    "queries": (lambda: jg.fit(X, 2, key=KEY).gmm.log_prob(cut(X)), TypeError, "x comes in pieces, which fit,"),
+    "folds": (lambda: jg.compare(cut(X), key=KEY, held_out_folds=3), ValueError, "held_out_folds needs rows in memory"),
+    "sampler": (lambda: jg.count_clusters(cut(X), key=KEY), TypeError, "x comes in pieces, which fit,"),
 }  # fmt: skip
 
 

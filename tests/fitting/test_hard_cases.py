@@ -229,7 +229,8 @@ def test_columns_beyond_the_range_of_squares(scale):
     """Sums of squares must neither overflow nor vanish: a clear error where they would, else the same fit in other units."""
     x = np.concatenate([np.random.default_rng(0).normal(size=(50, 2)) + centre for centre in (0, 8)])
     if 1e-70 < scale < 1e70:
-        np.testing.assert_allclose(jg.fit(x * scale, 2, key=KEY).gmm.means / scale, jg.fit(x, 2, key=KEY).gmm.means, rtol=1e-6)
+        own, plain = (np.sort(jg.fit(rows, 2, key=KEY).gmm.means, axis=0) for rows in (x * scale, x))
+        np.testing.assert_allclose(own / scale, plain, rtol=1e-6)
         return
     with pytest.raises(ValueError, match="columns too large or too small for float64"):
         jg.fit(x * scale, 2, key=KEY)

@@ -49,6 +49,12 @@ class Config(StrictTable):
         if self.prior.kind == "none" and self.compare is not None and (self.compare.loo or self.compare.elbo):
             name = "loo" if self.compare.loo else "elbo"
             raise UserError(f"compare.{name} needs a prior, but prior.kind = 'none': set prior.kind = 'default', or remove it")
+        if self.data.in_pieces:
+            for name, table in (("posterior", self.posterior), ("count", self.count), ("report", self.report)):
+                if table is not None:
+                    raise UserError(f"[{name}] needs all rows at once, but data.in_pieces is true: remove one of them")
+            if self.compare is not None and (self.compare.held_out_folds or self.compare.loo or self.compare.elbo):
+                raise UserError("compare.held_out_folds, loo and elbo need all rows at once, but data.in_pieces is true")
         if self.count is not None:
             self._check_count()
         self._check_restricted()

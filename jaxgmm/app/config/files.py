@@ -16,7 +16,9 @@ class DataTable(StrictTable):
 
     Attributes:
         dataset: name of a data set that ships with jaxgmm, or
-        path: a CSV (.csv, .tsv, .txt) or Parquet (.parquet) file with named columns, relative to the config's folder.
+        path: a CSV (.csv, .tsv, .txt) or Parquet (.parquet) file with named columns, relative to the config's folder; in pieces
+            also a folder, a pattern such as "rows/*.parquet", .npy, .zarr, or an address that pyarrow opens.
+        in_pieces: whether rows are read a piece at a time, in every pass, as those that memory doesn't hold have to be.
         columns: the features, by name; every column if left out (of a shipped data set, its features).
         sample_weight: name of the column with the rows' weights.
         delimiter: between the columns of a CSV; "," if left out, a tab for .tsv.
@@ -26,6 +28,7 @@ class DataTable(StrictTable):
 
     dataset: str | None = None
     path: str | None = None
+    in_pieces: bool = False
     columns: Names | None = None
     sample_weight: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
@@ -50,6 +53,10 @@ class DataTable(StrictTable):
         tabs = self.delimiter is None and str(self.path).lower().removesuffix(".gz").endswith(".tsv")
         if self.decimal == "," and self.delimiter in (None, ",") and not tabs:
             raise UserError("decimal = ',' needs another delimiter, such as ';'")
+        if self.in_pieces and self.path is None:
+            raise UserError("in_pieces is for a path, and a data set that ships is small: leave it out")
+        if self.in_pieces and (self.missing == "drop" or self.decimal != "."):
+            raise UserError("in_pieces takes rows as they are: leave missing and decimal out, and rewrite the files instead")
         if self.columns == ():
             raise UserError("columns is empty; leave it out to take every column")
         columns = self.columns or ()

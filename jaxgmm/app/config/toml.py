@@ -70,7 +70,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     if isinstance(tables["output"], dict):
         tables["output"].setdefault("directory", f"runs/{path.stem}")
     data = tables.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
+    if isinstance(data, dict) and isinstance(data.get("path"), str) and "://" not in data["path"]:
         # Absolute, so that the copy of the config in the run's directory still finds the file.
         data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
     try:
@@ -160,6 +160,7 @@ def to_toml(config: Config, versions: Mapping[str, str]) -> str:
         >>> print(to_toml(config, {"jaxgmm": "0.1.0"}))  # doctest: +ELLIPSIS
         [data]
         dataset = "iris"
+        in_pieces = false
         decimal = "."
         missing = "refuse"
         <BLANKLINE>

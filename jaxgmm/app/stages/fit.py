@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +18,7 @@ from jaxgmm.app import output
 from jaxgmm.app.assignments import assignments
 from jaxgmm.app.config import FitTable
 from jaxgmm.app.stages.stage import Making
-from jaxgmm.app.tables import write_table
+from jaxgmm.app.tables import write_tables
 from jaxgmm.fitting.fit import fit
 from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
@@ -50,10 +51,14 @@ class FitStage:
     """A checked `[fit]` table, or None where [count] finds K; the data; and the prior, as `fit` takes it."""
 
     name: ClassVar = "fit"
-    can_resume: ClassVar = False
     settings: FitTable | None
     rows: "Rows"
     prior: Change | str | None
+
+    @property
+    def can_resume(self) -> bool:
+        """Where every pass reads files."""
+        return self.rows.in_pieces
 
     def make(self, making: Making) -> Fitted:
         """Fit the mixture.
@@ -72,11 +77,20 @@ class FitStage:
                 rows.frame,
                 key=jax.random.key(settings.seed),
                 prior=self.prior,
-                sample_weight=rows.sample_weight,
+                sample_weight=rows.given_weight,
                 callback=making.watch.fit,
                 **settings.options,
+                **self._keeping(making),
             )
+        if Status.interrupted in fitted.restarts.status:  # by Ctrl-C, which ends the run
+            raise KeyboardInterrupt
         return Fitted(settled(fitted, making), self.settings is None)
+
+    def _keeping(self, making: Making) -> Facts:
+        place = making.checkpoint(self.name)
+        if place is None or not self.can_resume:
+            return {}
+        return {"checkpoint": place, "resume": making.resume, "keep_checkpoint": True}  # until all is written
 
 
 def settled(fitted: Fit, making: Making) -> Fit:
@@ -88,18 +102,23 @@ def settled(fitted: Fit, making: Making) -> Fit:
     if fitted.status is Status.collapsed:
         meaning = fitted.status.meaning.replace("prior='default'", "prior.kind = 'default'")
         raise FitError(f"the fit ended as {fitted.status.name}. {meaning}")
-    if making.unfinished is None:
+    if making.unfinished is None or jax.process_count() > 1:  # which have no chains
         return fitted
     gmm, prior = output.same_start(making.unfinished, (fitted.gmm, fitted.prior))
     return dataclasses.replace(fitted, gmm=gmm, prior=prior)
 
 
-def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: str) -> None:
+def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: str, pulse: Callable[[], object]) -> None:
     """gmm.npz, the assignments and the figures."""
     gmm, x = fitted.gmm, rows.x
     gmm.save(directory / "gmm.npz")
-    weight = {} if rows.sample_weight is None else {"sample_weight": rows.sample_weight}
-    write_table(directory / f"assignments.{assignments_format}", assignments(gmm, x, rows.numbers) | weight)
+
+    def tables() -> Iterator[dict[str, np.ndarray]]:
+        for part, numbers, weight in rows.parts():
+            yield assignments(gmm, part, numbers) | ({} if weight is None else {"sample_weight": weight})
+            pulse()
+
+    write_tables(directory / f"assignments.{assignments_format}", tables())
     figures: dict[str, Figure | Axes] = {
         "components": plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),
         "trace": plots.trace(fitted),
@@ -108,10 +127,9 @@ def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: st
     canvas.save(directory, figures)
 
 
-def fit_summary(fitted: Fit, rows: "Rows", seconds: dict[str, float]) -> Facts:
+def fit_summary(fitted: Fit, rows: "Rows", criteria: dict[str, float], seconds: dict[str, float]) -> Facts:
     """For fit.json, with the seconds of every stage."""
     gmm, restarts = fitted.gmm, fitted.restarts
-    criteria = {name: float(getattr(gmm, name)(rows.x, rows.sample_weight)) for name in ("bic", "aic", "icl")}
     return {
         "status": fitted.status.name,
         "meaning": fitted.status.meaning,
@@ -126,7 +144,7 @@ def fit_summary(fitted: Fit, rows: "Rows", seconds: dict[str, float]) -> Facts:
         "n_components": gmm.n_components,
         "empty": np.flatnonzero(fitted.empty).tolist(),
         "n_parameters": gmm.n_parameters,
-        "n_samples": len(rows.x),
+        "n_samples": rows.n_samples,
         "n_dropped": rows.n_dropped,
         "missing": rows.missing,
         "feature_names": list(rows.feature_names),

@@ -1,9 +1,7 @@
 """Checkpoints: an unfinished run of chains as a directory, from which it goes on to the draws of an uninterrupted one."""
 
 import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -14,32 +12,12 @@ from jaxtyping import Array, PyTree
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.files import DamagedFileError, read_arrays, write_arrays
+from jaxgmm.tools.keeping import as_read_back, check_same, open_place
 from jaxgmm.tools.types import Json
 
 type Chunk = list[np.ndarray]  # leaves of what a few steps kept, (chain, draw, ...)
 
 _STATE = "state.npz"
-# A checkpoint's files, and what a kill leaves of one that was being written.
-_OURS = re.compile(r"state\.npz|draws_\d+\.npz|\.(state|draws_\d+)\.partial-[0-9a-f]+\.npz")
-
-
-def check_keeping(checkpoint: object, resume: bool, keep_checkpoint: bool) -> None:
-    """Raises ValueError for what needs a checkpoint where there is none."""
-    for name, asked in {"resume": resume, "keep_checkpoint": keep_checkpoint}.items():
-        if asked and checkpoint is None:
-            raise UserError(f"{name}=True needs checkpoint, the directory of the unfinished run.")
-
-
-def forget(directory: Path) -> None:
-    """Remove the checkpoint of a run that has ended, and its directory if there is nothing else in it.
-
-    The state first: draws without one are nothing to go on from, a state without its draws is a damaged checkpoint.
-    """
-    ours = [path for path in directory.iterdir() if _OURS.fullmatch(path.name)] if directory.is_dir() else []
-    for path in sorted(ours, key=lambda path: path.name != _STATE):
-        path.unlink(missing_ok=True)
-    with suppress(OSError):  # something else is in it, or it isn't there
-        directory.rmdir()
 
 
 class Checkpoint:
@@ -58,26 +36,17 @@ class Checkpoint:
 
     def __init__(self, directory: Path, resume: bool, signature: Mapping[str, Json], n_warmup: int, n_draws: int) -> None:
         self.directory = Path(directory)
-        self.signature = json.loads(json.dumps(dict(signature)))  # as it will be read back: tuples become lists
+        self.signature = as_read_back(signature)
         self.n_warmup, self.total = n_warmup, n_warmup + n_draws
         self.n_written = 0
-        if self.directory.exists() and not self.directory.is_dir():
-            raise UserError(f"checkpoint {self.directory} is a file: give a directory, which may be a new one.")
-        found = (self.directory / _STATE).exists()
-        if found and not resume:
-            raise UserError(f"checkpoint {self.directory} holds an unfinished run: resume=True continues it; or delete it.")
-        if not found and self.directory.exists():
-            if any(_OURS.fullmatch(path.name) is None for path in self.directory.iterdir()):
-                raise UserError(f"checkpoint {self.directory} is a directory that holds something else: give a new one.")
-            forget(self.directory)  # of a run that was killed before it had kept a state
-        self.directory.mkdir(parents=True, exist_ok=True)
+        open_place(self.directory, _STATE, resume)
 
     def save(self, states: PyTree, done: int, chunks: list[Chunk]) -> None:
         """Keep what is done. The state comes last: it says how many chunks belong to it."""
         for number in range(self.n_written, len(chunks)):
             _write(self.directory / f"draws_{number:05d}.npz", chunks[number], {})
         self.n_written = len(chunks)
-        facts = {"done": done, "n_chunks": len(chunks), "signature": self.signature}
+        facts: dict[str, Json] = {"done": done, "n_chunks": len(chunks), "signature": self.signature}
         _write(self.directory / _STATE, [_plain(leaf) for leaf in jax.tree.leaves(states)], facts)
 
     def load[States](self, states: States, kept: list[jax.ShapeDtypeStruct]) -> tuple[States, int, list[Chunk]]:
@@ -95,13 +64,7 @@ class Checkpoint:
             return states, 0, []
         leaves, facts = _read(self.directory / _STATE)
         signature, done, n_chunks = self._checked(facts)
-        differing = [
-            f"{name} was {signature.get(name)!r}, now {self.signature.get(name)!r}"
-            for name in sorted(signature | self.signature)
-            if signature.get(name) != self.signature.get(name)
-        ]
-        if differing:
-            raise UserError(f"checkpoint {self.directory} belongs to another run: {'; '.join(differing)}.")
+        check_same(self.directory, signature, self.signature)
         if not 0 <= n_chunks <= done:
             raise self._damaged(f"state.npz has done = {done} of {self.total} steps, n_chunks = {n_chunks}")
         old, structure = jax.tree.flatten(states)

@@ -16,14 +16,13 @@ from jaxgmm.bayes.priors.base import log_prior_constant
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE
 from jaxgmm.data import ArraySource
-from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import as_dtype
-from jaxgmm.fitting.em_step import Shared
-from jaxgmm.fitting.loop import Rules, climb
+from jaxgmm.fitting.em_step import Own, Shared
+from jaxgmm.fitting.loop import Rules
 from jaxgmm.fitting.priors import check_mode_exists
 from jaxgmm.fitting.status import FitError, FitWarning, Status, status_of
-from jaxgmm.fitting.weighted_step import EMOfWeights, OwnWeights
+from jaxgmm.fitting.weighted_step import climb_weighted, resampled_weights
 from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel
@@ -133,9 +132,9 @@ def _modes(
         weight = np.zeros((several, data.n_samples), dtype)
         weight[:, : given.size] = weights_of(rng, given, several)
         active = on_host(np.ones((several, start.n_components), bool))
-        own = OwnWeights(jax.tree.map(for_each, whole), for_each(constant), active, on_host(weight))
+        own = Own(jax.tree.map(for_each, whole), for_each(constant), active)
         rules = Rules(own, shared, on_host(np.asarray(total, dtype)), on_host(np.asarray(rtol, dtype)))
-        searches.append(climb(jax.tree.map(for_each, start), data, rules, max_steps, EMOfWeights(), traced=False))
+        searches.append(climb_weighted(jax.tree.map(for_each, start), data, rules, own, weight, max_steps))
         done += several
         if report is not None:
             report(done, n)
@@ -163,15 +162,6 @@ def random_weights(rng: np.random.Generator, weight: Float[np.ndarray, " N"], n:
     """Dirichlet shares of the total weight, n times: of a row with weight w, as of w rows."""
     gammas = rng.gamma(weight, size=(n, weight.size))
     return gammas * (weight.sum() / gammas.sum(1, keepdims=True))
-
-
-def resampled_weights(rng: np.random.Generator, weight: Float[np.ndarray, " N"], n: int) -> Float[np.ndarray, "n N"]:
-    """How often each row is drawn, n times, of as many draws as the weights add up to, or as there are rows where these are
-    frequencies.
-    """
-    total = weight.sum()
-    size = max(1, round(total * rows_of_frequencies(float(total), int(np.count_nonzero(weight)))))
-    return rng.multinomial(size, weight / total, size=n) * (total / size)
 
 
 @jax.jit

@@ -17,7 +17,7 @@ from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.data.observed import check_columns, has_gaps
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.fit import errors_of
+from jaxgmm.fitting.arguments import errors_of
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import named_prior

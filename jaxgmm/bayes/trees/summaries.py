@@ -20,30 +20,8 @@ from jaxgmm.tools.validation import check_rows, check_seen
 _MOST_ROWS = 4000  # whose pairs are compared unless they are named: 128 MB
 
 
-def intervals(tree: xarray.DataTree, probability: float = 0.9) -> xarray.Dataset:
-    """Posterior means and equal-tailed intervals of each component's parameters, in units that can be read.
-
-    Args:
-        tree: from `relabel`.
-        probability: that a parameter lies between `lower` and `upper`.
-
-    Returns:
-        `weights` (statistic, component_id), `means` and `standard_deviations` (statistic, component_id, feature),
-        `correlations` (statistic, component_id, feature, feature_bis), whatever the family; the coordinate statistic is
-        "mean", "lower", "upper".
-
-    Raises:
-        ValueError: labels that may switch, missing groups, a probability outside (0, 1).
-
-    Example:
-        >>> import jax, jaxgmm as jg
-        >>> x = jg.datasets.load_faithful().x
-        >>> fit = jg.fit(x, n_components=2, key=jax.random.key(0))
-        >>> tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(1), n_draws=200)
-        >>> table = jg.intervals(jg.relabel(tree, fit.gmm))
-        >>> bool((table["weights"].sel(statistic="lower") < fit.gmm.weights).all())
-        True
-    """
+def intervals_of(tree: xarray.DataTree, probability: float) -> xarray.Dataset:
+    """`jaxgmm.intervals` of a tree."""
     if not 0 < probability < 1:
         raise UserError(f"probability must lie between 0 and 1, got {probability}: 0.9, say.")
     require(tree, "intervals", posterior=PARAMETERS)

@@ -1,7 +1,6 @@
 """Coordinate ascent of the evidence bound, as a step of the one loop."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -14,8 +13,9 @@ from jaxgmm.bayes.priors.conjugate import Conjugate, posterior_given
 from jaxgmm.bayes.variational.expectations import Expected, expect, scale_terms
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
-from jaxgmm.data import ArraySource
+from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments
+from jaxgmm.data.source import total
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.loop import Proposal, Rules, Search
 from jaxgmm.model import random_scale
@@ -156,8 +156,10 @@ def _padded(prior: Prior, n_components: int, capacity: int, step: Ascent, dtype:
     return dataclasses.replace(prior, concentration=concentration)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def statistics_under(gmms: GMM, data: ArraySource, family: str, centre: Float[Array, " D"]) -> Statistics:
+def statistics_under(gmms: GMM, data: Source, centre: Float[Array, " D"]) -> Statistics:
     """E-step of R mixtures: where coordinate ascent starts from them."""
-    components = jax.vmap(GMM.components)(gmms)
-    return data.reduce(lambda x, w: STURDY.sums(components, x, w, centre))
+    return total(data, _sums_under, gmms, centre)
+
+
+def _sums_under(gmms: GMM, centre: Float[Array, " D"], x: Array, weight: Array) -> Statistics:
+    return STURDY.sums(jax.vmap(GMM.components)(gmms), x, weight, centre)

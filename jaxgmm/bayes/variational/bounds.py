@@ -52,7 +52,7 @@ def bounds_from(
         part = slice(first, first + at_once)
         rules = rules_of(priors[part], counts[part], most, moments, rtol, step, dtype)
         gmms = jax.tree.map(lambda *leaves: np.stack(leaves), *[pad(fit.gmm, most, dtype) for fit in fits[part]])
-        start = start_from(statistics_under(gmms, data, step.family, rules.shared), rules.own)
+        start = start_from(statistics_under(gmms, data, rules.shared), rules.own)
         search = climb(start, data, rules, max_steps, step)
         filled_counts = np.asarray(search.statistics.counts)
         ended = zip(priors[part], counts[part], filled_counts, search.objective, search.status, strict=True)

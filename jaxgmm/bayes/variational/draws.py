@@ -67,7 +67,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
     one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))
     active = jnp.ones((1, gmm.n_components), bool)
     rules = Rules(Own(one_start[1], active), weight @ x / total, total, jnp.asarray(rtol, x.dtype))
-    start = start_from(statistics_under(one_start[0], data, gmm.family, rules.shared), rules.own)
+    start = start_from(statistics_under(one_start[0], data, rules.shared), rules.own)
     search = climb(start, data, rules, max_steps, step)
     ended = restarts_of([search], rtol * float(total), of_bounds=True)
     status = ended.status[0]

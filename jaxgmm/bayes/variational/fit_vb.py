@@ -12,12 +12,12 @@ from jaxgmm.bayes.variational.ascent import Ascent, posterior_of, rules_of, star
 from jaxgmm.bayes.variational.result import VariationalFit
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import check_unrestricted, get_family
-from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data import ArraySource, Source, fingerprint
+from jaxgmm.data.moments import Moments
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.account import restarts_of
-from jaxgmm.fitting.batch import TOGETHER, capacity, pad
-from jaxgmm.fitting.fit import names_in, resolve_init
+from jaxgmm.fitting.arguments import names_in, resolve_init, source_of
+from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
 from jaxgmm.fitting.loop import Rules, climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
@@ -64,7 +64,7 @@ def fit_vb(
     are left (Rousseau & Mengersen 2011).
 
     Args:
-        x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, or a frame.
+        x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, a frame, or `jaxgmm.data.Pieces`.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key.
         family: "full", "tied", "diag" or "spherical", or by their names in mclust.
@@ -100,29 +100,31 @@ def fit_vb(
     check_key(key)
     if weights not in WEIGHT_PRIORS:
         raise unknown("weights", weights, WEIGHT_PRIORS)
-    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(init))
+    source = source_of(x, sample_weight, names_in(init), missing=False)
     given, n_components, family = resolve_init(init, n_components, family, source)
     check_unrestricted(family, "fit_vb")
     n_starts = check_count(n_init, "n_init") if given is None else 1
     max_steps = check_steps(max_steps)
     check_rtol(rtol)
     _check_prior(prior, weights, n_components, source.n_features, family)
-    dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
+    dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
     step = Ascent(family, weights)
 
     with precision.scope(dtype):
-        data = on_device(source)
-        moments = column_moments(data.x, data.weight, get_family(family).structure.dense, dtype)
+        data = on_device(source) if isinstance(source, ArraySource) else source
+        moments = data.moments(get_family(family).structure.dense, dtype)
+        rows = on_device(data.some_rows(key, ROWS_FOR_SEEDS))
         if isinstance(prior, str):
             prior = Prior.of_moments(prior, moments, n_components, family)
         most = capacity(n_components, data.n_samples)
-        at_once = n_starts if data.n_samples * most * n_starts <= TOGETHER else 1
+        together = data.n_samples * most * n_starts <= TOGETHER or not data.traceable
+        at_once = n_starts if together else 1
         uniforms = seed_uniforms(key, n_starts, n_components, most).astype(dtype)
         rules = rules_of([prior] * at_once, [n_components] * at_once, most, moments, rtol, step, dtype)
         searches = []
         for first in range(0, n_starts, at_once):
             if given is None:
-                start = _seeded_start(uniforms[first : first + at_once], n_components, data, moments, rules, init, family)
+                start = _seeded_start(uniforms[first : first + at_once], n_components, rows, data, moments, rules, init, family)
             else:
                 start = _given_start(given, data, rules, most, family)
             searches.append(climb(start_from(start, rules.own), data, rules, max_steps, step))
@@ -152,13 +154,20 @@ def fit_vb(
 
 
 def _seeded_start(
-    uniforms: np.ndarray, n_components: int, data: ArraySource, moments: Moments, rules: Rules, init: str, family: str
+    uniforms: np.ndarray,
+    n_components: int,
+    rows: ArraySource,
+    data: Source,
+    moments: Moments,
+    rules: Rules,
+    init: str,
+    family: str,
 ) -> Statistics:
-    """The statistics of seeded mixtures' E-step."""
+    """The statistics of the E-step of mixtures whose seeds are some of the rows."""
     dtype = rules.shared.dtype
     scales, counts = column_scales(moments, family).astype(dtype), np.full(len(uniforms), n_components)
-    gmms = seeded_starts(data.x, data.weight, uniforms, rules.shared, scales, counts, init, family, rules.own.prior)
-    return statistics_under(gmms, data, family, rules.shared)
+    gmms = seeded_starts(rows.x, rows.weight, uniforms, rules.shared, scales, counts, init, family, rules.own.prior)
+    return statistics_under(gmms, data, rules.shared)
 
 
 def _without_padding(leaves: dict[str, Array], n_components: int, family: str) -> dict[str, Array]:
@@ -176,12 +185,13 @@ def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, f
     WEIGHT_PRIORS[weights].check(prior.concentration)
 
 
-def _given_start(given: Any, data: ArraySource, rules: Rules, capacity: int, family: str) -> Statistics:
+def _given_start(given: Any, data: Source, rules: Rules, capacity: int, family: str) -> Statistics:
     """The statistics of a GMM's E-step, or of given responsibilities or labels, with a leading axis of one start."""
     dtype = rules.shared.dtype
     if isinstance(given, GMM):
         gmm = jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
-        return statistics_under(gmm, data, family, rules.shared)
+        return statistics_under(gmm, data, rules.shared)
+    assert isinstance(data, ArraySource)  # `resolve_init` has refused others
     if np.ndim(given) == 2:
         given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
     summed = jax.jit(assigned_statistics, static_argnums=(0, 1))

@@ -10,11 +10,12 @@ import xarray
 from helpers import draws_around, gibbs_in_numpy, random_member, shuffled, tree_of
 
 import jaxgmm as jg
+from jaxgmm.bayes.intervals import intervals
 from jaxgmm.bayes.trees import per_draw, summaries
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.diagnostics import diagnose
 from jaxgmm.bayes.trees.relabel import relabel
-from jaxgmm.bayes.trees.summaries import coclustering, intervals, membership
+from jaxgmm.bayes.trees.summaries import coclustering, membership
 
 KEY = jax.random.key(0)
 

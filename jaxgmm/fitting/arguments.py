@@ -1,0 +1,151 @@
+"""The arguments of `fit` and its kin, made into what they stand for: rows, a start, a step."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jaxgmm.covariance import get_family
+from jaxgmm.data import ArraySource, Pieces, Processes, Source, as_source
+from jaxgmm.data.moments import rows_of_frequencies
+from jaxgmm.data.observed import check_errors, errors_in_order
+from jaxgmm.data.spread import is_spread, spread_source
+from jaxgmm.fitting.batch import Given
+from jaxgmm.fitting.em_step import EM
+from jaxgmm.fitting.noise import Noise
+from jaxgmm.fitting.result import Fit
+from jaxgmm.fitting.squarem import Squarem
+from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
+from jaxgmm.model.asking import Errors
+from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.mixture import GMM
+from jaxgmm.model.steps import PARAMETERS
+from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.validation import check_count, unknown
+
+STOPPING = ("relative", "aitken")
+ACCELERATION = ("squarem",)
+
+type Init = str | Mixture | ArrayLike | Sequence[int]
+
+
+def noise_in(init: object) -> Noise | None:
+    """The noise that a start holds: a fit may."""
+    return init.noise if isinstance(init, Fit) else None
+
+
+def names_in(init: object) -> tuple[str, ...] | None:
+    """The features' names that a start knows: a mixture does."""
+    return as_gmm(init).feature_names if isinstance(init, Mixture) else None
+
+
+def errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarray | None:
+    """The errors of rows in memory, checked, with features in the order of the source's."""
+    if error_covariances is None:
+        return None
+    if not isinstance(source, ArraySource):
+        raise UserError("error_covariances are given, but x comes in pieces, or is spread over devices: put the rows together.")
+    in_order = errors_in_order(error_covariances, x, source.feature_names)
+    return check_errors(in_order, source.x, np.asarray(source.weight) > 0)
+
+
+def source_of(
+    x: Any, sample_weight: Float[ArrayLike, " N"] | None, names: tuple[str, ...] | None, *, missing: bool = True
+) -> Source:
+    """Rows in memory, spread over devices, or in pieces, checked; columns in the order of `names`, if they are known."""
+    if is_spread(x):
+        spread = spread_source(x, sample_weight, 2, names)
+        if rows_of_frequencies(spread.total_weight, spread.n_present) != 1:
+            raise UserError("sample_weight adds up to 1, and x is spread over devices: multiply it by the number of rows.")
+        return spread
+    if not isinstance(x, Pieces | Processes):
+        return as_source(x, sample_weight, min_rows=2, feature_names=names, missing=missing)
+    if sample_weight is not None:
+        raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
+    pieces = x
+    if names is not None and isinstance(x, Pieces):
+        pieces = dataclasses.replace(x, names=names)
+    elif names is not None and x.feature_names not in (None, names):
+        raise UserError(f"x has the columns {x.feature_names}, but init those of {names}: read them in that order.")
+    if pieces.n_present < 2:
+        raise UserError(f"x has {pieces.n_present} row of positive weight, but at least 2 are needed to estimate a covariance.")
+    if rows_of_frequencies(pieces.total_weight, pieces.n_present) != 1:
+        raise UserError("the weights of x, which comes in pieces, add up to 1: multiply them by the number of rows.")
+    return pieces
+
+
+def resolve_init(init: Init, n_components: int | None, family: str, source: Source) -> tuple[Given, int, str]:
+    """The given start (None for a named method), K and the family."""
+    family = get_family(family).name
+    if n_components is not None:
+        n_components = check_count(n_components, "n_components")
+    if isinstance(init, Mixture):
+        init = as_gmm(init)
+    if isinstance(init, str):
+        if init not in METHODS:
+            raise unknown("init", init, METHODS)
+        if n_components is None:
+            raise UserError(
+                f"n_components is needed with init={init!r}; only init=responsibilities, init=labels or a GMM hold it."
+            )
+        check_rows_for(n_components, source.n_present)
+        return None, n_components, family
+    if isinstance(init, GMM):
+        if init.weights.ndim != 1:
+            raise UserError(f"init is a GMM with leading axes {init.weights.shape[:-1]}; one mixture is needed.")
+        if init.n_features != source.n_features:
+            raise UserError(f"init is a GMM of {init.n_features} features, but x has {source.n_features} columns.")
+        if family not in ("full", init.family):
+            raise UserError(f"family is {family!r}, but init is a GMM of family {init.family!r}: leave family out.")
+        given: Given = init
+        held, family = init.n_components, init.family
+    elif not isinstance(source, ArraySource):
+        raise UserError(
+            "init is labels or responsibilities, but x comes in pieces, or is spread over devices: give a GMM, or the name of "
+            "a way to start."
+        )
+    else:
+        given, held = check_assigned(init, source.n_samples)
+    if n_components not in (None, held):
+        raise UserError(f"n_components is {n_components}, but init holds {held} components: leave n_components out.")
+    check_rows_for(held, source.n_present)
+    return given, held, family
+
+
+def check_family(family: str, n_features: int, partly: bool = False) -> None:
+    """Raises ValueError where a family can't be fitted to so many features, or to rows that weren't seen wholly."""
+    kind = get_family(family)
+    if kind.structure.rank and partly:
+        raise UserError(f"family {family!r} takes rows that were seen wholly, without errors: take {kind.general!r}.")
+    check_rank(family, n_features)
+
+
+def check_rows_for(n_components: int, n_rows: int) -> None:
+    """Raises ValueError where there are more components than rows of positive weight."""
+    if n_components > n_rows:
+        raise UserError(
+            f"n_components is {n_components}, but x has {n_rows} rows of positive weight, and a component without a row is "
+            "nothing but its prior. Use fewer components."
+        )
+
+
+def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given, *, left: bool = False) -> EM:
+    """The loop's step; `left` says that something besides the parameters is to be fitted.
+
+    Raises:
+        ValueError: arguments that can't be used, alone or with this start.
+    """
+    if stopping not in STOPPING:
+        raise unknown("stopping", stopping, STOPPING)
+    if acceleration is not None and acceleration not in ACCELERATION:
+        raise unknown("acceleration", acceleration, ACCELERATION)
+    if acceleration and stopping == "aitken":
+        raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
+    if fixed and not isinstance(given, GMM):
+        raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
+    if len(fixed) == len(PARAMETERS) and not left:
+        raise UserError("fixed names all three parameters: nothing is left to fit.")
+    return (Squarem if acceleration else EM)(fixed, stopping)

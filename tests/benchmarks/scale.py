@@ -1,0 +1,215 @@
+"""Rows that memory doesn't hold, several processes, and streams: rates, memory, and what they cost in accuracy.
+
+    python tests/benchmarks/scale.py files [MILLIONS]      # Parquet against memory: rows a second, peak memory
+    python tests/benchmarks/scale.py linear                # seconds a step against N, K and D: slopes
+    python tests/benchmarks/scale.py processes             # two processes of a core against one
+    python tests/benchmarks/scale.py stepwise [MILLIONS]   # one pass over a stream against EM on all rows
+
+Data are written to a temporary folder, about 64 MB for a million rows of 16 float32 features.
+"""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+D, K, ROWS_A_FILE = 16, 16, 1_000_000
+
+
+def mixture(n_features=D, n_components=K, seed=0):
+    rng = np.random.default_rng(seed)
+    means = 3 * rng.normal(size=(n_components, n_features))
+    roots = rng.normal(size=(n_components, n_features, n_features)) / np.sqrt(n_features) + np.eye(n_features)
+    return means, roots
+
+
+def drawn(n, seed, n_features=D, n_components=K):
+    """Rows of a mixture, float32."""
+    means, roots = mixture(n_features, n_components)
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.integers(0, n_components, n))
+    rows = rng.normal(size=(n, n_features))
+    for k in range(n_components):
+        mine = labels == k
+        rows[mine] = rows[mine] @ roots[k].T + means[k]
+    return rng.permutation(rows).astype(np.float32)
+
+
+def start():
+    import jaxgmm as jg
+
+    means, _ = mixture()
+    rng = np.random.default_rng(9)
+    return jg.GMM(np.full(K, 1 / K), means + rng.normal(size=means.shape), [2 * np.eye(D)] * K)
+
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def timed_fit(rows, steps=5, **options):
+    """Seconds a step, from the difference of two fits, and the last one."""
+    import jax
+
+    import jaxgmm as jg
+
+    seconds = []
+    for n in (1, 1, 1 + steps):  # the first compiles
+        began = time.perf_counter()
+        fit = jg.fit(rows, init=start(), key=jax.random.key(0), rtol=0, max_steps=n, progress=False, **options)
+        seconds.append(time.perf_counter() - began)
+    return (seconds[2] - seconds[1]) / steps, fit
+
+
+def child(*arguments, **environment):
+    """A fresh process of this file, what it prints last."""
+    command = [sys.executable, "-W", "ignore", __file__, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def files(millions=20):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as place:
+        for i in range(millions):
+            rows = drawn(ROWS_A_FILE, i)
+            table = pa.table({f"x{d}": rows[:, d] for d in range(D)})
+            pq.write_table(table, Path(place) / f"part{i:03d}.parquet", row_group_size=250_000)
+        size = sum(file.stat().st_size for file in Path(place).iterdir()) / 1e9
+        print(f"{millions} million rows of {D} float32 features, {size:.2f} GB of Parquet, K = {K}, full")
+        bare = child("bare")
+        streamed, memory = child("streamed", place), child("memory", place)
+        print(f"{'':10}{'s a step':>10}{'rows/s':>12}{'peak MB':>10}")
+        for name, found in (("bare", bare), ("Parquet", streamed), ("memory", memory)):
+            rate = f"{found['step']:10.2f}{millions * 1e6 / found['step']:12.3g}" if "step" in found else " " * 22
+            print(f"{name:10}{rate}{found['peak']:10.0f}")
+        print(f"rate of Parquet to memory: {memory['step'] / streamed['step']:.2f}")
+        print(f"log-likelihoods differ by {abs(streamed['value'] / memory['value'] - 1):.1e}, relative")
+
+
+def bare():
+    import jaxgmm as jg
+
+    x = drawn(1000, 0)
+    timed_fit(x, 1)
+    assert jg
+    return {"peak": peak_mb()}
+
+
+def streamed(place):
+    import jaxgmm as jg
+
+    step, fit = timed_fit(jg.data.scan(place))
+    return {"step": step, "peak": peak_mb(), "value": fit.log_likelihood}
+
+
+def memory(place):
+    import pyarrow.parquet as pq
+
+    parts = []
+    for file in sorted(Path(place).iterdir()):
+        table = pq.read_table(file)
+        parts.append(np.column_stack([column.to_numpy() for column in table.columns]))
+    step, fit = timed_fit(np.concatenate(parts))
+    return {"step": step, "peak": peak_mb(), "value": fit.log_likelihood}
+
+
+def linear():
+    import jax
+
+    import jaxgmm as jg
+
+    def seconds(n, d, k, steps):
+        x = np.random.default_rng(0).normal(size=(n, d))
+        gmm = jg.initialise(x[: 50 * k], k, key=jax.random.key(0))
+        best = {}
+        for m in (1, 1 + steps):
+            fits = []
+            for _ in range(3):
+                began = time.perf_counter()
+                jg.fit(x, init=gmm, key=jax.random.key(0), rtol=0, max_steps=m, progress=False)
+                fits.append(time.perf_counter() - began)
+            best[m] = min(fits)
+        return (best[1 + steps] - best[1]) / steps
+
+    sweeps = {
+        "N": [(n, 8, 8, max(3, 3_000_000 // n)) for n in (10_000, 100_000, 1_000_000, 10_000_000)],
+        "K": [(200_000, 16, k, 5) for k in (8, 16, 32, 64)],
+        "D": [(100_000, d, 16, 5) for d in (16, 32, 64, 128)],
+    }
+    for name, shapes in sweeps.items():
+        values = np.array([shape["NDK".index(name)] for shape in shapes])
+        took = np.array([seconds(*shape) for shape in shapes])
+        slope = np.polyfit(np.log(values), np.log(took), 1)[0]
+        print(f"{name}: {dict(zip(values.tolist(), np.round(1e3 * took, 2).tolist(), strict=True))} ms, slope {slope:.2f}")
+
+
+def processes():
+    n = 4_000_000
+    with tempfile.TemporaryDirectory() as place:
+        np.save(Path(place) / "rows.npy", np.concatenate([drawn(1_000_000, i) for i in range(4)]))
+        rates = {}
+        for number in (1, 2):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{probe.getsockname()[1]}"
+            running = []
+            for index in range(number):
+                command = [sys.executable, "-W", "ignore", __file__, "part", place, address, str(number), str(index)]
+                flags = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+                core = ["taskset", "-c", str(index)]
+                pipe = subprocess.PIPE
+                running.append(subprocess.Popen([*core, *command], stdout=pipe, text=True, env=os.environ | flags))
+            said = [json.loads(one.communicate()[0].splitlines()[-1]) for one in running]
+            rates[number] = n / said[0]["step"]
+            print(f"{number} of one core each: {rates[number]:.3g} rows/s, log-likelihood {said[0]['value']:.6f}")
+        print(f"two against one: {rates[2] / rates[1]:.2f}")
+
+
+def part(place, address, number, index):
+    import jax
+
+    jax.distributed.initialize(address, int(number), int(index))
+    import jaxgmm as jg
+
+    step, fit = timed_fit(jg.data.Processes(jg.data.scan(Path(place) / "rows.npy", shard=(int(index), int(number)))))
+    return {"step": step, "value": fit.log_likelihood}
+
+
+def stepwise(millions=10):
+    import jax
+
+    import jaxgmm as jg
+
+    new = drawn(200_000, 10_000)
+    began = time.perf_counter()
+    state = jg.stepwise(start())
+    for i in range(10 * millions):
+        state = state.update(drawn(100_000, i))
+    pass_seconds = time.perf_counter() - began
+    pieces = jg.data.Pieces(lambda: (drawn(1_000_000, i) for i in range(min(millions, 4))))
+    whole = jg.fit(pieces, init=start(), key=jax.random.key(0), prior=None, rtol=1e-7, max_steps=60, progress=False)
+    values = {
+        name: float(gmm.log_likelihood(new)) / len(new)
+        for name, gmm in (("start", start()), ("stepwise", state.gmm), ("EM", whole.gmm))
+    }
+    print(f"{millions} million rows in chunks of 100 000, {pass_seconds:.0f} s with drawing them; nats a row on new rows:")
+    print(values, whole.status.name, whole.n_steps)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    name, *arguments = sys.argv[1:] or ["linear"]
+    found = globals()[name](*(int(one) if one.isdigit() and name in ("files", "stepwise") else one for one in arguments))
+    if found is not None:
+        print(json.dumps(found))
