@@ -70,14 +70,14 @@ NOBODY = Watch()
 def run(config: Config, *, overwrite: bool = False, resume: bool = False, watch: Watch = NOBODY) -> Run:
     """Run the stages of a config, in float64, and write its directory: whole, or not at all.
 
-    What else may be left there: `unfinished/` of Markov chains that were interrupted, for `resume`; `failed.json`, which says
-    in which stage a run failed and why, once its config and data were found to be usable.
+    What else may be left there: `unfinished/` of Markov chains, or of a fit to rows in pieces, for `resume`; `failed.json`,
+    which says in which stage a run failed and why, once its config and data were found to be usable.
 
     Args:
         config: the run.
         overwrite: replace a run that is there already; other files in its folder stay.
-        resume: continue the unfinished run that is there: its draws are those of an uninterrupted one. Where it was killed
-            before it had any, it starts from the beginning.
+        resume: continue the unfinished run that is there, to the results of an uninterrupted one. Where it was killed
+            before it had kept any, it starts from the beginning.
         watch: told of the progress.
 
     Raises:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from jaxgmm.data.arrow import CSV, is_number
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.frames import OF_AN_INDEX
 from jaxgmm.tools.validation import check_path, unknown
 
-_CSV = {".csv": ",", ".tsv": "\t", ".txt": ","}
 _PARQUET = (".parquet", ".pq")
 _SEPARATORS = (";", "\t", "|", ",")
 _SHOWN = 12  # columns named in a message
@@ -86,9 +86,9 @@ def read_table(path: str | Path, delimiter: str | None = None, decimal: str = ".
     if delimiter is not None and len(delimiter) != 1:
         raise UserError(f"delimiter must be one character, got {delimiter!r}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in (*_CSV, *_PARQUET):
-        raise UserError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*_CSV, *_PARQUET])}")
-    delimiter = delimiter or _CSV.get(suffix)
+    if suffix not in (*CSV, *_PARQUET):
+        raise UserError(f"{path}: unknown type of file {suffix!r}; give one of {', '.join([*CSV, *_PARQUET])}")
+    delimiter = delimiter or CSV.get(suffix)
     try:
         if suffix in _PARQUET:
             table = pa.parquet.read_table(path)
@@ -103,19 +103,19 @@ def read_table(path: str | Path, delimiter: str | None = None, decimal: str = ".
         way_out = "" if delimiter is None else ". Another delimiter? Set it"
         raise UserError(f"{path} can't be read{how}: {' '.join(str(error).split())}{way_out}") from None
     between = [mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]]
-    if between and suffix in _CSV and _numbers(table.column(0)) is None:
+    if between and suffix in CSV and _numbers(table.column(0)) is None:
         raise UserError(f"{path} has one column, {names[0]!r}: if {between[0]!r} is between its columns, set delimiter to that")
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(f"{path}: two columns are called {min(twice)!r}; rename one of them")
-    if suffix in _CSV and all(map(_is_number, names)):
+    if suffix in CSV and all(map(is_number, names)):
         raise UserError(f"{path}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names")
     return Table(str(path), dict(zip(names, table.columns, strict=True)))
 
 
 def usual_delimiter(path: Path) -> str | None:
     """What is between the columns of such a CSV, by its suffix; None for what is no CSV."""
-    return _CSV.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+    return CSV.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
 
 def look_at_csv(path: Path, delimiter: str | None = None) -> tuple[str | None, str]:
@@ -190,15 +190,7 @@ def _obstacle(column: pa.ChunkedArray | np.ndarray) -> str:
     kind = getattr(column, "type", "text")
     for row, value in enumerate(column):
         value = value.as_py() if isinstance(value, pa.Scalar) else value
-        if value not in (None, "") and not (isinstance(value, str) and _is_number(value)):
-            comma = isinstance(value, str) and value.count(",") == 1 and _is_number(value.replace(",", "."))
+        if value not in (None, "") and not (isinstance(value, str) and is_number(value)):
+            comma = isinstance(value, str) and value.count(",") == 1 and is_number(value.replace(",", "."))
             return f"row {row} is {value!s:.40}{': set decimal to a comma, or write a point' * comma}"
     return f"type {kind}"
-
-
-def _is_number(text: Any) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

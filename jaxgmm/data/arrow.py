@@ -49,7 +49,7 @@ def arrow_file(file: Place, suffix: str, delimiter: str | None) -> Table:
     names = tuple(originals)
     if len(names) < len(found):
         raise UserError(f"{place} has two columns of one name, but for the spaces around it: rename one of them.")
-    if suffix in CSV and all(map(_is_number, names)):
+    if suffix in CSV and all(map(is_number, names)):
         raise UserError(f"{place}: the first line, {', '.join(names[:4])}, is numbers; it should be the columns' names.")
     kinds = {name: schema.field(own).type for name, own in originals.items()}
     between = [mark for mark in ";\t|," if len(names) == 1 and mark in names[0]]
@@ -171,7 +171,8 @@ def _column(batch: Any, name: str) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: Any) -> bool:
+    """Whether a text of a CSV is one."""
     try:
         float(text)
     except ValueError:

@@ -1,5 +1,6 @@
 """Rows that come in pieces: more of them than memory holds."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,10 @@ class Pieces:
         if like is None:
             raise UserError("pieces gave no piece: give at least one, of at least one row.")
         return _Survey(n_samples, n_present, total, like, names, longest)
+
+    def ordered(self, names: Sequence[str] | None) -> "Pieces":
+        """With columns in the order of `names`, if they are known."""
+        return self if names is None else dataclasses.replace(self, names=names)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All rows and their weights, a piece at a time.

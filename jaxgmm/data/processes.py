@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -114,6 +114,10 @@ class Processes:
         padded = np.zeros((max(counts), some.shape[1]))
         padded[: len(some)] = some
         return np.concatenate([part[:n] for part, n in zip(gathered(padded), counts, strict=True)])
+
+    def ordered(self, names: Sequence[str] | None) -> "Processes":
+        """With columns in the order of `names`, if they are known."""
+        return self if names is None else Processes(self.own.ordered(names))
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The rows of this process."""

@@ -1,6 +1,5 @@
 """The arguments of `fit` and its kin, made into what they stand for: rows, a start, a step."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,11 +64,7 @@ def source_of(
         return as_source(x, sample_weight, min_rows=2, feature_names=names, missing=missing)
     if sample_weight is not None:
         raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
-    pieces = x
-    if names is not None and isinstance(x, Pieces):
-        pieces = dataclasses.replace(x, names=names)
-    elif names is not None and x.feature_names not in (None, names):
-        raise UserError(f"x has the columns {x.feature_names}, but init those of {names}: read them in that order.")
+    pieces = x.ordered(names)
     if pieces.n_present < 2:
         raise UserError(f"x has {pieces.n_present} row of positive weight, but at least 2 are needed to estimate a covariance.")
     if rows_of_frequencies(pieces.total_weight, pieces.n_present) != 1:

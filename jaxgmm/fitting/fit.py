@@ -72,7 +72,8 @@ def fit(
 
     Args:
         x: (N, D), N >= 2; an array of any float dtype, numpy or JAX, or a frame of pandas, polars, pyarrow or xarray, whose
-            column names the mixture keeps; or `jaxgmm.data.Pieces`. With a GMM that has names as `init`, columns are put in its
+            column names the mixture keeps; `jaxgmm.data.Pieces` or `Processes`; or a JAX array whose rows are sharded over a
+            mesh. With a GMM that has names as `init`, columns are put in its
             order. NaN is a missing value, taken as missing at random: EM is exact, whatever the pattern (Little & Rubin 2002).
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key, `jax.random.key(seed)`.

@@ -162,8 +162,8 @@ def climb[Point](
 
     A few starts are stepped at a time; the place of one that has stopped goes to the next, so that the slowest don't keep all
     of them waiting. It pays to put those first that may take longest. One call does it all where there are no more starts than
-    places, the step suits all points, and no one is reported to. Objectives on the way are kept where `traced`.
-    `keep` outlives the process. Where it is `stoppable`, a KeyboardInterrupt ends it with what there is.
+    places, the step suits all points, no one is reported to, and it doesn't take long. Objectives on the way are kept
+    where `traced`. `keep` outlives the process. Where it is `stoppable`, a KeyboardInterrupt ends it with what there is.
     """
     places = _PLACES if places is None else places
     whole = _begin(jax.tree.map(np.asarray, starts), max(_TRACE, 1 << max_steps.bit_length()) if traced else 1, step)

@@ -1,6 +1,5 @@
 """How a mixture is asked about rows: arguments are checked, rows padded or sorted by pattern, and answers put back in order."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -78,9 +77,7 @@ def _total_elsewhere(gmm: Any, formula: Callable[..., Any], x: Any, sample_weigh
         raise UserError("error_covariances are given, but x comes in pieces, or is spread over devices: put the rows together.")
     if sample_weight is not None and not is_spread(x):
         raise UserError("sample_weight is given, but x comes in pieces, each of which has its own: (rows, weights).")
-    source = spread_source(x, sample_weight, 1) if is_spread(x) else x
-    if isinstance(source, Pieces) and gmm.feature_names is not None:
-        source = dataclasses.replace(source, names=gmm.feature_names)
+    source = spread_source(x, sample_weight, 1) if is_spread(x) else x.ordered(gmm.feature_names)
     if source.n_features != gmm.n_features:
         raise UserError(f"x has {source.n_features} columns, but the mixture has {gmm.n_features} features.")
     dtype = precision.compute_dtype(source.like, gmm)

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 import jaxgmm as jg
-from jaxgmm.data import scan
+from jaxgmm.data import Processes, scan
 from jaxgmm.tools.ahead import ahead
 
 KEY = jax.random.key(0)
@@ -108,6 +108,9 @@ def test_columns_are_put_in_the_order_of_a_start(frame, x, tmp_path):
     assert again.feature_names == tuple(NAMES)
     np.testing.assert_allclose(again.trace[0], start.objective, rtol=1e-8)
     assert start.gmm.bic(scan(tmp_path / "rows.parquet")) == pytest.approx(start.gmm.bic(x), rel=1e-10)
+    together = Processes(scan(tmp_path / "rows.parquet"))
+    np.testing.assert_array_equal(jg.fit(together, init=start, key=KEY).trace, again.trace)
+    assert start.gmm.bic(together) == pytest.approx(start.gmm.bic(x), rel=1e-10)
     frame.rename(columns={"a": "z"}).to_parquet(tmp_path / "others.parquet")
     with pytest.raises(ValueError, match="lacks the column 'a'"):
         jg.fit(scan(tmp_path / "others.parquet"), init=start, key=KEY)

@@ -206,8 +206,7 @@ def test_a_kill_while_it_is_written(tmp_path, monkeypatch):
 # Ctrl-C
 
 
-def test_ctrl_c_returns_the_best_so_far(monkeypatch):
-    """A KeyboardInterrupt in the loop, once a fit has taken ten steps."""
+def interrupt_after_ten_steps(monkeypatch):
     real, calls = loop._advance, []
 
     def advance(*arguments):
@@ -217,9 +216,14 @@ def test_ctrl_c_returns_the_best_so_far(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(loop, "_advance", advance)
+
+
+def test_ctrl_c_returns_the_best_so_far(monkeypatch):
+    """A KeyboardInterrupt in the loop, once a fit has taken ten steps."""
+    interrupt_after_ten_steps(monkeypatch)
     with pytest.warns(jg.FitWarning, match="interrupted"):
         fit = jg.fit(X, **OPTIONS)
-    monkeypatch.setattr(loop, "_advance", real)
+    monkeypatch.undo()
     assert fit.status is jg.Status.interrupted
     assert fit.n_steps == 10
     assert fit.log_likelihood == pytest.approx(float(fit.gmm.log_likelihood(X)))
@@ -251,16 +255,9 @@ def test_ctrl_c_keeps_the_starts_that_have_ended(monkeypatch):
 
 def test_ctrl_c_with_a_checkpoint_goes_on_its_way(tmp_path, monkeypatch):
     """Nothing is lost, so that nothing has to be returned."""
-    whole, real, calls = jg.fit(X, **OPTIONS), loop._advance, []
-
-    def advance(*arguments):
-        calls.append(None)
-        if len(calls) > 11:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(loop, "_advance", advance)
+    whole = jg.fit(X, **OPTIONS)
+    interrupt_after_ten_steps(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         jg.fit(X, **OPTIONS, checkpoint=tmp_path / "fit")
-    monkeypatch.setattr(loop, "_advance", real)
+    monkeypatch.undo()
     same(jg.fit(X, **OPTIONS, checkpoint=tmp_path / "fit", resume=True), whole)

@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal
 
 import jaxgmm as jg
 from jaxgmm.covariance import FAMILIES
+from jaxgmm.model.engines import COMPLETE
 
 ENGINES = ("moments", "whitened")
 
@@ -233,3 +234,21 @@ def test_float32_keeps_its_distance(family):
     variances = np.diagonal(np.asarray(gmm.dense_covariances())[0])
     truth = (centred**2).mean(0)
     np.testing.assert_allclose(variances, truth.mean() if FAMILIES[family].structure.isotropic else truth, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("n_features", "n_components"), [(8, 16), (16, 16)])
+def test_operations_a_row(n_features, n_components):
+    """XLA's own count, of the difference of two numbers of rows: two matrix products, and little else."""
+    gmm = jg.GMM(
+        np.full(n_components, 1 / n_components), np.ones((n_components, n_features)), [np.eye(n_features)] * n_components
+    )
+
+    def sums(gmm, x, weight):
+        return COMPLETE.sums(jax.tree.map(lambda leaf: leaf[None], gmm.components()), x, weight, np.zeros(n_features))
+
+    def flops(n_rows):
+        compiled = jax.jit(sums).lower(gmm, np.zeros((n_rows, n_features)), np.ones(n_rows)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    products = 4 * n_components * (1 + n_features + n_features * (n_features + 1) // 2)
+    assert products <= (flops(600) - flops(200)) / 400 <= 1.1 * products
