@@ -13,11 +13,11 @@ import pytest
 import jaxgmm as jg
 from jaxgmm.bayes.samplers import chains
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
-from jaxgmm.bayes.samplers.checkpoint import forget
 from jaxgmm.bayes.samplers.nuts import nuts
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Problem
 from jaxgmm.tools.files import read_arrays, write_arrays
+from jaxgmm.tools.keeping import forget
 
 KEY = jax.random.key(0)
 
