@@ -22,7 +22,8 @@ from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
 from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
-from jaxgmm.data.moments import Moments, column_moments
+from jaxgmm.data.moments import Moments
+from jaxgmm.data.padding import on_device, pad_rows, padded_rows
 from jaxgmm.fitting.account import in_rows
 from jaxgmm.fitting.arguments import names_in, resolve_init
 from jaxgmm.fitting.fit import fit
@@ -110,7 +111,7 @@ def fit_map(
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.x), precision.parameter_dtype(source.x)
     with precision.scope(dtype):
-        moments = column_moments(source.x, source.weight, get_family(family).structure.dense, dtype)
+        moments = on_device(source).moments(get_family(family).structure.dense, dtype)
         if isinstance(prior, RichardsonGreen):
             prior.check_fits(_shapes(n_components, source.n_features, family))
             check_mode_exists(prior.concentration)
@@ -128,7 +129,7 @@ def fit_map(
             if Status.interrupted in start.restarts.status:  # by Ctrl-C, which ends this, too
                 raise KeyboardInterrupt
             given = start.gmm
-        climbed = _climb(given, source, prior, sample_weight is not None, moments, rtol, max_steps, dtype)
+        climbed = _climb(given, source, prior, moments, rtol, max_steps, dtype)
     if start is not None and isinstance(prior, RichardsonGreen):
         start = None  # the steps of another objective are no part of this one
     return _account(climbed, start, prior, out, source)
@@ -162,7 +163,6 @@ def _climb(
     start: GMM,
     source: ArraySource,
     prior: Any,
-    weighted: bool,
     moments: Moments,
     rtol: float,
     max_steps: int,
@@ -170,8 +170,8 @@ def _climb(
 ) -> _Climb:
     """Runs of BFGS, each in coordinates made where the last one ended."""
     total, shift = moments.total_weight, jnp.asarray(moments.mean, dtype)
-    x = jnp.asarray(source.x, dtype) - shift
-    weight = jnp.asarray(source.weight, dtype) if weighted else None
+    x = padded_rows(np.asarray(source.x, dtype) - np.asarray(shift), summed=False)
+    weight = pad_rows(np.asarray(source.weight, dtype), len(x))
     prior = shifted(precision.cast(prior, dtype), shift)
     start = precision.cast(start, dtype)
     layout = layout_of(start, prior)
@@ -205,8 +205,7 @@ def _climb(
 @functools.partial(jax.jit, static_argnames=("layout", "trace_length"))
 def _descend(x, weight, prior, constant, start, extra, max_steps, gtol, layout, trace_length):
     """One run of BFGS, which descends: in minus the log density."""
-    total = x.shape[0] if weight is None else weight.sum()
-    frame = frame_at(start, extra, prior, total, layout)
+    frame = frame_at(start, extra, prior, weight.sum(), layout)
     sites = {"weights": start.weights, "means": start.means, "covariances": start.covariances} | extra
     # Without the rows: NumPyro tries out what a guide is made for, and these values need no trial.
     guide = AutoDelta(handlers.block(numpyro_model, hide=["x"]), init_loc_fn=init_to_value(values=sites))

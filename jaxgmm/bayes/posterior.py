@@ -177,7 +177,7 @@ def posterior(
 
     dtype = precision.compute_dtype(source.x)
     with precision.scope(dtype), reporter(progress, method) as report:
-        placed = seen.placed(dtype)
+        placed = seen.placed(dtype, padded=True)
         problem = Problem(
             placed.rows,
             placed.weight,

@@ -12,13 +12,15 @@ from jaxgmm.tools.blocks import SHORT_LENGTHS
 from jaxgmm.tools.validation import in_jit, is_traced
 
 
-def padded_length(n_samples: int) -> int:
+def padded_length(n_samples: int, *, summed: bool = True) -> int:
     """The next of 2048, 16 384 and 131 072, whose padding is left out of sums; then of eighths of a power of two, at most an
-    eighth more.
+    eighth more. Of eighths from the beginning, for rows that aren't `summed` in blocks.
     """
-    for length in SHORT_LENGTHS:
+    for length in SHORT_LENGTHS if summed else ():
         if n_samples <= length:
             return length
+    if n_samples <= 8:
+        return n_samples
     step = 1 << (n_samples - 1).bit_length() - 4
     return -(-n_samples // step) * step
 
@@ -32,15 +34,17 @@ def on_device(source: ArraySource) -> ArraySource:
     return ArraySource(jax.device_put(rows), weight, source.feature_names, evidence)
 
 
-def padded_rows(x: Any, least: int = 0) -> Any:
+def padded_rows(x: Any, least: int = 0, *, summed: bool = True) -> Any:
     """Rows (N, ...), the last of them repeated up to the padded length: nothing overflows there that doesn't anyway.
 
-    `least` is the shortest that will do.
+    `least` is the shortest that will do; `summed` as for `padded_length`.
 
     Rows that are traced, or spread over several devices, stay as they are.
     """
     spread = isinstance(x, jax.Array) and not is_traced(x) and len(x.devices()) > 1
-    return x if spread or is_traced(x) or in_jit() else _padded(x, max(padded_length(x.shape[0]), least), repeat=True)
+    if spread or is_traced(x) or in_jit():
+        return x
+    return _padded(x, max(padded_length(x.shape[0], summed=summed), least), repeat=True)
 
 
 def pad_rows(values: Any, length: int) -> Any:

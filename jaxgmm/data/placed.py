@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.data.observed import Observed, by_pattern, has_gaps, spread
+from jaxgmm.data.padding import pad_rows, padded_rows
 from jaxgmm.data.source import Labelled
 from jaxgmm.tools.types import Numbers, on_host
 
@@ -39,25 +40,30 @@ class Seen(NamedTuple):
         parts: Any = (None if part is None else np.asarray(part)[index] for part in self)
         return Seen(*parts)
 
-    def placed(self, dtype: np.dtype) -> "Placed":
-        """The rows on the device; to be called inside `precision.scope`."""
-
-        def put(values: Any) -> Any:
-            return None if values is None else jax.device_put(np.asarray(values).astype(dtype))
-
+    def placed(self, dtype: np.dtype, *, padded: bool = False) -> "Placed":
+        """The rows on the device; to be called inside `precision.scope`. `padded`: those that were seen wholly, so that few
+        numbers of them share programs.
+        """
+        n_samples = len(self.x)
         if not self.partly:
-            x, evidence = put(self.x), put(self.evidence)
-            return Placed(x if evidence is None else Labelled(x, evidence), put(self.weight), None, None)
+            host = np.asarray(self.x).astype(dtype)
+            host = padded_rows(host) if padded else host
+            known: list[Any] = [np.ones(n_samples) if self.weight is None else self.weight]
+            known += [] if self.evidence is None else [self.evidence]
+            weight, *evidence = (jax.device_put(pad_rows(np.asarray(values).astype(dtype), len(host))) for values in known)
+            x = jax.device_put(host)
+            places = None if len(host) == n_samples else np.arange(n_samples)
+            return Placed(Labelled(x, *evidence) if evidence else x, weight, places, None)
         observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors)
         n_places = int(np.prod(observed.values.shape[:3]))
-        weight = np.ones(len(self.x), dtype) if self.weight is None else np.asarray(self.weight).astype(dtype)
-        weight = spread(weight, places, (n_places,))
+        each_once = np.ones(n_samples) if self.weight is None else np.asarray(self.weight)
+        weight = jax.device_put(spread(each_once.astype(dtype), places, (n_places,)))
         if self.evidence is not None:
-            evidence = spread(self.evidence.astype(dtype), places, observed.values.shape[:3])
-            observed = dataclasses.replace(observed, evidence=on_host(evidence))
+            at_places = spread(self.evidence.astype(dtype), places, observed.values.shape[:3])
+            observed = dataclasses.replace(observed, evidence=on_host(at_places))
         everywhere = np.asarray(observed.seen)[np.asarray(observed.pattern)][:, :, None]
         seen = np.broadcast_to(everywhere, observed.values.shape).reshape(n_places, -1)
-        return Placed(jax.tree.map(jax.device_put, observed), jax.device_put(weight), places, seen)
+        return Placed(jax.tree.map(jax.device_put, observed), weight, places, seen)
 
 
 class Placed(NamedTuple):
@@ -65,13 +71,13 @@ class Placed(NamedTuple):
 
     Attributes:
         rows: as they were seen.
-        weight: (M,), 0 at places without a row; None where every place has a row that counts once.
+        weight: (M,), 0 at places without a row.
         places: (N,), of the rows; None where they are in their order.
         seen: (M, D), which features were, on the host; None for all.
     """
 
     rows: Rows
-    weight: Float[Array, " M"] | None
+    weight: Float[Array, " M"]
     places: Int[np.ndarray, " N"] | None
     seen: Bool[np.ndarray, "M D"] | None
 

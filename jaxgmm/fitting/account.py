@@ -11,9 +11,9 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import Source
 from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.fitting.batch import Model, Settings
-from jaxgmm.fitting.loop import Search
 from jaxgmm.fitting.result import Fit, Restarts, best_start
 from jaxgmm.fitting.status import status_of
+from jaxgmm.fitting.step import Search
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision

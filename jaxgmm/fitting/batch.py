@@ -22,10 +22,11 @@ from jaxgmm.data.moments import Moments
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared, with_share
-from jaxgmm.fitting.loop import Rules, Search, climb
+from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.result import Progress
 from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import Status
+from jaxgmm.fitting.step import Rules, Search
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_normaliser
 from jaxgmm.tools.types import on_host

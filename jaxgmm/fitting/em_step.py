@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgmm.covariance import Factor, Family, get_family
-from jaxgmm.fitting.loop import Proposal, Rules, Search
+from jaxgmm.fitting.step import Proposal, Rules, Search
 from jaxgmm.model.density import WITHOUT_ROWS, Components, Uniform
 from jaxgmm.model.engines import COMPLETE, Engine
 from jaxgmm.model.mixture import GMM

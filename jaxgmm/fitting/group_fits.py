@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.fitting.group_batch import GroupStarts
-from jaxgmm.fitting.loop import Search
 from jaxgmm.fitting.result import USABLE
 from jaxgmm.fitting.status import Status, status_of
+from jaxgmm.fitting.step import Search
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError

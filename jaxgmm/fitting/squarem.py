@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgmm.covariance import get_family
 from jaxgmm.fitting.em_step import EM, EMRules, Ready
-from jaxgmm.fitting.loop import Proposal, Search, choose
+from jaxgmm.fitting.loop import choose
+from jaxgmm.fitting.step import Proposal, Search
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.types import on_host

@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Ready
-from jaxgmm.fitting.loop import Search, climb
+from jaxgmm.fitting.loop import climb
+from jaxgmm.fitting.step import Search
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics

@@ -28,7 +28,7 @@ def unpadded(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch:
-            patch.setattr("jaxgmm.data.padding.padded_length", lambda n_samples: n_samples)
+            patch.setattr("jaxgmm.data.padding.padded_length", lambda n_samples, **_: n_samples)
             return function()
 
     return call
@@ -54,6 +54,10 @@ def test_lengths():
     assert (lengths <= 1.125 * numbers)[numbers > 131_072].all()
     assert np.unique(lengths[(numbers > 2**20) & (numbers <= 2**21)]).size == 8
     assert all(padded_length(int(n)) == n for n in np.unique(lengths))
+    lengths = np.array([padded_length(int(n), summed=False) for n in numbers])
+    assert (lengths >= numbers).all()
+    assert (lengths <= 1.125 * numbers + 1e-9).all()
+    assert np.unique(lengths[(numbers > 1024) & (numbers <= 2048)]).size == 8
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -140,6 +144,37 @@ def test_answers_are_as_without(unpadded, family, n):
     assert_close(found, unpadded(answers))
 
 
+OPTIONS = {"nuts": {"n_warmup": 4, "max_tree_depth": 4}, "laplace": {}}
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_posterior_is_as_without(unpadded, method):
+    """Densities, their gradients (NUTS goes by them) and second derivatives (Laplace's are made of them)."""
+    x, key = jg.datasets.load_faithful().x, jax.random.key(1)
+    fit = jg.fit(x, 2, key=KEY, n_init=2)
+
+    def ask():
+        tree = jg.posterior(x, fit, method=method, key=key, n_draws=4, n_chains=2, groups=["log_likelihood"], **OPTIONS[method])
+        of_rows = jg.membership(jg.relabel(tree, fit.gmm))
+        return [tree[name].to_dataset() for name in ("posterior", "log_likelihood", "sample_stats")] + [of_rows]
+
+    for found, expected in zip(ask(), unpadded(ask), strict=True):
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+def test_fit_map_is_as_without(unpadded):
+    x = jg.datasets.load_faithful().x
+    start = jg.fit(x, 2, key=KEY, n_init=2)
+
+    def ask():
+        return jg.fit_map(x, init=start, key=KEY)
+
+    found, expected = ask(), unpadded(ask)
+    assert_close(found.gmm, expected.gmm)
+    assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-12)
+
+
 def test_the_last_row_may_have_no_density():
     """It is what rows are padded with."""
     gmm = jg.GMM([1.0], [[0.0]], [1e-300], "spherical")
@@ -190,4 +225,22 @@ def test_other_numbers_of_rows_compile_nothing(compilations):
     compilations.clear()
     for n in (201, 229, 1000, 2048):
         ask(n)
+    assert not compilations
+
+
+@pytest.mark.parametrize("method", [*OPTIONS, "gibbs", "svi", "vb", "sandwich"])
+def test_posteriors_of_other_numbers_of_rows_compile_nothing(compilations, method):
+    options = {"svi": {"n_steps": 50}, "gibbs": {"n_warmup": 4}}.get(method, OPTIONS.get(method, {}))
+
+    def ask(x):
+        fit = jg.fit_map(x, 2, key=KEY, n_init=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", jg.FitWarning)  # of so few steps
+            tree = jg.posterior(x, fit, method=method, key=KEY, n_draws=4, n_chains=2, **options)
+        jg.membership(jg.relabel(tree, fit.gmm))
+
+    x = jg.datasets.load_faithful().x
+    ask(x)
+    compilations.clear()
+    ask(x[:260])
     assert not compilations

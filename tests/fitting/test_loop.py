@@ -13,8 +13,9 @@ import jaxgmm as jg
 from jaxgmm.data import ArraySource, Pieces
 from jaxgmm.fitting import loop
 from jaxgmm.fitting.em_step import EM, Own, Shared
-from jaxgmm.fitting.loop import Rules, climb
+from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.squarem import Squarem
+from jaxgmm.fitting.step import Rules
 from jaxgmm.model.engines import COMPLETE, STURDY, Engine
 from jaxgmm.model.statistics import Statistics
 

@@ -245,8 +245,7 @@ def _each_once(problem: Problem) -> tuple[Any, np.ndarray]:
     weight 2 can't be one draw.
     """
     x = problem.x
-    n_rows = n_places(x)
-    counts = np.ones(n_rows, problem.dtype) if problem.weight is None else np.asarray(problem.weight)
+    counts = np.asarray(problem.weight)
     if isinstance(x, Observed):
         if ((counts != 0) & (counts != 1)).any():
             raise UserError(
@@ -255,8 +254,7 @@ def _each_once(problem: Problem) -> tuple[Any, np.ndarray]:
             )
         return x, counts
     _check_whole(counts)
-    if problem.weight is not None:
-        x = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), counts.astype(int), axis=0), x)
+    x = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), counts.astype(int), axis=0), x)
     padded = jax.tree.map(padded_rows, x)
     present = pad_rows(np.ones(n_places(x), problem.dtype), n_places(padded))
     return padded, present

@@ -11,7 +11,7 @@ from numpyro.infer.autoguide import AutoLaplaceApproximation
 from jaxgmm.bayes.target.approximation import draws_from
 from jaxgmm.bayes.target.coordinates import Layout
 from jaxgmm.bayes.target.problem import Draws, Problem
-from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, Target, log_prior_at, log_rows_at, point_at, target_of
+from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, Target, log_likelihood_at, log_prior_at, point_at, target_of
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.blocks import map_draws
 
@@ -92,7 +92,7 @@ def _derivatives(v: Array, target: Target, layout: Layout) -> tuple[Array, Array
 
     def log_density(v: Array) -> Array:
         point = point_at(v, target, layout)
-        return log_prior_at(point, target, layout) + log_rows_at(point, target.x, target.weight).sum()
+        return log_prior_at(point, target, layout) + log_likelihood_at(point, target)
 
     def column(direction: Array) -> tuple[tuple[Array, Array], Array]:
         here, (_, second) = jax.jvp(jax.value_and_grad(log_density), (v,), (direction,))

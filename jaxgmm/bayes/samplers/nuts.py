@@ -25,7 +25,7 @@ class Data(NamedTuple):
     """What the log posterior needs besides the vector, traced."""
 
     x: Rows
-    weight: Float[Array, " M"] | None
+    weight: Float[Array, " M"]
     prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame

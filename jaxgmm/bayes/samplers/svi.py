@@ -108,6 +108,8 @@ def svi(
     n_steps = check_count(n_steps, "n_steps")
     if not is_finite_number(learning_rate) or learning_rate <= 0:
         raise UserError(f"learning_rate must be a positive number (posterior sds a step), got {learning_rate!r}.")
+    if batch_size is not None:
+        problem = problem.unpadded()  # minibatches are of rows
     n_samples, layout = n_places(problem.x), problem.layout
     if batch_size is not None:
         if isinstance(problem.x, Observed):

@@ -9,7 +9,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import log_prior_constant
@@ -19,14 +18,14 @@ from jaxgmm.data import ArraySource
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.em_step import Own, Shared
-from jaxgmm.fitting.loop import Rules
 from jaxgmm.fitting.priors import check_mode_exists
 from jaxgmm.fitting.status import FitError, FitWarning, Status, status_of
+from jaxgmm.fitting.step import Rules
 from jaxgmm.fitting.weighted_step import climb_weighted, resampled_weights
-from jaxgmm.model.density import log_joint
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel
-from jaxgmm.tools.blocks import map_draws, reduce_rows, rows_present
+from jaxgmm.model.rows import log_likelihood_of
+from jaxgmm.tools.blocks import map_draws
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.progress import Reporter
 from jaxgmm.tools.types import on_host
@@ -113,8 +112,8 @@ def _modes(
     check_mode_exists(prior.concentration)
     check_rtol(rtol)
     max_steps = check_steps(max_steps)
-    dtype, x = problem.dtype, cast(Array, problem.x)
-    given = np.ones(x.shape[0]) if problem.weight is None else np.asarray(problem.weight, float)
+    dtype, problem = problem.dtype, problem.unpadded()
+    x, given = cast(Array, problem.x), np.asarray(problem.weight, float)
     data = on_device(ArraySource(x, on_host(given.astype(dtype))))
     host_prior = as_dtype(prior, np.float64)
     constant = np.asarray(log_prior_constant(host_prior, start.n_components), dtype)
@@ -169,16 +168,12 @@ def _log_joint_densities(
     gmms: GMM, prior: Prior, constant: Array, x: Float[Array, "N D"], weight: Float[Array, " N"]
 ) -> Float[Array, " n"]:
     """Of the mixtures and all rows, with the weights that were given."""
-    n_components, n_features = gmms.means.shape[1:]
-    active, block_size = jnp.ones(n_components, bool), max(1, NUMBERS_AT_ONCE // (n_components * n_features))
+    n_components = gmms.means.shape[1]
+    active = jnp.ones(n_components, bool)
 
     def of_mixture(gmm: GMM) -> Array:
         factor = gmm.factored()
-
-        def rows(z: Array, w: Array) -> Array:
-            return w @ logsumexp(log_joint(gmm.components(factor), z), axis=-1)
-
-        return reduce_rows(rows, x, weight, block_size, n_rows=rows_present(weight)) + log_kernel(prior, gmm, factor, active)
+        return log_likelihood_of(gmm.components(factor), x, weight) + log_kernel(prior, gmm, factor, active)
 
     at_once = int(np.clip(NUMBERS_AT_ONCE // (x.size * n_components), 1, gmms.weights.shape[0]))
     return map_draws(of_mixture, gmms, at_once) + constant

@@ -12,7 +12,7 @@ from numpyro.distributions import Distribution
 from jaxgmm.bayes.priors.base import log_prior_kernel
 from jaxgmm.bayes.target.coordinates import Layout
 from jaxgmm.bayes.target.problem import Draws
-from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, Target, log_rows_at, over_rows, point_at
+from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, Target, log_likelihood_at, point_at
 from jaxgmm.bayes.target.whitening import log_volume
 from jaxgmm.covariance import get_family
 from jaxgmm.fitting.status import FitError, FitWarning
@@ -61,7 +61,7 @@ def draw_from(q: Distribution, target: Target, key: Array, layout: Layout, n: in
         point = point_at(v, target, layout)
         gmm, extra = point.gmm, point.extra
         log_prior = log_prior_kernel(target.prior, gmm, point.factor, extra) + target.constant
-        lp = log_prior + over_rows(lambda x, w: log_rows_at(point, x, w).sum(), target, layout)
+        lp = log_prior + log_likelihood_at(point, target)
         pivot = structure.pivots(gmm.factored()).min()  # NaN if it has no factor
         return gmm.moved(target.shift), extra, {"lp": lp, "log_p": lp + point.log_jacobian, "pivot": pivot}
 

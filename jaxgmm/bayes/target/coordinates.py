@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, check_unrestricted, get_family
-from jaxgmm.data.placed import Rows
+from jaxgmm.data.placed import Rows, n_places
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.rows import log_joint_of
+from jaxgmm.model.rows import log_likelihood_of
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_single, is_traced
 
@@ -148,8 +147,8 @@ def log_posterior(
     `constant` is `log_prior_constant`, where the caller has it from the host; it saves seconds of compilation.
     """
     gmm, factor, extra, log_jacobian = constrain_factored(vector, layout)
-    log_density = logsumexp(log_joint_of(gmm.components(factor), x), axis=-1)
-    log_likelihood = log_density.sum() if weight is None else weight @ log_density
+    weight = jnp.ones(n_places(x), vector.dtype) if weight is None else weight
+    log_likelihood = log_likelihood_of(gmm.components(factor), x, weight)
     if constant is None:
         return log_likelihood + log_prior(prior, gmm, factor, extra) + log_jacobian
     return log_likelihood + log_prior_kernel(prior, gmm, factor, extra) + constant + log_jacobian

@@ -25,7 +25,7 @@ from jaxgmm.model.asking import Errors
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.density import Uniform
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.rows import log_joint_of
+from jaxgmm.model.rows import log_joint_of, weighted
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, is_traced
 
@@ -153,7 +153,7 @@ def _partly_seen(
             rest = jnp.where(jnp.asarray(placed.spread((evidence < 0).any(1))), -jnp.inf, rest)
         joint = jnp.concatenate([joint + jnp.log1p(-share), jnp.broadcast_to(rest, joint.shape[:1])[:, None]], axis=1)
     log_density = logsumexp(joint, axis=-1)
-    numpyro.factor("x", (log_density if placed.weight is None else placed.weight * log_density).sum())
+    numpyro.factor("x", weighted(placed.weight, log_density).sum())
     return gmm
 
 

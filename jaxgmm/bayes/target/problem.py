@@ -2,12 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior
 from jaxgmm.bayes.target.coordinates import Layout
-from jaxgmm.data.placed import Rows, n_places
+from jaxgmm.data.observed import Observed
+from jaxgmm.data.placed import Rows
 from jaxgmm.model.mixture import GMM
 
 
@@ -15,15 +17,15 @@ class Problem(NamedTuple):
     """Rows, prior and starting point, checked, in the dtype to compute in.
 
     Attributes:
-        x: the rows, however they were seen: (N, D), with labels, or by pattern, at M places.
-        weight: (M,), or None where every row counts once.
+        x: the rows, however they were seen: (M, D), with labels, or by pattern; padding is behind the last one, or filled in.
+        weight: (M,), 0 where there is no row.
         start: the mixture to start from, every weight positive.
         prior: a `Prior` or a `RichardsonGreen`.
         layout: of the unconstrained vector.
     """
 
     x: Rows
-    weight: Float[Array, " M"] | None
+    weight: Float[Array, " M"]
     start: GMM
     prior: MixturePrior
     layout: Layout
@@ -36,7 +38,15 @@ class Problem(NamedTuple):
     @property
     def total_weight(self) -> Any:
         """Of all rows."""
-        return n_places(self.x) if self.weight is None else self.weight.sum()
+        return self.weight.sum()
+
+    def unpadded(self) -> "Problem":
+        """Without the places behind the last row, where rows are in their order; as NumPy arrays."""
+        if isinstance(self.x, Observed):
+            return self
+        n_samples = int(np.flatnonzero(self.weight)[-1]) + 1
+        x, weight = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_samples], (self.x, self.weight))
+        return self._replace(x=x, weight=weight)
 
 
 class Draws(NamedTuple):

@@ -24,7 +24,7 @@ from jaxgmm.bayes.target.whitening import Frame, frame_at, log_volume, shifted, 
 from jaxgmm.covariance import Factor
 from jaxgmm.data.placed import Rows, n_places, shifted_rows
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.rows import log_joint_of, reduce_blocks
+from jaxgmm.model.rows import log_joint_of, log_likelihood_of, reduce_blocks, weighted
 
 NUMBERS_AT_ONCE = 1 << 21  # entries of the whitened rows that exist together
 
@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
     Attributes:
         x: the rows, less `shift`.
-        weight: (M,) or None.
+        weight: (M,).
         prior: of rows less `shift`.
         constant: of its density, in nats.
         frame: the coordinates.
@@ -42,7 +42,7 @@ class Target(NamedTuple):
     """
 
     x: Rows
-    weight: Float[Array, " M"] | None
+    weight: Float[Array, " M"]
     prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame
@@ -88,8 +88,7 @@ def _target_of(x, weight, prior, start, constant, layout):
     shift = start.weights @ start.means  # offsets of the data cost no digits
     start = start.moved(-shift)
     prior = shifted(prior, shift)
-    total = n_places(x) if weight is None else weight.sum()
-    frame = frame_at(start, start_of_extra(prior, start), prior, total, layout)
+    frame = frame_at(start, start_of_extra(prior, start), prior, weight.sum(), layout)
     return Target(shifted_rows(x, shift), weight, prior, constant, frame, shift)
 
 
@@ -107,7 +106,12 @@ def log_prior_at(point: Point, target: Target, layout: Layout) -> Float[Array, "
 def log_rows_at(point: Point, x: Rows, weight: Float[Array, " B"] | None) -> Float[Array, " B"]:
     """Weighted log density of each row."""
     log_density = logsumexp(log_joint_of(point.gmm.components(point.factor), x), axis=-1)
-    return log_density if weight is None else weight * log_density
+    return log_density if weight is None else weighted(weight, log_density)
+
+
+def log_likelihood_at(point: Point, target: Target) -> Float[Array, ""]:
+    """Sum of all rows' weighted log densities."""
+    return log_likelihood_of(point.gmm.components(point.factor), target.x, target.weight)
 
 
 def coordinates(layout: Layout) -> Float[Array, " size"]:
@@ -125,7 +129,7 @@ def whitened_model(target: Target, tangent: Tangent | None, layout: Layout, batc
     point = point_at(v, target, layout)
     numpyro.factor("prior", log_prior_at(point, target, layout))
     if tangent is None:
-        numpyro.factor("rows", log_rows_at(point, target.x, target.weight).sum())
+        numpyro.factor("rows", log_likelihood_at(point, target))
         return
     numpyro.factor("tangent", tangent.level + tangent.slope @ v)
     with numpyro.plate("obs_id", n_places(target.x), subsample_size=batch_size) as index:
@@ -147,6 +151,5 @@ def tangent_of(target: Target, layout: Layout) -> Tangent:
 
 def over_rows[Sums](f: Callable[[Rows, Array], Sums], target: Target, layout: Layout) -> Sums:
     """Sums of `f(rows, weights)` over blocks of the target's rows, few enough at a time for memory."""
-    weight = jnp.ones(n_places(target.x), target.dtype) if target.weight is None else target.weight
     block_size = max(1, NUMBERS_AT_ONCE // (layout.n_components * layout.n_features))
-    return reduce_blocks(f, target.x, weight, block_size)
+    return reduce_blocks(f, target.x, target.weight, block_size)

@@ -137,8 +137,8 @@ def _groups(
     wanted: set[str],
     dtype: np.dtype,
 ) -> dict[str, xarray.Dataset]:
-    gmm, placed, rows = precision.cast(flatten_draws(draws.gmm), dtype), seen.placed(dtype), np.asarray(seen.x)
-    x, w = placed.rows, jnp.ones(placed.n_places, dtype) if placed.weight is None else placed.weight
+    gmm, placed, rows = precision.cast(flatten_draws(draws.gmm), dtype), seen.placed(dtype, padded=True), np.asarray(seen.x)
+    x, w = placed.rows, placed.weight
     shape, dims = np.shape(draws.gmm.weights)[:2], parameter_dims(gmm.family)
     key_labels, key_rows, key_prior = jax.random.split(key, 3)
 

@@ -21,7 +21,7 @@ from jaxgmm.data.placed import Rows, n_places
 from jaxgmm.model.algebra import draw_rows
 from jaxgmm.model.density import with_shares
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.rows import log_joint_of, map_blocks, reduce_blocks
+from jaxgmm.model.rows import log_joint_of, map_blocks, reduce_blocks, weighted
 from jaxgmm.tools.blocks import map_draws
 
 _NUMBERS_AT_ONCE = 1 << 20  # entries of the whitened rows that exist together
@@ -59,7 +59,7 @@ def label_invariant(gmm: GMM, x: Rows, weight: Float[Array, " M"], key: Array) -
             cumulative = jnp.cumsum(r, axis=-1)
             label = (cumulative <= u[:, None] * cumulative[:, -1:]).sum(-1)
             owned = (jax.nn.one_hot(label, n_components, dtype=gmm.means.dtype) * (w > 0)[:, None]).sum(0)
-            return w @ log_density, w @ entropy, owned
+            return weighted(w, log_density).sum(), weighted(w, entropy).sum(), owned
 
         log_likelihood, entropy, owned = reduce_blocks(of_rows, x, weight, block_size, uniform)
         return log_likelihood, entropy / total, (owned > 0).sum().astype(gmm.means.dtype)
@@ -81,7 +81,10 @@ def log_density_of_rows(gmm: GMM, x: Rows, weight: Float[Array, " M"]) -> Float[
 
     def of_draw(g: GMM) -> Array:
         factor = g.factored()
-        return weight * map_blocks(lambda rows: logsumexp(log_joint_of(g.components(factor), rows), axis=-1), x, block_size)
+        log_density = map_blocks(
+            lambda rows: logsumexp(log_joint_of(g.components(factor), rows), axis=-1), x, weight, block_size
+        )
+        return weighted(weight, log_density)
 
     return map_draws(of_draw, gmm, at_once)
 
@@ -125,12 +128,12 @@ def from_prior(
 
 
 @jax.jit
-def memberships_of(gmm: GMM, x: Rows) -> Float[Array, "M K"]:
-    """p(component | row) of one mixture, at the places of the rows."""
+def memberships_of(gmm: GMM, x: Rows, weight: Float[Array, " M"]) -> Float[Array, "M K"]:
+    """p(component | row) of one mixture, at the places of the rows; 0 for padding behind them."""
     components = gmm.components()
     block_size = max(1, _NUMBERS_AT_ONCE // (gmm.n_components * (gmm.n_features + 4)))
     return map_blocks(
-        lambda rows: jax.nn.softmax(with_shares(log_joint_of(components, rows), components), axis=-1), x, block_size
+        lambda rows: jax.nn.softmax(with_shares(log_joint_of(components, rows), components), axis=-1), x, weight, block_size
     )
 
 
@@ -151,7 +154,7 @@ def agreement(gmm: GMM, x: Rows, weight: Float[Array, " M"], pivot: Float[Array,
 
 
 @jax.jit
-def mean_and_sd_of_memberships(gmm: GMM, x: Rows) -> Float[Array, "N K 2"]:
+def mean_and_sd_of_memberships(gmm: GMM, x: Rows, weight: Float[Array, " M"]) -> Float[Array, "M K 2"]:
     """Mean and standard deviation of r_nk over the draws, in one pass (Welford 1962)."""
     n_draws, n_components = gmm.weights.shape
     factors = jax.vmap(GMM.factored)(gmm)
@@ -168,7 +171,7 @@ def mean_and_sd_of_memberships(gmm: GMM, x: Rows) -> Float[Array, "N K 2"]:
         (_, mean, squares), _ = lax.scan(add, (jnp.zeros((), gmm.means.dtype), zero, zero), (gmm, factors))
         return jnp.stack([mean, jnp.sqrt(squares / max(n_draws - 1, 1))], axis=-1)
 
-    return map_blocks(of_rows, x, block_size)
+    return map_blocks(of_rows, x, weight, block_size)
 
 
 def shared_membership(gmm: GMM, x: Rows, places: Int[np.ndarray, " N"] | None = None) -> Float[Array, "N N"]:
@@ -186,10 +189,13 @@ def shared_membership(gmm: GMM, x: Rows, places: Int[np.ndarray, " N"] | None = 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add_pairs(total: Array, gmm: GMM, x: Rows, places: Array | None) -> Array:
     at_once, block_size = _blocks(gmm, n_places(x))
+    every = jnp.ones(n_places(x), gmm.means.dtype)
 
     def of_draw(g: GMM) -> Array:
         factor = g.factored()
-        return map_blocks(lambda rows: jax.nn.softmax(log_joint_of(g.components(factor), rows), axis=-1), x, block_size).T
+        return map_blocks(
+            lambda rows: jax.nn.softmax(log_joint_of(g.components(factor), rows), axis=-1), x, every, block_size
+        ).T
 
     r = map_draws(of_draw, gmm, at_once).reshape(-1, n_places(x))
     r = r if places is None else r[:, places]

@@ -88,8 +88,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
     shape = draws.weights.shape[:2]
     dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
-        placed, flat = seen.placed(dtype), precision.cast(flatten_draws(draws), dtype)
-        memberships = memberships_of(precision.cast(pivot, dtype), placed.rows)
+        placed, flat = seen.placed(dtype, padded=True), precision.cast(flatten_draws(draws), dtype)
+        memberships = memberships_of(precision.cast(pivot, dtype), placed.rows, placed.weight)
         shared = np.asarray(agreement(flat, placed.rows, placed.weight, memberships))
     slack = _TIE * float(np.sum(np.asarray(seen.weight)))
     alike = _interchangeable(seen.evidence, draws.n_components)

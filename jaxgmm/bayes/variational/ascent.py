@@ -17,7 +17,7 @@ from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments
 from jaxgmm.data.source import total
 from jaxgmm.fitting.batch import as_dtype
-from jaxgmm.fitting.loop import Proposal, Rules, Search
+from jaxgmm.fitting.step import Proposal, Rules, Search
 from jaxgmm.model import random_scale
 from jaxgmm.model.engines import COMPLETE, STURDY, Engine
 from jaxgmm.model.mixture import GMM

@@ -7,7 +7,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, PyTree
 
 from jaxgmm.bayes.priors.base import log_prior_constant
@@ -20,11 +19,12 @@ from jaxgmm.bayes.variational.expectations import log_density
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.fitting.account import restarts_of
-from jaxgmm.fitting.loop import Rules, climb
+from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.status import FitWarning, Status
-from jaxgmm.model.density import log_joint
+from jaxgmm.fitting.step import Rules
 from jaxgmm.model.prior import Prior, log_kernel
-from jaxgmm.tools.blocks import map_draws, reduce_rows
+from jaxgmm.model.rows import log_likelihood_of
+from jaxgmm.tools.blocks import map_draws
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_rtol, check_steps
 
@@ -62,7 +62,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
     check_rtol(rtol)
     max_steps = check_steps(max_steps)
     x, gmm = cast(Array, problem.x), problem.start
-    weight = jnp.ones(x.shape[0], x.dtype) if problem.weight is None else problem.weight
+    weight = problem.weight
     data, total, step = ArraySource(x, weight), weight.sum(), Ascent(gmm.family, "dirichlet")
     one_start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (gmm, prior))
     active = jnp.ones((1, gmm.n_components), bool)
@@ -96,15 +96,10 @@ def _draw(made_of: PyTree, prior: Prior, constant: Array, x: Array, weight: Arra
     n_components, n_features = made_of.statistics.sums.shape
     active = jnp.ones(n_components, bool)
     q = posterior_of(prior, made_of, step, active)
-    block_size = max(1, NUMBERS_AT_ONCE // (n_components * n_features))
 
     def one(key: Array) -> Any:
         gmm, factor = draw_conjugate(key, q, step.family)
-
-        def rows(z: Array, w: Array) -> Array:
-            return w @ logsumexp(log_joint(gmm.components(factor), z), axis=-1)
-
-        lp = reduce_rows(rows, x, weight, block_size) + log_kernel(prior, gmm, factor, active) + constant
+        lp = log_likelihood_of(gmm.components(factor), x, weight) + log_kernel(prior, gmm, factor, active) + constant
         pivot = family.structure.pivots(family.factor(gmm.covariances, n_features)).min()  # NaN if it has no factor
         return gmm, {"lp": lp, "log_p": lp, "log_q": log_density(q, gmm, factor), "pivot": pivot}
 

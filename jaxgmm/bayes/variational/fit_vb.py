@@ -18,9 +18,10 @@ from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.account import restarts_of
 from jaxgmm.fitting.arguments import names_in, resolve_init, source_of
 from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
-from jaxgmm.fitting.loop import Rules, climb
+from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.fitting.step import Rules
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM

@@ -343,7 +343,7 @@ def test_labels_are_drawn_in_proportion():
 
 
 def problem(x, gmm, prior, weight=None):
-    prior = jax.tree.map(jnp.asarray, prior)
+    prior, weight = jax.tree.map(jnp.asarray, prior), jnp.ones(len(x)) if weight is None else weight
     return Problem(jnp.asarray(x, float), weight, jax.tree.map(jnp.asarray, gmm), prior, layout_of(gmm, prior))
 
 

@@ -26,7 +26,7 @@ def problem(x, n_components, family="full", prior=None, start=None):
     fit = jg.fit(x, n_components, key=KEY, family=family) if start is None else None
     start = fit.gmm if start is None else start
     prior = fit.prior if prior is None else prior
-    return Problem(jnp.asarray(x), None, start, prior, layout_of(start, prior))
+    return Problem(jnp.asarray(x), jnp.ones(len(x)), start, prior, layout_of(start, prior))
 
 
 def three_clusters(seed=5):

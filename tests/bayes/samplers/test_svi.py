@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 def problem(x, n_components, prior="default"):
     fit = jg.fit(x, n_components, key=KEY, prior=prior, n_init=3)
-    return Problem(jnp.asarray(x), None, fit.gmm, fit.prior, layout_of(fit.gmm, fit.prior))
+    return Problem(jnp.asarray(x), jnp.ones(len(x)), fit.gmm, fit.prior, layout_of(fit.gmm, fit.prior))
 
 
 @pytest.fixture(scope="module")
