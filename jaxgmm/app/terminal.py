@@ -18,6 +18,7 @@ from jaxgmm.app.run import Run, Watch
 from jaxgmm.fitting.result import Progress as FitProgress
 from jaxgmm.fitting.result import without_rows
 from jaxgmm.plots import replication
+from jaxgmm.tools.compiling import watching
 from jaxgmm.tools.formatting import alike, number, plus_minus, with_names
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ def watched(name: str, *, quiet: bool = False) -> Iterator[Watch]:
         def draws(done: int, total: int) -> None:
             bar.update(task, total=total, completed=done, done=f"{done} of {total} steps")
 
-        yield Watch(stage, fit, draws, note)
+        def compiling(now: bool) -> None:
+            bar.update(task, done="compiling ..." if now else "")
+
+        with watching(compiling):
+            yield Watch(stage, fit, draws, note)
 
 
 def show(finished: Run) -> None:

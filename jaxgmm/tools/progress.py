@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from jaxgmm.tools.compiling import watching
 from jaxgmm.tools.validation import unknown
 
 type OfProgress = bool | str | Callable[[int, int], None]
@@ -41,7 +42,7 @@ class _Bar:
     """A progress bar of tqdm, which NumPyro's are, too."""
 
     def __init__(self, bar: Any) -> None:
-        self._bar = bar
+        self._bar, self._found = bar, ""
 
     def __call__(self, done: int, total: int) -> None:
         self._bar.total = total
@@ -49,7 +50,13 @@ class _Bar:
 
     def say(self, found: str) -> None:
         """Behind the bar."""
+        self._found = found
         self._bar.set_postfix_str(found, refresh=False)
+
+    def compiling(self, now: bool) -> None:
+        """Behind the bar, in the place of what has been found; the bar appears for it."""
+        self._bar.set_postfix_str("compiling ..." if now else self._found)
+        self._bar.delay = 0  # it is there now, and is to be closed as such
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def reporter(progress: OfProgress, name: str, unit: str = "step") -> Iterator[Re
     Args:
         progress: True, a bar; False, nobody; "auto", a bar where someone looks, a terminal or Jupyter, once two seconds have
             passed; or the caller's function of (steps done, steps in all).
-        name: in front of the bar.
+        name: in front of the bar. Behind it is what has been found, or that something is being compiled.
         unit: what is counted.
 
     Raises:
@@ -79,7 +86,9 @@ def reporter(progress: OfProgress, name: str, unit: str = "step") -> Iterator[Re
     else:
         from tqdm import tqdm
     with tqdm(desc=name, unit=unit, delay=_DELAY if progress == "auto" else 0) as bar:
-        yield _Bar(bar)
+        shown = _Bar(bar)
+        with watching(shown.compiling):
+            yield shown
 
 
 def _in_notebook() -> bool:

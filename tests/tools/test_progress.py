@@ -1,6 +1,8 @@
 """Who is told of what takes long, and where nobody looks."""
 
 import sys
+import threading
+import time
 import types
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxgmm as jg
-from jaxgmm.tools import progress
+from jaxgmm.tools import compiling, progress
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(60, 2))
@@ -49,6 +51,29 @@ def test_auto_is_a_bar_where_someone_looks(monkeypatch, capsys):
             report(1, 2)
             report(2, 2)
         assert ("work" in capsys.readouterr().err) is seen
+
+
+@pytest.mark.parametrize("progress_", [True, "auto"])
+def test_a_bar_says_that_something_is_being_compiled(no_compilation_cache, monkeypatch, capsys, progress_):
+    """While XLA is at it for long, and no longer; the bar appears for it, and is closed like any other."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(compiling, "_LONG", 0.01)
+    monkeypatch.setattr(compiling, "_BETWEEN_LOOKS", 0.002)
+
+    def power(x):  # straight-line code takes long to compile
+        for i in range(150):
+            x = jax.numpy.sin(x @ x.T) @ x + i
+        return x
+
+    with progress.reporter(progress_, "work") as report:
+        report.say("3 clusters")
+        jax.jit(power)(np.eye(3, 4))
+        time.sleep(0.1)
+    err = capsys.readouterr().err
+    assert "compiling ..." in err
+    assert err.rindex("3 clusters") > err.rindex("compiling ...")
+    assert err.endswith("\n")
+    assert not [thread for thread in threading.enumerate() if "compiling" in thread.name]
 
 
 def test_in_a_notebook(monkeypatch):
