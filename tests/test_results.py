@@ -16,7 +16,8 @@ from helpers import FAMILIES, draws_around, load_x, random_member, random_prior,
 
 import jaxgmm as jg
 from jaxgmm import plots
-from jaxgmm.comparing.comparison import Comparison, Row
+from jaxgmm.comparing.comparison import Comparison
+from jaxgmm.comparing.row import Row
 from jaxgmm.model.criteria import Scores
 
 MANY, WIDE = 50, 40

@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.comparing.comparison import Comparison, Row
+from jaxgmm.comparing.comparison import Comparison
+from jaxgmm.comparing.row import Row
 from jaxgmm.comparing.scoring import Elsewhere, InMemory, Scored, WithGaps
 from jaxgmm.comparing.sweep import Sweep
 from jaxgmm.covariance import FAMILIES, check_unrestricted, get_family

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.comparing.ranking import Choice, agreement, choices, ranks
+from jaxgmm.comparing.row import LeaveOneOut, Row
 from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.fitting.batch import model_key
 from jaxgmm.fitting.result import Fit
-from jaxgmm.fitting.status import FitError, FitWarning, Status
-from jaxgmm.model.criteria import CRITERIA, Scores
+from jaxgmm.fitting.status import FitError, FitWarning
+from jaxgmm.model.criteria import CRITERIA
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
@@ -29,33 +30,6 @@ _SHOWN = ("status", "replication")  # beside the criteria, in a few words
 if TYPE_CHECKING:
     import xarray
     from arviz_stats.utils import ELPDData
-
-
-class LeaveOneOut(NamedTuple):
-    """Leave-one-out of one model: ArviZ' own result, and k-hat of the approximation that the draws come from."""
-
-    elpd: "ELPDData"
-    pareto_k: float
-
-
-class Row(NamedTuple):
-    """One model of a comparison: `fit` is None where no start gave anything."""
-
-    family: str
-    n_components: int
-    fit: Fit | None
-    status: Status
-    scores: Scores
-    loo: LeaveOneOut | None = None
-    elbo: float | None = None
-
-    @property
-    def name(self) -> str:
-        """Such as "full 3"."""
-        return f"{self.family} {self.n_components}"
-
-    def __repr__(self) -> str:
-        return f"Row({self.name}: {self.status.name}, log-likelihood {nats(self.scores.log_likelihood)})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float
 
-from jaxgmm.comparing.comparison import Comparison, Row
+from jaxgmm.comparing.comparison import Comparison
+from jaxgmm.comparing.row import Row
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxgmm.comparing.comparison import Row
+from jaxgmm.comparing.row import Row
 from jaxgmm.comparing.scoring import Scored
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource

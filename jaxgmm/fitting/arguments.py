@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, Pieces, Processes, Source, as_source
+from jaxgmm.data.measurement import check_errors, errors_in_order
 from jaxgmm.data.moments import rows_of_frequencies
-from jaxgmm.data.observed import check_errors, errors_in_order
 from jaxgmm.data.spread import is_spread, spread_source
 from jaxgmm.fitting.batch import Given
 from jaxgmm.fitting.em_step import EM

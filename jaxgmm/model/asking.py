@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgmm.data import Pieces, Processes
-from jaxgmm.data.observed import by_pattern, check_errors, errors_in_order, errors_of_row, has_gaps
+from jaxgmm.data.measurement import check_errors, errors_in_order, errors_of_row
+from jaxgmm.data.observed import by_pattern, has_gaps
 from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.data.source import total as sum_over
 from jaxgmm.data.spread import SpreadSource, is_spread, spread_source

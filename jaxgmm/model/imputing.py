@@ -11,7 +11,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.data.observed import Observed, by_pattern, check_errors, errors_in_order, errors_of_row
+from jaxgmm.data.measurement import check_errors, errors_in_order, errors_of_row
+from jaxgmm.data.observed import Observed, by_pattern
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.density import Components, with_shares
 from jaxgmm.model.observing import completed, dense, patterns_of, root_of, whiten

@@ -12,7 +12,8 @@ from helpers import draws_around, tree_of
 
 import jaxgmm as jg
 from jaxgmm import plots
-from jaxgmm.comparing.comparison import Comparison, Row
+from jaxgmm.comparing.comparison import Comparison
+from jaxgmm.comparing.row import Row
 from jaxgmm.counting.verdict import ClusterCount
 from jaxgmm.fitting.result import Restarts
 from jaxgmm.model.criteria import Scores
