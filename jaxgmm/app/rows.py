@@ -2,29 +2,52 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import numpy as np
 import pandas as pd
 
 from jaxgmm.app.config import DataTable
+from jaxgmm.app.config.files import check_standard_errors
+from jaxgmm.app.labels import Labels
 from jaxgmm.app.tables import Table, read_table
 from jaxgmm.data import Pieces, Processes, scan
 from jaxgmm.data.agreeing import all_or_none
 from jaxgmm.datasets import LOADERS
 from jaxgmm.fitting.result import Fit
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_rows, rows_named
 
+_WHAT = {"sample_weight": "weights", "standard_errors": "standard errors", "labels": "labels"}
 _SHOWN = 10_000  # rows in figures, of those that come in pieces
+
+
+class Part(NamedTuple):
+    """Some rows (N, D) as they are to be assigned, NaN where a value is missing.
+
+    Attributes:
+        x: the rows.
+        numbers: (N,), theirs in the file, counted from 0.
+        sample_weight: (N,), or None.
+        errors: (N, D), variances of their errors of measurement, or None.
+        known: (N,), the components of those whose component is known, -1 elsewhere; or None.
+    """
+
+    x: np.ndarray
+    numbers: np.ndarray
+    sample_weight: np.ndarray | None = None
+    errors: np.ndarray | None = None
+    known: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The data of a run: x (N, D), its columns' names, these with units for figures, and the rows' weights or None.
+    """The data of a run: x (N, D), its columns' names, these with units for figures, and what is known of the rows, or None.
 
-    `numbers` (N,) are those of the rows in the file, counted from 0; `n_dropped` rows, which lack a value, are not among them.
+    `numbers` (N,) are those of the rows in the file, counted from 0; `n_dropped` rows, which lack a value, or all where
+    `missing` ones are kept, are not among them. `errors` (N, D) are the squares of what is in the columns `standard_errors`.
     """
 
     x: np.ndarray
@@ -34,6 +57,9 @@ class Rows:
     numbers: np.ndarray
     n_dropped: int
     missing: str
+    standard_errors: tuple[str, ...] | None
+    errors: np.ndarray | None
+    labels: Labels | None
 
     in_pieces: ClassVar[bool] = False
 
@@ -48,17 +74,27 @@ class Rows:
         return len(self.x)
 
     @property
-    def given_weight(self) -> np.ndarray | None:
+    def known(self) -> np.ndarray | None:
+        """The rows' components, -1 where they aren't known."""
+        return None if self.labels is None else self.labels.codes
+
+    @property
+    def given(self) -> Facts:
         """What is fitted with the rows."""
-        return self.sample_weight
+        return {"sample_weight": self.sample_weight, "error_covariances": self.errors, "labels": self.known}
 
     def criteria(self, fitted: Fit) -> dict[str, float]:
-        """BIC, AIC and ICL of a fit."""
-        return {name: float(getattr(fitted.gmm, name)(self.x, self.sample_weight)) for name in ("bic", "aic", "icl")}
+        """BIC, AIC and ICL of a fit. A row whose component is known is in no doubt, and noise is a component like others."""
+        shares = np.asarray(fitted.responsibilities(self.frame, error_covariances=self.errors))
+        log_share = np.log(np.maximum(shares.max(axis=1), 1 - shares.sum(axis=1)))
+        if self.known is not None:
+            log_share[self.known >= 0] = 0
+        doubt = -2 * float(log_share @ (np.ones(len(self.x)) if self.sample_weight is None else self.sample_weight))
+        return {"bic": fitted.bic, "aic": fitted.aic, "icl": fitted.bic + doubt}
 
-    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Rows, their numbers and weights, as they are to be assigned: all of them."""
-        yield self.x, self.numbers, self.sample_weight
+    def parts(self) -> Iterator[Part]:
+        """All of them."""
+        yield Part(self.x, self.numbers, self.sample_weight, self.errors, self.known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +116,19 @@ class RowsInPieces(Rows):
         return self.own.n_samples
 
     @property
-    def given_weight(self) -> None:
+    def given(self) -> Facts:
         """Nothing: the rows have their weights with them."""
+        return {}
 
     def criteria(self, fitted: Fit) -> dict[str, float]:
         """BIC, AIC and ICL of a fit, by a pass over the rows of all processes."""
         return {"bic": fitted.bic, "aic": fitted.aic, "icl": fitted.gmm.icl(cast(Any, self.own))}
 
-    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    def parts(self) -> Iterator[Part]:
         """A piece at a time."""
         first = 0
         for rows, weight in self.every.parts():
-            yield rows, np.arange(first, first + len(rows)), weight if self.sample_weight is not None else None
+            yield Part(rows, np.arange(first, first + len(rows)), weight if self.sample_weight is not None else None)
             first += len(rows)
 
 
@@ -113,14 +150,19 @@ def read_rows(data: DataTable) -> Rows:
     else:
         assert data.path is not None  # the config has exactly one of them
         table = read_table(data.path, data.delimiter, data.decimal)
-        names = data.columns or tuple(name for name in table.columns if name != data.sample_weight)
+        others = {name: key for key, own in data.known.items() for name in own}
+        names = data.columns or tuple(name for name in table.columns if name not in others)
         if not names:
-            raise UserError(f"{table.source} has no column but {data.sample_weight!r}, the rows' weights")
+            known = " and ".join(f"{name!r}, the rows' {_WHAT[key]}" for name, key in others.items())
+            raise UserError(f"{table.source} has no column but {known}")
     weight = None if data.sample_weight is None else table.select([data.sample_weight])[:, 0]
-    x, numbers, n_dropped = usable(table, names, data.missing, weight)
+    if data.standard_errors is not None:
+        check_standard_errors(data.standard_errors, names)
+    x, numbers, n_dropped, errors = usable(table, names, data.missing, weight, data.standard_errors)
     weight = None if weight is None else weight[numbers]
+    labels = None if data.labels is None else Labels.read(table, data.labels, numbers)
     axis_labels = tuple(f"{name} ({units[name]})" if units.get(name) else name for name in names)
-    return Rows(x, names, axis_labels, weight, numbers, n_dropped, data.missing)
+    return Rows(x, names, axis_labels, weight, numbers, n_dropped, data.missing, data.standard_errors, errors, labels)
 
 
 def _in_pieces(data: DataTable) -> RowsInPieces:
@@ -135,36 +177,71 @@ def _in_pieces(data: DataTable) -> RowsInPieces:
     some = np.asarray(own.some_rows(jax.random.key(0), _SHOWN).x)
     names = own.feature_names or tuple(f"x{d}" for d in range(own.n_features))
     weight = None if data.sample_weight is None else np.ones(len(some))  # rows were drawn by theirs
-    return RowsInPieces(some, names, names, weight, np.arange(len(some)), 0, data.missing, own, every)
+    return RowsInPieces(
+        some, names, names, weight, np.arange(len(some)), 0, data.missing, None, None, None, own=own, every=every
+    )
+
+
+class Usable(NamedTuple):
+    """Rows (N, D) out of a table, their numbers in it, how many others were dropped, and the variances of their errors."""
+
+    x: np.ndarray
+    numbers: np.ndarray
+    n_dropped: int
+    errors: np.ndarray | None
 
 
 def usable(
-    table: Table, names: Sequence[str], missing: str = "refuse", weight: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Columns of a table as (N, D) rows, their numbers in the table, and how many others were dropped: those that lack a value,
-    or their weight.
+    table: Table,
+    names: Sequence[str],
+    missing: str = "refuse",
+    weight: np.ndarray | None = None,
+    standard_errors: Sequence[str] | None = None,
+) -> Usable:
+    """Columns of a table as rows, without those to be dropped: that lack a value, its standard error or their weight, or that
+    have no value at all where `missing` ones are kept.
 
     Raises:
         ValueError: a column that isn't there or isn't numbers; missing or infinite values, with their rows, unless they are
-            `missing` values that are to be dropped.
+            `missing` values that are to be dropped or kept; standard errors that aren't any.
     """
     x = table.select(names)
-    whole = np.ones(len(x), bool)
+    errors = None if standard_errors is None else table.select(standard_errors)
+    taken = np.ones(len(x), bool)
     if missing == "drop":
-        whole = ~np.isnan(x).any(axis=1) & (True if weight is None else ~np.isnan(weight))
-    numbers, n_dropped = np.flatnonzero(whole), int((~whole).sum())
+        given = [x, *(column for column in (errors, None if weight is None else weight[:, None]) if column is not None)]
+        taken = ~np.isnan(np.column_stack(given)).any(axis=1)
+    elif missing == "keep":
+        taken = ~np.isnan(x).all(axis=1)
+    numbers, n_dropped = np.flatnonzero(taken), int((~taken).sum())
     if n_dropped == len(x) > 0:
         raise UserError(f"{table.source}: every row lacks a value of {', '.join(names)}: leave columns out")
+    if errors is not None and standard_errors is not None:
+        bad = (taken[:, None] & ~np.isnan(x)) & ~((errors >= 0) & np.isfinite(errors))
+        _check_errors(table.source, standard_errors, errors, bad)
     try:
-        return np.asarray(check_rows(x[whole])), numbers, n_dropped
+        rows = np.asarray(check_rows(x[taken], missing=missing == "keep"))
+        return Usable(rows, numbers, n_dropped, None if errors is None else np.square(errors[taken]))
     except ValueError as error:
-        x = np.where(whole[:, None], x, 0)
-        gaps = ~np.isfinite(x)
+        x = np.where(taken[:, None], x, 0)
+        gaps = np.isinf(x) if missing == "keep" else ~np.isfinite(x)
         if not gaps.any():
             raise UserError(f"{table.source}, rows counted from 0: {error}") from None
     columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0)).tolist()]
-    way_out = "drop those rows" if np.isinf(x).any() else "set missing to drop"
+    way_out = "drop those rows" if np.isinf(x).any() else "set missing to drop or keep"
     raise UserError(
         f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
         f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, {way_out}, or fit other columns"
+    )
+
+
+def _check_errors(source: str, names: Sequence[str], errors: np.ndarray, bad: np.ndarray) -> None:
+    """Raises ValueError where standard errors (N, D) are `bad`."""
+    if not bad.any():
+        return
+    row, d = np.argwhere(bad)[0].tolist()
+    more = f", and {bad.sum() - 1} more like it" if bad.sum() > 1 else ""
+    raise UserError(
+        f"{source}: column {names[d]} has the standard error {errors[row, d]:g} in row {row}, counted from 0{more}: give a "
+        "number of at least 0 wherever there is a value, or leave out the row"
     )

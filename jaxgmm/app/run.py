@@ -214,7 +214,7 @@ def _stages(config: Config, rows: Rows) -> list[Stage]:
     prior = _prior(config)
     stages: list[Stage] = []
     if config.compare is None:
-        stages.append(FitStage(config.fit, rows, prior))
+        stages.append(FitStage.prepare(config, rows, prior))
     else:
         from jaxgmm.app.stages.compare import CompareStage  # only here: pandas takes a while to import
 

@@ -56,10 +56,22 @@ class Table:
         """
         return np.column_stack([self._numbers(name) for name in names])
 
-    def _numbers(self, name: str) -> np.ndarray:
+    def column(self, name: str) -> np.ndarray:
+        """The named column (N,), whatever is in it: float64, NaN where a number is missing; or text, "" where it is missing.
+
+        Raises:
+            ValueError: a column that isn't there, or holds neither.
+        """
+        numbers = _numbers(self._known(name))
+        return _text(self.columns[name], f"{self.source}: column {name!r}") if numbers is None else numbers
+
+    def _known(self, name: str) -> pa.ChunkedArray | np.ndarray:
         if name not in self.columns:
             raise UserError(f"{self.source}: {unknown('column', name, self.columns)}")
-        numbers = _numbers(self.columns[name])
+        return self.columns[name]
+
+    def _numbers(self, name: str) -> np.ndarray:
+        numbers = _numbers(self._known(name))
         if numbers is None:
             numeric = [f'"{other}"' for other, column in self.columns.items() if _numbers(column) is not None]
             shown = ", ".join(numeric[:_SHOWN] + ["..."] * (len(numeric) > _SHOWN))
@@ -183,6 +195,16 @@ def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
         return column.cast(pa.float64(), safe=False).to_numpy()
     return None
+
+
+def _text(column: pa.ChunkedArray | np.ndarray, what: str) -> np.ndarray:
+    """The column as text."""
+    if isinstance(column, np.ndarray):
+        return column.astype(str)
+    try:
+        return column.cast(pa.string()).fill_null("").to_numpy().astype(str)
+    except pa.ArrowException:
+        raise UserError(f"{what} is neither numbers nor text, but of type {column.type}") from None
 
 
 def _obstacle(column: pa.ChunkedArray | np.ndarray) -> str:

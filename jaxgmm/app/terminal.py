@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxgmm.app.known import known_of_rows
 from jaxgmm.app.run import Run, Watch
 from jaxgmm.fitting.result import Progress as FitProgress
 from jaxgmm.fitting.result import without_rows
@@ -118,8 +119,11 @@ def _show_fit(console: Console, finished: Run) -> None:
         f"{'no prior (maximum likelihood)' if fit.prior is None else 'conjugate prior (MAP)'}",
     )
     n_features = len(summary["feature_names"])
-    dropped = f"; {summary['n_dropped']} more lack a value, and were dropped" if summary["n_dropped"] else ""
+    lack = "have no value" if summary["missing"] == "keep" else "lack a value"
+    dropped = f"; {summary['n_dropped']} more {lack}, and were dropped" if summary["n_dropped"] else ""
     facts.add_row("data", f"{summary['n_samples']} rows x {n_features} feature{'s' * (n_features > 1)}{dropped}")
+    for name, words in known_of_rows(summary).items():
+        facts.add_row(name, escape(words))
     for name in ("log_likelihood", "objective", "bic", "aic", "icl"):
         facts.add_row(name.replace("_", "-") if len(name) > 3 else name.upper(), f"{summary[name]:.4f}")
     took = f" in {summary['seconds']['fit']:.2f} s" if "fit" in summary["seconds"] else ""

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
+from jaxgmm.data.measurement import check_errors, errors_in_order
 from jaxgmm.fitting.result import Fit
+from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
@@ -157,8 +159,13 @@ def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None
     return np.asarray(rows, float), names
 
 
+def errors_of(gmm: GMM, x: ArrayLike, rows: np.ndarray, errors: Errors) -> np.ndarray | None:
+    """The errors of measurement of rows that `checked` has made of `x`, features in their order; errors as `fit`."""
+    return None if errors is None else check_errors(errors_in_order(errors, x, gmm.feature_names), rows)
+
+
 def subsample(x: np.ndarray) -> tuple[np.ndarray, str]:
-    """At most as many rows as a picture can show, always the same ones, and a note of it."""
+    """At most as many rows as a picture can show, always the same ones, of whatever there are as many of; and a note of it."""
     if len(x) <= _MAX_POINTS:
         return x, ""
     rows = np.sort(np.random.default_rng(0).choice(len(x), _MAX_POINTS, replace=False))
@@ -175,11 +182,14 @@ def active(gmm: GMM) -> list[int]:
     return np.flatnonzero(np.asarray(gmm.weights) > 0).tolist()
 
 
-def memberships(gmm: Mixture, x: np.ndarray) -> np.ndarray:
-    """Each row's probability of each component (N, K); of a fit with noise, less than 1 together."""
-    if isinstance(gmm, Fit) and gmm.noise is not None and not gmm.with_errors:
-        return np.asarray(gmm.responsibilities(x), float)
-    return np.asarray(as_gmm(gmm).responsibilities(x), float)
+def memberships(gmm: Mixture, x: np.ndarray, errors: Errors = None) -> np.ndarray:
+    """Each row's probability of each component (N, K); of a fit with noise, less than 1 together.
+
+    A fit of rows with errors of measurement that is asked without them answers for the rows as if they were exact.
+    """
+    if isinstance(gmm, Fit) and gmm.noise is not None and (errors is not None or not gmm.with_errors):
+        return np.asarray(gmm.responsibilities(x, error_covariances=errors), float)
+    return np.asarray(as_gmm(gmm).responsibilities(x, error_covariances=errors), float)
 
 
 def share_of_mixture(gmm: Mixture) -> float:

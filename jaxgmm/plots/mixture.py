@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
@@ -16,7 +17,12 @@ _SURE = 1e-6  # uncertainty: nothing to see below it
 
 
 def components(
-    gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, sample_weight: ArrayLike | None = None
+    gmm: Mixture,
+    x: ArrayLike,
+    *,
+    feature_names: canvas.Names = None,
+    sample_weight: ArrayLike | None = None,
+    error_covariances: Errors = None,
 ) -> Figure:
     """The data with the fitted components: `density` for one feature, `scatter` for two, `pairs` for more.
 
@@ -25,6 +31,7 @@ def components(
         x: (N, D) data.
         feature_names: the D axis labels; "x0", "x1", ... by default.
         sample_weight: (N,), of the rows, for histograms.
+        error_covariances: of the rows' errors of measurement, as for `fit`: by them, too, rows belong to components.
 
     Returns:
         The figure.
@@ -41,16 +48,24 @@ def components(
     """
     n_features = as_gmm(gmm).n_features
     if n_features > 2:
-        return pairs(gmm, x, feature_names=feature_names, sample_weight=sample_weight)
+        own: canvas.Style = {"sample_weight": sample_weight, "error_covariances": error_covariances}
+        return pairs(gmm, x, feature_names=feature_names, **own)
     ax = canvas.new_axes()
     if n_features == 2:
-        scatter(gmm, x, feature_names=feature_names, ax=ax)
+        scatter(gmm, x, feature_names=feature_names, error_covariances=error_covariances, ax=ax)
     else:
         density(gmm, x, feature_names=feature_names, sample_weight=sample_weight, ax=ax)
     return canvas.figure_of(ax)
 
 
-def scatter(gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, ax: Axes | None = None) -> Axes:
+def scatter(
+    gmm: Mixture,
+    x: ArrayLike,
+    *,
+    feature_names: canvas.Names = None,
+    error_covariances: Errors = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Two features, coloured by the most probable component, with ellipses at 1 and 2 standard deviations; noise is grey.
 
     In two dimensions they hold 39 % and 86 % of a component, not the 68 % and 95 % of one dimension. Of more than 5000
@@ -60,6 +75,7 @@ def scatter(gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, a
         gmm: a mixture, or a Fit, of two features.
         x: (N, 2) data; rows that lack a value aren't drawn.
         feature_names: the axis labels.
+        error_covariances: of the rows' errors of measurement, as for `fit`: by them, too, rows belong to components.
         ax: to draw into; a new figure by default.
 
     Raises:
@@ -73,10 +89,10 @@ def scatter(gmm: Mixture, x: ArrayLike, *, feature_names: canvas.Names = None, a
         [2.0, 4.0]
     """
     holder, gmm = gmm, as_gmm(gmm)
-    rows, names = canvas.checked(gmm, x, feature_names, n_features=2)
-    rows, note = canvas.subsample(rows)
+    whole, names = canvas.checked(gmm, x, feature_names, n_features=2)
+    rows, r, note = _memberships(holder, x, whole, error_covariances)
     ax = ax or canvas.new_axes()
-    _draw_scatter(ax, gmm, rows, canvas.owners(canvas.memberships(holder, rows)))
+    _draw_scatter(ax, gmm, rows, canvas.owners(r))
     for k in canvas.active(gmm):
         ax.annotate(str(k), np.asarray(gmm.means)[k], ha="center", va="center", weight="bold", path_effects=[canvas.HALO])
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
@@ -130,6 +146,7 @@ def pairs(
     *,
     feature_names: canvas.Names = None,
     sample_weight: ArrayLike | None = None,
+    error_covariances: Errors = None,
     max_features: int = 8,
 ) -> Figure:
     """Every pair of features as in `scatter`, below a diagonal of each feature's `density`.
@@ -139,6 +156,7 @@ def pairs(
         x: (N, D) data.
         feature_names: the D axis labels.
         sample_weight: (N,), of the rows, for the histograms.
+        error_covariances: of the rows' errors of measurement, as for `fit`: by them, too, rows belong to components.
         max_features: only the first so many are drawn, and the title says so.
 
     Returns:
@@ -150,8 +168,8 @@ def pairs(
     mixture = as_gmm(gmm)
     whole, names = canvas.checked(mixture, x, feature_names)
     weight = check_weights(sample_weight, len(whole))
-    rows, note = canvas.subsample(whole)
-    owner = canvas.owners(canvas.memberships(gmm, rows))
+    rows, r, note = _memberships(gmm, x, whole, error_covariances)
+    owner = canvas.owners(r)
     figure = canvas.pair_grid(
         names,
         max_features,
@@ -165,7 +183,7 @@ def pairs(
     return figure
 
 
-def responsibilities(gmm: Mixture, x: ArrayLike) -> Figure:
+def responsibilities(gmm: Mixture, x: ArrayLike, *, error_covariances: Errors = None) -> Figure:
     """How surely the rows belong to their components: responsibilities above, uncertainty, 1 - max_k r_nk, below.
 
     Rows are sorted by their most probable component, then from the surest to the most doubtful. Of more than 5000
@@ -174,6 +192,7 @@ def responsibilities(gmm: Mixture, x: ArrayLike) -> Figure:
     Args:
         gmm: the mixture, or a Fit or what else holds one.
         x: (N, D) data.
+        error_covariances: of the rows' errors of measurement, as for `fit`: by them, too, rows belong to components.
 
     Returns:
         The figure.
@@ -182,8 +201,7 @@ def responsibilities(gmm: Mixture, x: ArrayLike) -> Figure:
         ValueError: bad data.
     """
     holder, gmm = gmm, as_gmm(gmm)
-    rows, note = canvas.subsample(canvas.checked(gmm, x, None)[0])
-    r = canvas.memberships(holder, rows)
+    _, r, note = _memberships(holder, x, canvas.checked(gmm, x, None)[0], error_covariances)
     owner, uncertainty = canvas.owners(r), 1 - np.maximum(r.max(axis=1), 1 - r.sum(axis=1))
     order = np.lexsort((uncertainty, owner))
     figure = canvas.new_figure(7.2, 4.8)
@@ -207,6 +225,13 @@ def responsibilities(gmm: Mixture, x: ArrayLike) -> Figure:
     summary = f"Expected share of misassigned rows, if the model is right: {100 * uncertainty.mean():.2g} %"
     top.set_title(canvas.title(summary, note), loc="left", fontsize="medium")
     return figure
+
+
+def _memberships(holder: Mixture, x: ArrayLike, whole: np.ndarray, errors: Errors) -> tuple[np.ndarray, np.ndarray, str]:
+    """As many of the checked rows of `x` as are drawn, each one's probability of each component, and a note of it."""
+    rows, note = canvas.subsample(whole)
+    own = canvas.errors_of(as_gmm(holder), x, whole, errors)
+    return rows, canvas.memberships(holder, rows, None if own is None else canvas.subsample(own)[0]), note
 
 
 def _handles(gmm: GMM, *, line: bool) -> list[Line2D]:

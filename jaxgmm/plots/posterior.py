@@ -248,7 +248,7 @@ def _draw_bands(ax: Axes, many: GMM, gmm: GMM | None, x: np.ndarray, sample_weig
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
     """About the data: an all but empty component, drawn from the prior, may lie far away."""
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     margin = 0.15 * (high - low) or 1.0
     return low - margin, high + margin
 

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
+from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.plots import canvas
 from jaxgmm.tools.errors import UserError
@@ -21,6 +22,7 @@ def uncertainty(
     *,
     features: Sequence[int] = (0, 1),
     feature_names: canvas.Names = None,
+    error_covariances: Errors = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The rows, the larger and darker the less sure their component is: uncertainty 1 - max_k r_nk.
@@ -32,6 +34,7 @@ def uncertainty(
         x: (N, D) data.
         features: the two columns to show, where D > 2.
         feature_names: the D axis labels.
+        error_covariances: of the rows' errors of measurement, as for `fit`: by them, too, rows belong to components.
         ax: to draw into; a new figure by default.
 
     Raises:
@@ -46,7 +49,7 @@ def uncertainty(
     """
     holder, gmm = gmm, as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names)
-    r = canvas.memberships(holder, rows)
+    r = canvas.memberships(holder, rows, canvas.errors_of(gmm, x, rows, error_covariances))
     owner, doubt = canvas.owners(r), 1 - np.maximum(r.max(axis=1), 1 - r.sum(axis=1))
     above = f"Uncertainty: {int((doubt > 0.1).sum())} of {len(rows)} rows above 0.1"
     ax = ax or canvas.new_axes()

@@ -99,6 +99,8 @@ def test_init_looks_at_the_marks_and_at_gaps(tmp_path, jaxgmm):
     assert data["columns"] == ["year", "bill", "flipper"]
     assert (data["delimiter"], data["decimal"], data["missing"]) == (";", ",", "drop")
     assert 'missing = "drop"  # 2 of 40 rows lack a value' in text
+    kept = re.sub(r'(?m)^missing = .*\n# (missing = "keep")', r"\1", text)
+    assert load_config(write(tmp_path / "kept.toml", kept)).data.missing == "keep"
     code, out, err = jaxgmm("run", "birds.toml", "--output", "out", "--set", "compare.n_components=[1, 2]")
     assert code == 0, err
     assert "38 rows x 3 features; 2 more lack a value, and were dropped" in out

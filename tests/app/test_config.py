@@ -121,7 +121,7 @@ def test_an_override_replaces_one_value(config_file, override, value):
         ("data.path=x.csv", "give exactly one of path (a file) and dataset (a name)"),
         ("data.delimiter=;", "delimiter is for a path"),
         ("data.decimal=','", "decimal is for a path"),
-        ("data.missing=impute", "data.missing should be 'refuse' or 'drop', got 'impute'"),
+        ("data.missing=impute", "data.missing should be 'refuse', 'drop' or 'keep', got 'impute'"),
         ("compare.n_init=3", "[fit] and [compare] are both there"),
         ("compare.families=full", "compare.families should be a list, such as [\"full\"], got 'full'"),
         ('compare.families=["full", "VVV"]', "name each family once, and at least one; got full, full"),

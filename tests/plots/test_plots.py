@@ -3,9 +3,10 @@ import io
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import xarray
-from helpers import random_member
+from helpers import draws_around, random_member, tree_of
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from scipy.stats import norm
@@ -324,3 +325,29 @@ def test_rows_that_lack_values_and_noise():
     jg.plots.responsibilities(whole, gappy)
     with pytest.raises(ValueError, match="x has no value at all in row 3"):
         jg.plots.scatter(whole, np.where(np.arange(140)[:, None] == 3, np.nan, x))
+
+
+def test_rows_with_errors_belong_to_components_by_them():
+    """One wide and one narrow component: rows between them change sides with their errors, whatever the order of columns."""
+    gmm = jg.GMM([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [1.0, 0.01], "spherical").named(["a", "b"])
+    x = rows(200, 2) + np.array([1.5, 0])
+    errors = np.tile([4.0, 0.01], (200, 1)) * np.linspace(0, 1, 200)[:, None]
+    owner = np.asarray(gmm.predict(x, error_covariances=errors))
+    assert (owner != np.asarray(gmm.predict(x))).any()
+    frame = pd.DataFrame(x, columns=["a", "b"])
+    shuffled = frame[["b", "a"]], errors[:, ::-1]
+    for given, own in ((x, errors), shuffled):
+        for k, line in enumerate(plots.scatter(gmm, given, error_covariances=own).lines):
+            np.testing.assert_array_equal(line.get_xydata(), x[owner == k])
+    doubt = plots.uncertainty(gmm, *shuffled[:1], error_covariances=shuffled[1]).get_title(loc="left")
+    shares = np.asarray(gmm.responsibilities(x, error_covariances=errors))
+    assert f" {(1 - shares.max(1) > 0.1).sum()} of 200 " in doubt
+    title = plots.responsibilities(gmm, x, error_covariances=errors).axes[0].get_title(loc="left")
+    assert title.endswith(f"{100 * (1 - shares.max(1)).mean():.2g} %")
+
+
+def test_draws_over_rows_that_lack_values():
+    gmm, x = random_member("full", n_components=2, n_features=3), rows(60, 3)
+    x[::3, 1] = np.nan
+    pairs = plots.draws(tree_of(draws_around(gmm, (1, 20)), np.nan_to_num(x)), x, gmm).axes
+    assert pairs[1].get_ylim()[1] > np.nanmax(x[:, 1])

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from jaxgmm.app.config.combining import check_combination
 from jaxgmm.app.config.count import COUNTED_FAMILIES, CountTable, CountThresholdsTable
 from jaxgmm.app.config.files import DataTable, OutputTable, ReportTable
 from jaxgmm.app.config.fit import CompareTable, FitTable, PriorTable
@@ -55,6 +56,7 @@ class Config(StrictTable):
                     raise UserError(f"[{name}] needs all rows at once, but data.in_pieces is true: remove one of them")
             if self.compare is not None and (self.compare.held_out_folds or self.compare.loo or self.compare.elbo):
                 raise UserError("compare.held_out_folds, loo and elbo need all rows at once, but data.in_pieces is true")
+        check_combination(self.data, self.fit, self.compare, self.posterior, self.count)
         if self.count is not None:
             self._check_count()
         self._check_restricted()

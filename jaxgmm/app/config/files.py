@@ -1,5 +1,6 @@
 """The tables of a config that name files: `[data]`, `[output]` and `[report]`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,9 +22,14 @@ class DataTable(StrictTable):
         in_pieces: whether rows are read a piece at a time, in every pass, as those that memory doesn't hold have to be.
         columns: the features, by name; every column if left out (of a shipped data set, its features).
         sample_weight: name of the column with the rows' weights.
+        standard_errors: names of columns with the standard errors of the measured values, one for each of columns, in the same
+            order and units; squared, they are `fit`'s error_covariances, and the mixture is that of the rows without errors.
+        labels: name of a column with the components of rows where they are known; empty, or NA, where they aren't. Whole
+            numbers are components, from 0 on, and -1 is unknown; text stands for components in its sorted order.
         delimiter: between the columns of a CSV; "," if left out, a tab for .tsv.
         decimal: the decimal mark of a CSV.
-        missing: "refuse" rows that lack a value, or "drop" them; the others keep their numbers.
+        missing: "refuse" rows that lack a value; "drop" them; or "keep" them, as missing at random, all but those without any
+            value. Rows keep their numbers.
     """
 
     dataset: str | None = None
@@ -31,9 +37,11 @@ class DataTable(StrictTable):
     in_pieces: bool = False
     columns: Names | None = None
     sample_weight: str | None = None
+    standard_errors: Names | None = None
+    labels: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     decimal: Literal[".", ","] = "."
-    missing: Literal["refuse", "drop"] = "refuse"
+    missing: Literal["refuse", "drop", "keep"] = "refuse"
 
     @field_validator("dataset")
     @classmethod
@@ -55,16 +63,39 @@ class DataTable(StrictTable):
             raise UserError("decimal = ',' needs another delimiter, such as ';'")
         if self.in_pieces and self.path is None:
             raise UserError("in_pieces is for a path, and a data set that ships is small: leave it out")
-        if self.in_pieces and (self.missing == "drop" or self.decimal != "."):
+        if self.in_pieces and (self.missing != "refuse" or self.decimal != "."):
             raise UserError("in_pieces takes rows as they are: leave missing and decimal out, and rewrite the files instead")
         if self.columns == ():
             raise UserError("columns is empty; leave it out to take every column")
         columns = self.columns or ()
         if len(set(columns)) < len(columns):
             raise UserError(f"columns names a column twice: {', '.join(columns)}")
-        if self.sample_weight in columns:
-            raise UserError(f"sample_weight = {self.sample_weight!r} is also one of the columns")
+        use = dict.fromkeys(columns, "one of the columns")
+        for key, names in self.known.items():
+            for name in dict.fromkeys(names):  # all values may have one error
+                if name in use:
+                    raise UserError(f"{key} = {name!r} is also {use[name]}")
+                use[name] = key
+        if self.standard_errors == ():
+            raise UserError("standard_errors is empty; leave it out where values have no errors")
+        if self.standard_errors and columns:
+            check_standard_errors(self.standard_errors, columns)
         return self
+
+    @property
+    def known(self) -> dict[str, tuple[str, ...]]:
+        """The columns that aren't features, by the keys that name them."""
+        keys = {"sample_weight": (self.sample_weight,), "labels": (self.labels,), "standard_errors": self.standard_errors or ()}
+        return {key: tuple(name for name in names if name is not None) for key, names in keys.items()}
+
+
+def check_standard_errors(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises ValueError where there isn't one name for each of the measured columns."""
+    if len(names) != len(columns):
+        raise UserError(
+            f"standard_errors has {len(names)} names, but the measured columns are {len(columns)}, {', '.join(columns)}: name "
+            "one for each, in the same order"
+        )
 
 
 class OutputTable(StrictTable):

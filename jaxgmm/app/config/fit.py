@@ -1,6 +1,6 @@
 """The tables of a config for point estimates: `[prior]`, and `[fit]` or `[compare]`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +8,7 @@ from jaxgmm.app.config.strict import Names, Positive, Seed, StrictTable
 from jaxgmm.covariance import FAMILIES, get_family
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Facts
+from jaxgmm.tools.validation import is_finite_number
 
 
 class PriorTable(StrictTable):
@@ -51,6 +52,8 @@ class FitTable(StrictTable):
         n_init: number of starts.
         rtol: stop once an EM step gains less than this, in nats per unit of weight.
         max_steps: of EM, for every start.
+        noise: true for a component besides that is uniform over the box of the rows, which outliers are of; or the widths of a
+            box, one for each column.
         stopping: the rule that rtol is applied by.
         acceleration: "none" for plain EM, or "squarem".
     """
@@ -62,6 +65,7 @@ class FitTable(StrictTable):
     n_init: Annotated[int, Field(ge=1)] = 10
     rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
     max_steps: Annotated[int, Field(ge=1)] = 500
+    noise: bool | tuple[float, ...] = False
     stopping: Literal["relative", "aitken"] = "relative"
     acceleration: Literal["none", "squarem"] = "none"
 
@@ -69,6 +73,15 @@ class FitTable(StrictTable):
     def options(self) -> Facts:
         """The arguments of `fit`, but for its key."""
         return self.model_dump(exclude={"seed"}) | {"acceleration": None if self.acceleration == "none" else self.acceleration}
+
+    @field_validator("noise", mode="plain")
+    @classmethod
+    def _a_box(cls, value: Any) -> bool | tuple[float, ...]:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, list | tuple) and value and all(is_finite_number(width) and width > 0 for width in value):
+            return tuple(map(float, value))
+        raise UserError(f"give true, or a list with the width of the box in each column, not {value!r}")
 
     @field_validator("family")
     @classmethod

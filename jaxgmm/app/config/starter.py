@@ -48,7 +48,8 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
     chosen = _fairly_whole(usable)
     for name in gaps.keys() - set(chosen):
         missing = gaps[name]
-        left_out[name] = f"{missing} missing or infinite value{'s' * (missing > 1)}; fill them in or drop those rows to use it"
+        way_out = "drop those rows" if np.isinf(usable[name]).any() else 'keep them, missing = "keep",'
+        left_out[name] = f"{missing} missing or infinite value{'s' * (missing > 1)}; fill them in or {way_out} to use it"
     if not chosen:
         worst = ", ".join(f"{name} ({missing})" for name, missing in gaps.items())
         raise UserError(f"{path}: every numeric column has missing values: {worst}. Fill them in, or drop those rows")
@@ -67,6 +68,7 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
     ]
     if n_rows < total:
         lines += [f'missing = "drop"  # {total - n_rows} of {total} rows lack a value']
+        lines += ['# missing = "keep"  # instead: keeps them, what they lack as missing at random; not with [count]']
     lines += ['# sample_weight = "..."  # a column that says how often each row counts']
     lines += [f"# left out: {json.dumps(name, ensure_ascii=False)}: {why}" for name, why in left_out.items()]
     lines += ["", "[prior]", 'kind = "default"  # keeps covariances from going singular; "none" is maximum likelihood', ""]

@@ -74,6 +74,9 @@ def _status(fit: Facts) -> Check:
 def _replication(fit: Facts) -> Check:
     n, starts, gap = fit["replication"], fit["n_starts"], fit.get("gap")
     below = "" if gap is None else f" The next best optimum lies {gap:.3g} nats below."
+    labels = (fit.get("labels") or {}).get("components", {})
+    if starts == 1 and set(labels.values()) == set(range(fit["n_components"])):
+        return Check("good", "One start, from the labels", "Each component started from its rows of known labels.")
     if starts == 1:
         return Check("look", "One start only", "Whether a better optimum exists is not known: set fit.n_init to 10 or more.")
     said = f"{n} of {starts} starts reached the best optimum.{below}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxgmm.app.known import known_of_rows
 from jaxgmm.app.report.checks import Check, checks
 from jaxgmm.app.report.choices import comparison, count
 from jaxgmm.app.report.elements import Section
@@ -57,8 +58,13 @@ def _lead(run: RunFiles) -> str:
     names = ", ".join(fit["feature_names"][:8]) + ", …" * (d > 8)
     return (
         f"A Gaussian mixture of {k} component{'s' * (k > 1)}{chosen} with {covariances}, fitted to {fit['n_samples']} rows of "
-        f"{d} feature{'s' * (d > 1)}: {names}.{_weighted(run)}"
+        f"{d} feature{'s' * (d > 1)}: {names}.{_weighted(run)}{_known(run)}"
     )
+
+
+def _known(run: RunFiles) -> str:
+    said = [f"{name.capitalize()}: {words}." for name, words in known_of_rows(run.fit).items()]
+    return "".join(f" {sentence}" for sentence in said)
 
 
 def _weighted(run: RunFiles) -> str:

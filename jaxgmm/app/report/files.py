@@ -76,7 +76,7 @@ class RunFiles:
             raise UserError(f"{directory} has no assignments.csv or assignments.parquet: run the config again")
         table = read_table(found[0])
         weighted = "sample_weight" in config.get("data", {})
-        wanted = (*_OF_ROWS, "sample_weight") if weighted else _OF_ROWS
+        wanted = (*_OF_ROWS, *["sample_weight"] * weighted, *["known_component"] * bool(fit.get("labels")))
         missing = [name for name in wanted if name not in table.columns]
         if missing:
             raise UserError(
@@ -107,6 +107,12 @@ class RunFiles:
     def column(self, name: str) -> np.ndarray:
         """Of the assignments, (N,)."""
         return self.rows[name]
+
+    def name_of(self, component: int) -> str:
+        """Such as "Component 0 (setosa)", with the label that it stands for, if there is one."""
+        components = (self.fit.get("labels") or {}).get("components", {})
+        label = next((label for label, k in components.items() if k == component and label != str(k)), "")
+        return f"Component {component} ({label})" if label else f"Component {component}"
 
     @property
     def is_weighted(self) -> bool:

@@ -14,17 +14,23 @@ def components(run: RunFiles) -> Section:
     """Weights, sizes, means and standard deviations, with intervals where there are any."""
     gmm, names = run.gmm, run.fit["feature_names"]
     component, weight = run.column("component").astype(int), run.column("sample_weight")
-    n_rows = np.bincount(component, minlength=gmm.n_components)
-    owned = np.bincount(component, weight, minlength=gmm.n_components)
-    doubt = np.bincount(component, weight * run.column("uncertainty"), minlength=gmm.n_components)
+    component = np.where(component < 0, gmm.n_components, component)  # noise comes last
+    most_rows = gmm.n_components + 1
+    n_rows = np.bincount(component, minlength=most_rows)
+    owned = np.bincount(component, weight, minlength=most_rows)
+    doubt = np.bincount(component, weight * run.column("uncertainty"), minlength=most_rows)
     intervals = run.intervals
+
+    def sizes(k: int) -> list[str]:
+        return [f"{n_rows[k]}", share(owned[k] / owned.sum()), share(doubt[k] / owned[k]) if owned[k] else "-"]
+
     rows = []
     for k, mixed in enumerate(np.asarray(gmm.weights, float)):
         shown = _with_interval(mixed, intervals.get(f"weights[{k}]"), None)
-        doubtful = share(doubt[k] / owned[k]) if owned[k] else "-"
-        rows.append([f"Component {k}", shown, f"{n_rows[k]}", share(owned[k] / owned.sum()), doubtful])
+        rows.append([run.name_of(k), shown, *sizes(k)])
     header = ["", "Weight", "Rows", "Share of weight" if run.is_weighted else "Share of rows", "Expected share misassigned"]
-    tables = [Table("Weights and sizes", header, rows[:_MOST_COMPONENTS])]
+    of_noise = [["Noise", "-", *sizes(gmm.n_components)]] if run.fit.get("noise") else []
+    tables = [Table("Weights and sizes", header, rows[:_MOST_COMPONENTS] + of_noise)]
     means = np.asarray(gmm.means, float)
     sds = np.sqrt(np.diagonal(np.asarray(gmm.dense_covariances(), float), axis1=1, axis2=2))
     most = min(gmm.n_components, _MOST_COMPONENTS)
@@ -33,7 +39,7 @@ def components(run: RunFiles) -> Section:
             [name, *(_with_interval(values[k, j], intervals.get(f"{key}[{k}, {name}]"), sds[k, j]) for k in range(most))]
             for j, name in enumerate(names[:_MOST_FEATURES])
         ]
-        tables.append(Table(caption, ["Feature", *(f"Component {k}" for k in range(most))], rows))
+        tables.append(Table(caption, ["Feature", *(run.name_of(k) for k in range(most))], rows))
     text = ["A component’s rows are those that it is the most probable one for; an uncertain row counts for it all the same."]
     if intervals:
         text.append("In brackets: where the quantity lies with 90 % probability, given the data and the prior.")
@@ -61,6 +67,15 @@ def clusters(run: RunFiles) -> Section:
         f"If the model is right, {share(wrong)} of the rows are expected to be assigned to another component than the one that "
         f"they come from. {int((uncertainty > 0.1).sum())} of {len(uncertainty)} rows have a chance of more than 10 % of that."
     ]
+    if run.fit.get("labels"):
+        known = run.column("known_component")
+        other = np.flatnonzero((known >= 0) & (known != run.column("component")))
+        named = ", ".join(f"{row:.0f}" for row in run.column("row")[other[:_MOST_FEATURES]])
+        rows = f": row{'s' * (len(other) > 1)} {named}{', …' * (len(other) > _MOST_FEATURES)}" if len(other) else ""
+        text.append(
+            f"Assignments are those by the mixture alone, as of rows without a label. Of {int((known >= 0).sum())} rows whose "
+            f"component was known, {len(other)} would be assigned to another{rows}."
+        )
     alt = "Above, each row’s responsibilities as stacked bars; below, its uncertainty on a logarithmic scale; by component."
     figures = figure(run, "responsibilities", alt, "Each row’s probability of each component, and how unsure that leaves it.")
     return Section("assignment", "How sure are the assignments", text, [], figures)
@@ -96,7 +111,7 @@ def outliers(run: RunFiles, most: int) -> Section:
     rows = [
         [
             f"{run.column('row')[i]:.0f}",
-            f"{run.column('component')[i]:.0f}",
+            f"{run.column('component')[i]:.0f}" if run.column("component")[i] >= 0 else "noise",
             f"{run.column('log_density')[i]:.2f}",
             f"{expected[i]:.2g}",
         ]
@@ -109,5 +124,9 @@ def outliers(run: RunFiles, most: int) -> Section:
         f"{lie} so far out that in a data set of this size fewer than {_EXPECTED} such rows would be expected, by the squared "
         "Mahalanobis distance from the row’s component."
     ]
+    if run.fit.get("n_missing"):
+        text.append("Of rows that lack values, distances and log densities are of the values that they have.")
+    if run.fit.get("noise"):
+        text.append("Distances of rows of noise are from the component that is most probable for them but for noise.")
     tables = [Table("Rows farthest from their component, counted from 0", header, rows, marked)] if rows else []
     return Section("outliers", "Outliers", text, tables, [])

@@ -64,7 +64,7 @@ class CompareStage:
                 self.rows.frame,
                 key=jax.random.key(self.settings.seed),
                 prior=self.prior,
-                sample_weight=self.rows.given_weight,
+                sample_weight=self.rows.given.get("sample_weight"),
                 **self.settings.options,
             )
         criterion = self.settings.criterion

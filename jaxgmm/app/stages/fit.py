@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from jaxgmm import plots
 from jaxgmm.app import output
-from jaxgmm.app.assignments import assignments
-from jaxgmm.app.config import FitTable
+from jaxgmm.app.assignments import Assigning
+from jaxgmm.app.config import Config, FitTable
 from jaxgmm.app.stages.stage import Making
 from jaxgmm.app.tables import write_tables
 from jaxgmm.fitting.fit import fit
@@ -55,6 +55,17 @@ class FitStage:
     rows: "Rows"
     prior: Change | str | None
 
+    @classmethod
+    def prepare(cls, config: Config, rows: "Rows", prior: Change | str | None) -> "FitStage":
+        """Check what can be before there is a fit.
+
+        Raises:
+            ValueError: labels of more components than there are.
+        """
+        if rows.labels is not None and config.fit is not None:
+            rows.labels.check_components(config.fit.n_components)
+        return cls(config.fit, rows, prior)
+
     @property
     def can_resume(self) -> bool:
         """Where every pass reads files."""
@@ -77,8 +88,8 @@ class FitStage:
                 rows.frame,
                 key=jax.random.key(settings.seed),
                 prior=self.prior,
-                sample_weight=rows.given_weight,
                 callback=making.watch.fit,
+                **rows.given,
                 **settings.options,
                 **self._keeping(making),
             )
@@ -110,19 +121,22 @@ def settled(fitted: Fit, making: Making) -> Fit:
 
 def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: str, pulse: Callable[[], object]) -> None:
     """gmm.npz, the assignments and the figures."""
-    gmm, x = fitted.gmm, rows.x
-    gmm.save(directory / "gmm.npz")
+    x, errors = rows.x, rows.errors
+    fitted.gmm.save(directory / "gmm.npz")
+    assign = Assigning(fitted.gmm, fitted.noise, None if rows.labels is None else rows.labels.component_of)
 
     def tables() -> Iterator[dict[str, np.ndarray]]:
-        for part, numbers, weight in rows.parts():
-            yield assignments(gmm, part, numbers) | ({} if weight is None else {"sample_weight": weight})
+        for part in rows.parts():
+            yield assign(part)
             pulse()
 
     write_tables(directory / f"assignments.{assignments_format}", tables())
     figures: dict[str, Figure | Axes] = {
-        "components": plots.components(gmm, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight),
+        "components": plots.components(
+            fitted, x, feature_names=rows.axis_labels, sample_weight=rows.sample_weight, error_covariances=errors
+        ),
         "trace": plots.trace(fitted),
-        "responsibilities": plots.responsibilities(gmm, x),
+        "responsibilities": plots.responsibilities(fitted, x, error_covariances=errors),
     }
     canvas.save(directory, figures)
 
@@ -143,10 +157,29 @@ def fit_summary(fitted: Fit, rows: "Rows", criteria: dict[str, float], seconds: 
         "family": gmm.family,
         "n_components": gmm.n_components,
         "empty": np.flatnonzero(fitted.empty).tolist(),
-        "n_parameters": gmm.n_parameters,
+        "n_parameters": fitted.n_parameters,
         "n_samples": rows.n_samples,
         "n_dropped": rows.n_dropped,
         "missing": rows.missing,
+        "n_missing": fitted.n_missing,
+        "standard_errors": None if rows.standard_errors is None else list(rows.standard_errors),
+        "labels": _labels(fitted, rows),
+        "noise": _noise(fitted),
         "feature_names": list(rows.feature_names),
         "seconds": seconds,
     }
+
+
+def _labels(fitted: Fit, rows: "Rows") -> Facts | None:
+    if rows.labels is None:
+        return None
+    return {"column": rows.labels.column, "components": dict(rows.labels.component_of), "n_labelled": fitted.n_labelled}
+
+
+def _noise(fitted: Fit) -> Facts | None:
+    """All that it takes to tell noise from other rows."""
+    noise = fitted.noise
+    if noise is None:
+        return None
+    box = {"lower": noise.lower.tolist(), "upper": noise.upper.tolist()}
+    return {"weight": noise.weight, **box, "estimated": noise.estimated}

@@ -119,10 +119,10 @@ class PosteriorStage:
                 n_draws=settings.n_draws,
                 n_chains=settings.n_chains,
                 prior=self.prior,
-                sample_weight=rows.sample_weight,
                 groups=settings.groups,
                 feature_names=rows.feature_names,
                 progress=making.watch.draws,
+                **rows.given,
                 **keeping,
                 **settings.options,
             )

@@ -1,0 +1,67 @@
+"""What rows may come with, gaps, errors, labels or noise, and which parts of a run don't take it."""
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from jaxgmm.app.config.count import CountTable
+from jaxgmm.app.config.files import DataTable
+from jaxgmm.app.config.fit import CompareTable, FitTable
+from jaxgmm.app.config.posterior import PosteriorTable
+from jaxgmm.bayes.methods import METHODS
+from jaxgmm.covariance import get_family
+from jaxgmm.tools.errors import UserError
+
+
+class Part(NamedTuple):
+    """A key or table of a config, which of gaps, errors, labels and noise it takes, and what to do for the others."""
+
+    name: str
+    takes: Collection[str]
+    way_out: str
+
+
+def check_combination(
+    data: DataTable,
+    fit: FitTable | None,
+    compare: CompareTable | None,
+    posterior: PosteriorTable | None,
+    count: CountTable | None,
+) -> None:
+    """Raises ValueError where rows come with what a part of the run doesn't take: names both keys, and both ways out."""
+    given = {
+        "gaps": ("data.missing = 'keep'", data.missing == "keep", "set data.missing = 'drop'"),
+        "errors": ("data.standard_errors", data.standard_errors is not None, "remove data.standard_errors"),
+        "labels": ("data.labels", data.labels is not None, "remove data.labels"),
+        "noise": ("fit.noise", fit is not None and fit.noise is not False, "remove fit.noise"),
+    }
+    for part in (*_of_rows(data, fit, compare), *_of_stages(compare, posterior, count)):
+        for kind, (key, is_given, way_out) in given.items():
+            if is_given and kind not in part.takes:
+                raise UserError(f"{key} doesn't go with {part.name}: {way_out}, or {part.way_out}")
+
+
+def _of_rows(data: DataTable, fit: FitTable | None, compare: CompareTable | None) -> Iterator[Part]:
+    if data.in_pieces:
+        yield Part("data.in_pieces", (), "read all rows at once")
+    key, families = ("fit.family", (fit.family,)) if fit else ("compare.families", compare.families if compare else ())
+    for name in families:
+        family = get_family(name)
+        if family.structure.rank:
+            yield Part(f"{key} = {name!r}", ("labels", "noise"), f"take {family.general!r}")
+
+
+def _of_stages(compare: CompareTable | None, posterior: PosteriorTable | None, count: CountTable | None) -> Iterator[Part]:
+    if compare is not None:
+        yield Part("[compare]", ("gaps",), "name one model in [fit] instead")
+        for name in ("loo", "elbo"):
+            if getattr(compare, name):
+                yield Part(f"compare.{name}", (), "take compare.held_out_folds")
+    if posterior is not None:
+        yield Part("[posterior]", ("gaps", "errors", "labels"), "remove [posterior]")
+        if not METHODS[posterior.method].partly:
+            able = ", ".join(name for name, method in METHODS.items() if method.partly)
+            yield Part(f"posterior.method = {posterior.method!r}", (), f"take one of {able}")
+        if posterior.batch_size is not None:
+            yield Part("posterior.batch_size", ("labels",), "remove posterior.batch_size")
+    if count is not None:
+        yield Part("[count]", (), "remove [count]")
