@@ -35,7 +35,7 @@ def test_the_mean_of_one_component():
 
 
 def test_bad_arguments(fit):
-    tree = jg.relabel(jg.posterior(X, fit, method="sandwich", key=KEY, n_draws=20), fit)
+    tree = jg.relabel(jg.posterior(X, fit, method="sandwich", key=KEY, n_draws=100), fit)
     for call, kind, words in (
         (lambda: jg.intervals(fit), ValueError, "need its rows and a key"),
         (lambda: jg.intervals(fit, x=X), ValueError, "need its rows and a key"),

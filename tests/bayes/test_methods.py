@@ -71,7 +71,7 @@ def one_row(monkeypatch):
 def fitted():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(size=(60, 1)), 8 + rng.normal(size=(40, 1))])
-    return x, jg.fit(x, 2, key=KEY, n_init=3)
+    return x, jg.fit(x, 2, key=KEY)
 
 
 def test_a_row_makes_a_method(fitted, one_row):
@@ -110,7 +110,7 @@ def test_a_new_method_is_refused_and_resumed_as_the_others_are(fitted, one_row, 
 def test_a_chain_without_warm_up_takes_none(fitted, one_row, monkeypatch):
     x, fit = fitted
     monkeypatch.setitem(METHODS, "toy", METHODS["toy"]._replace(n_warmup=None))
-    tree = jg.posterior(x, fit, method="toy", key=KEY, n_draws=10)
+    tree = jg.posterior(x, fit, method="toy", key=KEY, n_draws=60, n_chains=2)
     assert tree.attrs["n_warmup"] == 0
     with pytest.raises(ValueError, match="n_warmup is for nuts and gibbs, but method is 'toy'"):
         jg.posterior(x, fit, method="toy", key=KEY, n_draws=10, n_warmup=5)

@@ -17,16 +17,20 @@ KEY = jax.random.key(0)
 
 
 def simulated(seed=0):
-    """Two clusters four standard deviations apart, 500 rows."""
+    """Two clusters four standard deviations apart, 500 rows; every fifth of them where a test needs no more."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(500, 2)) + np.repeat([[0.0, 0.0], [4.0, 0.0]], 250, axis=0)
+
+
+# One program serves all short runs.
+SHORT = {"key": KEY, "family": "spherical", "max_components": 10}
 
 
 @pytest.fixture(scope="module")
 def two():
     with jax.enable_x64(True):
         frame = pd.DataFrame(simulated(), columns=["a", "b (mm)"])
-        return jg.count_clusters(frame, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+        return jg.count_clusters(frame, key=KEY, family="diag", n_draws=500, n_warmup=200)
 
 
 def test_two_clusters_are_two(two):
@@ -41,7 +45,7 @@ def test_two_clusters_are_two(two):
 
 def test_one_gaussian_is_one():
     x = np.random.default_rng(1).normal(size=(500, 2))
-    tree = jg.count_clusters(x, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+    tree = jg.count_clusters(x, key=KEY, family="diag", n_draws=200, n_warmup=200)
     assert jg.cluster_count(tree).table["posterior"][1] > 0.7
 
 
@@ -57,10 +61,10 @@ def test_tree_and_units(two):
     np.testing.assert_allclose(allocations["sorted_weights"].sum("rank"), 1, rtol=1e-12)
     assert two["cluster_count"].attrs["verdict"] == jg.cluster_count(two).verdict
     scale = np.array([1e-3, 1e4])
-    other = jg.count_clusters(simulated() * scale - 1e5, key=KEY, family="diag", n_draws=1000, n_warmup=200)
+    other = jg.count_clusters(simulated() * scale - 1e5, key=KEY, family="diag", n_draws=50, n_warmup=200)
     change = other["posterior"]["log_likelihood"].values[:, 0] - posterior["log_likelihood"].values[:, 0]
     np.testing.assert_allclose(change, -500 * np.log(scale).sum(), atol=1e-3)
-    np.testing.assert_array_equal(other["allocations"]["n_clusters"].values[:, :50], allocations["n_clusters"].values[:, :50])
+    np.testing.assert_array_equal(other["allocations"]["n_clusters"], allocations["n_clusters"].values[:, :50])
 
 
 def test_typical_partition_and_components(two):
@@ -72,8 +76,8 @@ def test_typical_partition_and_components(two):
     radius = partition.attrs["radius"]
     assert 0.95 <= (away <= radius).mean() < 0.96
     np.testing.assert_allclose(partition.attrs["expected_loss"], away.mean(), rtol=0.05)  # that of every tenth draw
-    every_loss = [variation_of_information(draw, labels[::40]).mean() for draw in labels[::40]]
-    assert variation_of_information(partition["label"].values, labels[::40]).mean() <= min(every_loss) + 1e-3
+    every_loss = [variation_of_information(draw, labels[::20]).mean() for draw in labels[::20]]
+    assert variation_of_information(partition["label"].values, labels[::20]).mean() <= min(every_loss) + 1e-3
     sizes = {name: np.unique(partition[name]).size for name in ("coarsest", "label", "finest")}
     assert sizes["coarsest"] <= sizes["label"] <= sizes["finest"]
     edges = np.array([partition[name].values for name in ("coarsest", "finest", "farthest")])
@@ -96,10 +100,13 @@ def test_variation_of_information_by_hand():
     np.testing.assert_allclose(variation_of_information(a, b), [np.log(2) / 2, 0, 2 * np.log(2)], atol=1e-12)
 
 
+def galaxies():
+    return np.loadtxt(REFERENCE / "galaxies_rg.csv", skiprows=1)[:, None]
+
+
 def test_galaxies_as_published():
     """Richardson & Green's priors and data: p(K+) of their own sampler, run for 3 x 1.5 million sweeps."""
-    x = np.loadtxt(REFERENCE / "galaxies_rg.csv", skiprows=1)[:, None]
-    tree = jg.count_clusters(x, key=KEY, prior="richardson-green", n_draws=3000, n_warmup=200, n_chains=8, n_moves=3)
+    tree = jg.count_clusters(galaxies(), key=KEY, prior="richardson-green", n_draws=3000, n_warmup=200, n_chains=8, n_moves=3)
     found = jg.cluster_count(tree)
     assert min(found.ess_bulk, found.ess_tail) > 500
     assert found.r_hat < 1.05
@@ -125,23 +132,20 @@ def unequal():
 
 def test_clusters_of_few_rows_come_and_go():
     """A third cluster of one to five odd rows: without `few_rows`, r-hat was 1.4 and the ESS 8 after 4 x 4000 draws."""
-    found = jg.cluster_count(jg.count_clusters(unequal(), key=KEY, prior="fraley-raftery", n_draws=4000))
+    found = jg.cluster_count(jg.count_clusters(unequal(), key=KEY, prior="fraley-raftery", max_draws=4000))
     assert found.ok, found.verdict
     assert found.mode == 3
 
 
 @pytest.mark.parametrize("model", ["sparse", "dirichlet-process"])
 def test_other_models(model):
-    tree = jg.count_clusters(
-        simulated()[::5], key=KEY, family="spherical", model=model, n_draws=200, n_warmup=100, max_components=10
-    )
+    tree = jg.count_clusters(simulated()[::5], **SHORT, model=model, n_draws=200, n_warmup=100)
     assert tree["allocations"]["n_clusters"].median() == 2
     assert (tree["allocations"]["n_components"] == 10).all()
 
 
 def test_sensitivity():
-    options = {"family": "spherical", "n_draws": 400, "n_warmup": 100, "max_components": 10}
-    table = jg.count_sensitivity(simulated()[::5], key=KEY, **options)
+    table = jg.count_sensitivity(simulated()[::5], **SHORT, n_draws=400, n_warmup=100)
     assert table.index.tolist() == ["as given", "alpha x 0.5", "scale x 0.5", "alpha x 2", "scale x 2"]
     assert (table["mode"] == 2).all()
     assert table["r_hat"].dtype == float
@@ -152,11 +156,11 @@ def test_sensitivity():
 
 def test_verdict_is_withheld_where_components_run_out():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 1)) + np.repeat([[0.0], [50.0], [100.0]], 20, axis=0)
-    tree = jg.count_clusters(x, key=KEY, n_draws=50, n_warmup=20, max_components=2, family="spherical")
-    found = jg.cluster_count(tree)
+    x = rng.normal(size=(100, 2)) + 50 * np.repeat(np.arange(20), 5)[:, None]
+    found = jg.cluster_count(jg.count_clusters(x, **SHORT, n_draws=50, n_warmup=20))
     assert not found.ok
-    assert "2 components, the most allowed, have probability 1 " in found.verdict
+    assert found.table["posterior"][10] > 0.9
+    assert "10 components, the most allowed, have probability " in found.verdict
     assert found.verdict.startswith("not converged: ")
 
 
@@ -164,12 +168,11 @@ def test_verdict_is_withheld_where_components_run_out():
     ("x", "family"),
     [
         (np.array([[0.0], [1.0]]), "spherical"),
-        (np.array([[0.0], [1.0], [5.0]]), "diag"),
         (np.repeat([[3.0, 1.0]], 12, axis=0), "full"),
         (np.c_[np.arange(12.0), np.full(12, 7.0)], "full"),
-        (np.random.default_rng(0).normal(size=(6, 9)), "full"),
+        (np.random.default_rng(0).normal(size=(3, 4)), "full"),
     ],
-    ids=["two rows", "three rows", "one repeated row", "constant column", "more columns than rows"],
+    ids=["two rows", "one repeated row", "constant column", "more columns than rows"],
 )
 def test_odd_data_stay_finite(x, family):
     tree = jg.count_clusters(x, key=KEY, family=family, n_draws=20, n_warmup=10, n_chains=2)
@@ -179,7 +182,7 @@ def test_odd_data_stay_finite(x, family):
 
 def test_a_budget_ends_a_run():
     """With the draws that there are, which are those of a longer run, and from which chains go on."""
-    x, options = simulated()[::25], {"key": KEY, "family": "spherical", "n_chains": 2, "n_warmup": 10}
+    x, options = simulated()[::5], SHORT | {"n_chains": 2, "n_warmup": 10}
     some = jg.count_clusters(x, **options, max_draws=30)
     assert (some.attrs["stopped"], some.attrs["n_draws"]) == ("n_draws", 30)
     late = jg.count_clusters(x, **options, max_seconds=1e-3)
@@ -212,10 +215,10 @@ def test_a_budget_ends_a_run():
 
 @pytest.mark.parametrize("classic", [True, False])
 def test_chains_go_on_with_their_own_prior(classic):
-    """Of whatever kind it and that of the partitions are."""
-    x = np.random.default_rng(0).normal(size=(40, 1)) + 6 * np.repeat([0, 1], 20)[:, None]
-    own = {"prior": "richardson-green"} if classic else {"model": "dirichlet-process", "alpha": 0.5, "family": "diag"}
-    tree = jg.count_clusters(x, key=KEY, **own, n_draws=300, n_warmup=100)
+    """Of whatever kind it and that of the partitions are; alpha is given, or drawn."""
+    x = galaxies() if classic else simulated()[::5]
+    own = {"key": KEY, "prior": "richardson-green", "alpha": 0.5} if classic else SHORT | {"model": "dirichlet-process"}
+    tree = jg.count_clusters(x, **own, n_draws=300, n_warmup=100, n_moves=3 if classic else 2)
     more = jg.continue_chains(tree, n_draws=300)
     first, second = (more["allocations"]["n_clusters"].values[:, part] for part in (slice(300), slice(300, None)))
     assert abs(first.mean() - second.mean()) < 4 * np.hypot(*(float(az.mcse(half.astype(float))) for half in (first, second)))
@@ -224,7 +227,7 @@ def test_chains_go_on_with_their_own_prior(classic):
 
 
 def test_an_interrupt_keeps_the_draws():
-    x, options = simulated()[::25], {"key": KEY, "family": "spherical", "n_chains": 2, "n_warmup": 10}
+    x, options = simulated()[::5], SHORT | {"n_chains": 2, "n_warmup": 10}
 
     def interrupt(done, total):
         if done > 20:
@@ -243,8 +246,7 @@ def test_an_interrupt_keeps_the_draws():
 
 
 def test_resumed_run_is_the_uninterrupted_one(tmp_path):
-    x = simulated()[::25]
-    options = {"key": KEY, "family": "spherical", "n_draws": 30, "n_warmup": 10, "n_chains": 2}
+    x, options = simulated()[::5], SHORT | {"n_draws": 30, "n_warmup": 10, "n_chains": 2}
     whole = jg.count_clusters(x, **options)
 
     class Interrupted(Exception):

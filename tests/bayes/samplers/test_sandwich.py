@@ -51,9 +51,9 @@ def test_where_the_model_is_right_it_spreads_like_laplace():
 
 
 def test_weights_are_repeated_rows():
-    x, counts = load_x("faithful"), np.random.default_rng(1).integers(0, 3, 272)
+    x, counts = load_x("faithful"), np.random.default_rng(1).multinomial(272, np.full(272, 1 / 272))
     fit = jg.fit(x, 2, key=KEY, sample_weight=counts)
-    settings = {"prior": fit.prior, "method": "sandwich", "key": KEY, "n_draws": 20}
+    settings = {"prior": fit.prior, "method": "sandwich", "key": KEY, "n_draws": 100}
     weighted = jg.posterior(x, fit.gmm, sample_weight=counts, **settings)
     repeated = jg.posterior(np.repeat(x, counts, axis=0), fit.gmm, **settings)
     np.testing.assert_allclose(weighted["posterior"]["means"], repeated["posterior"]["means"], rtol=1e-6)
