@@ -1,6 +1,7 @@
 """Components given the number of clusters: parameters for the draws of `count_clusters` that have just so many."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
@@ -15,6 +16,7 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require, row_labels_of, rows_of
+from jaxgmm.counting.mixtures import check_groups
 from jaxgmm.counting.partition import Data, blocks_of_labels, expand, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.verdict import alpha_of
@@ -31,7 +33,9 @@ _INNER_SWEEPS = 20  # of Richardson & Green's conditionals, from the rows' own v
 _DRAWS_AT_ONCE = 64
 
 
-def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, key: Array) -> xarray.DataTree:
+def components_given(
+    tree: xarray.DataTree, n_clusters: int | None = None, *, key: Array, groups: Sequence[str] = ()
+) -> xarray.DataTree:
     """Weights, means and covariances of the filled components, for the draws that have `n_clusters` clusters.
 
     Parameters are drawn anew given each draw's allocations: exactly for a `Prior`, by a few Gibbs sweeps for
@@ -42,6 +46,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
         tree: from `count_clusters`.
         n_clusters: None for the most frequent number.
         key: a PRNG key.
+        groups: further groups to add, of "log_likelihood" and "posterior_predictive", as for `posterior`.
 
     Returns:
         A tree as of `posterior`, of one chain with as many draws as have `n_clusters` clusters; `lp` is their log-likelihood.
@@ -58,6 +63,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
         ('chain', 'draw', 'component_id', 'feature')
     """
     check_key(key)
+    check_groups(groups, "components_given")
     require(tree, "components_given", posterior=(), allocations=("label", "n_clusters", "n_components"))
     rows, _ = rows_of(tree, "components_given")
     posterior, allocations = group_of(tree, "posterior"), group_of(tree, "allocations")
@@ -92,7 +98,7 @@ def components_given(tree: xarray.DataTree, n_clusters: int | None = None, *, ke
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
     return to_datatree(
         draws, Seen(rows), prior,
-        key=key_tree, feature_names=feature_names_of(tree), row_labels=row_labels_of(tree), attrs=attrs,
+        key=key_tree, groups=groups, feature_names=feature_names_of(tree), row_labels=row_labels_of(tree), attrs=attrs,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.mixing import LEAST_DRAWS
+from jaxgmm.counting.mixtures import check_groups, with_groups
 from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
 from jaxgmm.counting.partition_prior import N_COMPONENTS, OfAlpha, OfK
 from jaxgmm.counting.telescoping import Telescoping, start
@@ -61,6 +62,7 @@ def count_clusters(
     n_warmup: int = 500,
     thin: int = 1,
     n_moves: int = 2,
+    groups: Sequence[str] = (),
     feature_names: Sequence[str] | None = None,
     progress: OfProgress = "auto",
     checkpoint: str | Path | None = None,
@@ -103,6 +105,8 @@ def count_clusters(
         n_warmup: steps thrown away.
         thin: sweeps a step.
         n_moves: rounds of proposals a sweep: to split or merge clusters, to bear or bury one, to set a few rows apart.
+        groups: further groups to add, of each draw's mixture, whose parameters are drawn given its partition: "log_likelihood",
+            log p(x_n) of each row, for LOO with K unknown, and "posterior_predictive", N rows drawn.
         feature_names: names of the columns; default those of a frame, else x0, x1, ...
         progress: True, a progress bar with the answer so far; "auto", one in a terminal or in Jupyter that appears after two
             seconds; or a function that is called with (steps done, steps in all): without `n_draws`, up to the next look.
@@ -145,6 +149,7 @@ def count_clusters(
             f"n_chains is {n_chains} and n_draws {most_draws}, but r-hat needs at least 2 chains of {LEAST_DRAWS} draws."
         )
     check_keeping(checkpoint, resume, keep_checkpoint)
+    check_groups(groups, "count_clusters")
     source = as_source(x, None, min_rows=2)
     names = source.feature_names if feature_names is None else feature_names
     check_feature_names(names, source.n_features)
@@ -173,7 +178,10 @@ def count_clusters(
         )
         kept = run_chains(kernel, states, data, Schedule(n_warmup, most_draws, report, path, resume, signature, until))
     settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept, 4)
-    tree = count_tree(kept, rows, names, frames.row_labels(x), own, partition_prior, settings)
+    row_labels = frames.row_labels(x)
+    tree = count_tree(kept, rows, names, row_labels, own, partition_prior, settings)
+    key_groups = jax.random.fold_in(key, 2)  # none of those that it was split into
+    tree = with_groups(tree, kept, rows, names, row_labels, own, partition_prior, groups, key_groups)
     if path is not None and not keep_checkpoint:
         forget(path)
     return tree

@@ -328,3 +328,25 @@ def test_bad_data_and_trees(two):
         jg.similarity(two, rows=[500])
     with pytest.raises(ValueError, match="probability must lie between 0 and 1"):
         jg.typical_partition(two, 1.0)
+
+
+def test_groups_of_draws_whose_number_of_components_varies():
+    """Mixtures drawn given the partitions have the log-likelihoods that the chains' own had, and replicate the data."""
+    x = simulated()[::5]
+    tree = jg.count_clusters(x, n_draws=400, n_warmup=100, groups=["log_likelihood", "posterior_predictive"], **SHORT)
+    drawn, own = tree["log_likelihood"]["x"].sum("obs_id"), tree["posterior"]["log_likelihood"]
+    error = np.hypot(*(float(az.mcse(each.to_dataset(name="a"))["a"]) for each in (drawn, own)))
+    assert abs(float(drawn.mean() - own.mean())) < 4 * error
+    np.testing.assert_allclose(drawn.std(), own.std(), rtol=0.25)
+    replicated = tree["posterior_predictive"]["x"]
+    assert replicated.sizes == {"chain": 4, "draw": 400, "obs_id": 100, "feature": 2}
+    np.testing.assert_allclose(replicated.mean(("chain", "draw", "obs_id")), x.mean(0), atol=0.15)
+    np.testing.assert_allclose(replicated.std(("chain", "draw", "obs_id")), x.std(0), rtol=0.1)
+    assert np.isfinite(az.loo(tree).elpd)
+    given = jg.components_given(tree, key=KEY, groups=["log_likelihood"])
+    np.testing.assert_allclose(given["log_likelihood"]["x"].sum("obs_id"), given["sample_stats"]["lp"], rtol=1e-9)
+    for call in (jg.count_clusters, jg.components_given):
+        with pytest.raises(ValueError, match="has no group 'prior'"):
+            call(tree if call is jg.components_given else x, key=KEY, groups=["prior"])
+        with pytest.raises(TypeError, match="groups must be a list"):
+            call(tree if call is jg.components_given else x, key=KEY, groups="log_likelihood")
