@@ -40,8 +40,10 @@ _NAMES = {
     "counting.continue_chains": ("continue_chains",),
     "counting.count_clusters": ("count_clusters",),
     "counting.sensitivity": ("count_sensitivity",),
-    "counting.similarity": ("similarity", "typical_partition"),
+    "counting.partitions": ("partitions", "Partitions"),
+    "counting.similarity": ("similarity",),
     "counting.telescoping_kernel": ("TelescopingKernel",),
+    "counting.typical_partition": ("typical_partition",),
     "counting.verdict": ("cluster_count", "ClusterCount"),
     "fitting.fit": ("fit",),
     "fitting.result": ("Fit", "Restarts", "Progress"),
@@ -76,6 +78,7 @@ __all__ = [
     "GroupFits",
     "Merging",
     "Noise",
+    "Partitions",
     "Prior",
     "Progress",
     "Regression",
@@ -122,6 +125,7 @@ __all__ = [
     "merge_components",
     "merged_counts",
     "numpyro_model",
+    "partitions",
     "plots",
     "posterior",
     "predictive_checks",
@@ -163,9 +167,11 @@ if TYPE_CHECKING:
     from jaxgmm.counting.components import components_given
     from jaxgmm.counting.continue_chains import continue_chains
     from jaxgmm.counting.count_clusters import count_clusters
+    from jaxgmm.counting.partitions import Partitions, partitions
     from jaxgmm.counting.sensitivity import count_sensitivity
-    from jaxgmm.counting.similarity import similarity, typical_partition
+    from jaxgmm.counting.similarity import similarity
     from jaxgmm.counting.telescoping_kernel import TelescopingKernel
+    from jaxgmm.counting.typical_partition import typical_partition
     from jaxgmm.counting.verdict import ClusterCount, cluster_count
     from jaxgmm.fitting.fit import fit
     from jaxgmm.fitting.fit_groups import fit_groups

@@ -22,4 +22,5 @@ tree = jg.posterior(x, fit, method="gibbs", key=jax.random.key(2))
 assert_type(jg.draws_of(tree), jg.GMM)
 count: jg.ClusterCount = jg.cluster_count(jg.count_clusters(x, key=jax.random.key(3)))
 assert_type(count.verdict, str)
+assert_type(jg.partitions(jg.count_clusters(x, key=jax.random.key(3))).verdict, str)
 bound: float = jg.fit_vb(x, 2, key=jax.random.key(4)).log_evidence

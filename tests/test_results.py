@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import xarray
 from helpers import FAMILIES, draws_around, load_x, random_member, random_prior, tree_of
 
 import jaxgmm as jg
@@ -62,6 +63,15 @@ def count_of(problems=()):
     return jg.ClusterCount(pd.DataFrame(columns, pd.Index(range(1, 31), name="n_clusters")), 3, 1.0, 800.0, 900.0, problems)
 
 
+def partitions_of(most=3, n_clusters=3):
+    """Partitions that are all alike."""
+    rng = np.random.default_rng(0)
+    truths = rng.integers(0, n_clusters, (most, 90))
+    labels = truths[rng.integers(0, most, (2, 60))]
+    group = xarray.Dataset({"label": (("chain", "draw", "obs_id"), labels)}, {"obs_id": np.arange(90)})
+    return jg.partitions(xarray.DataTree.from_dict({"allocations": group}), most, least_gain=0)
+
+
 def diagnostics_of(n_problems):
     columns = ("mean", "sd", "lower", "upper", "r_hat", "ess_bulk", "ess_tail", "mcse_mean")
     names = [f"means[{k}, {name}]" for k in range(4) for name in LONG]
@@ -103,6 +113,8 @@ RESULTS = {
     "row": lambda: comparison_of().rows[0],
     "count": count_of,
     "count withheld": lambda: count_of(("r-hat is 1.2 (more than 1.05). Raise n_draws, thin, or n_moves a good deal.",) * 9),
+    "partitions": partitions_of,
+    "many partitions": lambda: partitions_of(9, 40),
     "diagnostics": diagnosed,
     "diagnostics of many": lambda: diagnostics_of(0),
     "diagnostics with problems": lambda: diagnostics_of(9),

@@ -34,7 +34,7 @@ _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
 _OPTIONAL = (
     "assignments.csv", "assignments.parquet", "posterior.nc", "posterior.json", "posterior_chains.png", "posterior_draws.png",
     "posterior_intervals.png", "comparison.csv", "comparison.png", "counts.nc", "cluster_count.csv", "cluster_count.png",
-    "similarity.png", "report.html", "failed.json",
+    "similarity.png", "partitions.csv", "partitions.png", "report.html", "failed.json",
 )  # fmt: skip
 _UNFINISHED, _FAILED = "unfinished", "failed.json"
 _WRITTEN_AFTER = ("report.html", _FAILED)  # than fit.json

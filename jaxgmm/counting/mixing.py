@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import arviz as az
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 LEAST_DRAWS = 4  # of each chain: r-hat halves them
 R_HAT, ESS, MCSE = 1.05, 200.0, 0.05  # that a verdict needs
@@ -33,7 +33,7 @@ class Mixing:
     def of(cls, clusters: Int[np.ndarray, "chain draw"], most: int) -> "Mixing":
         """Of the number of clusters in each draw, at most `most`."""
         p = np.bincount(clusters.ravel(), minlength=most + 1)[1:] / clusters.size
-        mcse = np.array([_mcse(clusters == count) if p[count - 1] else np.nan for count in range(1, most + 1)])
+        mcse = np.array([mcse_of(clusters == count) if p[count - 1] else np.nan for count in range(1, most + 1)])
         return cls(p, mcse, *_mixing(clusters), clusters.shape[1])
 
     @property
@@ -89,7 +89,8 @@ def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:
     return (r_hat if np.isfinite(r_hat) else np.inf), bulk, (tail if np.isfinite(tail) else bulk)
 
 
-def _mcse(happened: np.ndarray) -> float:
+def mcse_of(happened: Bool[np.ndarray, "chain draw"]) -> float:
+    """The Monte-Carlo standard error of how often something happens; NaN where it always or never does."""
     if happened.all() or not happened.any():
         return float("nan")
     return float(happened.std() / np.sqrt(az.ess(happened.astype(float), method="mean")))

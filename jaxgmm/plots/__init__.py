@@ -16,11 +16,12 @@ from jaxgmm.plots.counting import n_clusters, similarity
 from jaxgmm.plots.fitting import replication, trace
 from jaxgmm.plots.mixing import chains
 from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
+from jaxgmm.plots.partitions import partitions
 from jaxgmm.plots.posterior import draws, intervals
 from jaxgmm.plots.selection import criterion
 from jaxgmm.plots.uncertainty import uncertainty
 
 __all__ = [
-    "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "n_clusters", "pairs", "replication",
-    "responsibilities", "scatter", "similarity", "trace", "uncertainty",
+    "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "n_clusters", "pairs", "partitions",
+    "replication", "responsibilities", "scatter", "similarity", "trace", "uncertainty",
 ]  # fmt: skip

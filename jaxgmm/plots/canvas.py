@@ -23,7 +23,7 @@ from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.svg import PALETTE
 from jaxgmm.tools.types import Numbers
-from jaxgmm.tools.validation import check_rows, check_seen
+from jaxgmm.tools.validation import check_count, check_rows, check_seen
 
 type Names = Sequence[str] | None  # of the features; None: x0, x1, ...
 type Style = dict[str, Any]  # keyword arguments for matplotlib
@@ -162,6 +162,21 @@ def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None
 def errors_of(gmm: GMM, x: ArrayLike, rows: np.ndarray, errors: Errors) -> np.ndarray | None:
     """The errors of measurement of rows that `checked` has made of `x`, features in their order; errors as `fit`."""
     return None if errors is None else check_errors(errors_in_order(errors, x, gmm.feature_names), rows)
+
+
+def two_features(features: Sequence[int], n_features: int) -> tuple[int, int]:
+    """The two columns that a figure shows.
+
+    Raises:
+        TypeError, ValueError: not two different columns.
+    """
+    given = [check_count(feature, "features", least=0) for feature in features]
+    if len(given) != 2 or given[0] == given[1]:
+        raise UserError(f"features must be two columns, got {list(features)}.")
+    for feature in given:
+        if feature >= n_features:
+            raise UserError(f"features {given} must lie in 0..{n_features - 1}, the features there are.")
+    return given[0], given[1]
 
 
 def subsample(x: np.ndarray) -> tuple[np.ndarray, str]:

@@ -82,7 +82,8 @@ def similarity(tree: "DataTree", *, ax: Axes | None = None) -> Axes:
     import xarray
 
     from jaxgmm.bayes.trees.schema import group_of, require
-    from jaxgmm.counting import similarity
+    from jaxgmm.counting.similarity import similarity as shares_of
+    from jaxgmm.counting.typical_partition import typical_partition
 
     require(tree, "plots.similarity", allocations=("label",))
     allocations = group_of(tree, "allocations")
@@ -92,7 +93,7 @@ def similarity(tree: "DataTree", *, ax: Axes | None = None) -> Axes:
         rows = np.linspace(0, n_samples - 1, _MOST_ROWS).round().astype(int)
         allocations, note = allocations.isel(obs_id=rows), f"{_MOST_ROWS} of {n_samples} rows"
     drawn = xarray.DataTree.from_dict({"allocations": allocations})
-    shared, typical = similarity.similarity(drawn).values, similarity.typical_partition(drawn)
+    shared, typical = shares_of(drawn).values, typical_partition(drawn)
     label = typical["label"].values
     order = np.lexsort((shared.mean(axis=1), label))
     ax = ax or canvas.new_axes(width=5.8)

@@ -10,8 +10,6 @@ from matplotlib.colors import to_rgba
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.plots import canvas
-from jaxgmm.tools.errors import UserError
-from jaxgmm.tools.validation import check_count
 
 _SMALL, _LARGE = 8.0, 90.0  # areas of points, points^2
 
@@ -62,19 +60,9 @@ def uncertainty(
         ax.vlines(rows[order, 0], 0, doubt[order], colors=[canvas.colour(k) for k in owner[order]], lw=1.5)
         ax.set(xlabel=names[0], ylabel="uncertainty", ylim=(0, 1))
     else:
-        i, j = _two(features, gmm.n_features)
+        i, j = canvas.two_features(features, gmm.n_features)
         colours = [to_rgba(canvas.colour(k), 0.35 + 0.65 * much) for k, much in zip(owner[order], share, strict=True)]
         ax.scatter(rows[order, i], rows[order, j], s=_SMALL + (_LARGE - _SMALL) * share, c=colours, lw=0, rasterized=True)
         ax.set(xlabel=names[i], ylabel=names[j])
     ax.set_title(canvas.title(above, note), loc="left", fontsize="medium")
     return ax
-
-
-def _two(features: Sequence[int], n_features: int) -> tuple[int, int]:
-    given = [check_count(feature, "features", least=0) for feature in features]
-    if len(given) != 2 or given[0] == given[1]:
-        raise UserError(f"features must be two columns, got {list(features)}.")
-    for feature in given:
-        if feature >= n_features:
-            raise UserError(f"features {given} must lie in 0..{n_features - 1}, the mixture's features.")
-    return given[0], given[1]

@@ -273,7 +273,7 @@ def test_the_number_of_clusters_at_any_width(width):
     columns = dict.fromkeys(("posterior", "mcse", "prior", "bayes_factor", "n_components"), p)
     count = ClusterCount(pd.DataFrame(columns, index=[1, 2]), 2, 1.0, 999.0, 999.0, ())
     console = Console(width=width, record=True, file=io.StringIO())
-    terminal._show_count(console, Counted(None, count))
+    terminal._show_count(console, Counted(None, count, None))
     out = console.export_text()
     for k in (1, 2):
         assert re.search(rf"(?m)^ +{k} +{p[k - 1]:.3f} ", out)

@@ -6,6 +6,7 @@ import re
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ cut_off = 1.0
 """
 FILES = {
     "config.toml", "gmm.npz", "fit.json", "assignments.csv", "components.png", "trace.png", "responsibilities.png",
-    "counts.nc", "cluster_count.csv", "cluster_count.png", "similarity.png",
+    "counts.nc", "cluster_count.csv", "cluster_count.png", "similarity.png", "partitions.csv", "partitions.png",
 }  # fmt: skip
 
 
@@ -109,6 +110,12 @@ def test_writes_its_directory_and_says_what_is_in_it(tmp_path, config, library, 
     summary = json.loads((directory / "fit.json").read_text())
     assert (summary["count"]["n_clusters"], summary["count"]["verdict"]) == (count.mode, count.verdict)
     assert list(summary["seconds"]) == ["read", "prepare", "fit", "count", "write"]
+    plausible = jg.partitions(library)
+    weights = [row["weight"] for row in summary["count"]["partitions"]]
+    np.testing.assert_allclose(weights, plausible.table["weight"], rtol=1e-12)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(directory / "partitions.csv", index_col="row"), plausible.to_frame(), check_names=False
+    )
 
 
 @pytest.mark.usefixtures("quick_figures")
@@ -169,7 +176,7 @@ def test_an_overwritten_count_leaves_nothing_of_itself(tmp_path, config):
     plain = config.with_name("plain.toml")
     plain.write_text(CONFIG.partition("[count]")[0])
     run(settings(plain, tmp_path / "run"), overwrite=True)
-    count = {"counts.nc", "cluster_count.csv", "cluster_count.png", "similarity.png"}
+    count = {"counts.nc", "cluster_count.csv", "cluster_count.png", "similarity.png", "partitions.csv", "partitions.png"}
     assert {file.name for file in (tmp_path / "run").iterdir()} == FILES - count
 
 

@@ -94,7 +94,7 @@ class Page(HTMLParser):
 def test_is_one_file_that_needs_nothing_else(page, finished):
     assert not re.search(r"https?://|@import|<script [^>]*src|<link", page.source)
     pictures = page.all("img")
-    names = ["cluster_count", "similarity", "comparison", "responsibilities", "components", "trace"]
+    names = ["cluster_count", "partitions", "similarity", "comparison", "responsibilities", "components", "trace"]
     names += ["posterior_draws", "posterior_intervals", "posterior_chains"]
     for picture, name in zip(pictures, names, strict=True):
         kind, _, data = picture["src"].partition(",")
@@ -125,6 +125,9 @@ def test_says_what_the_files_say(page, finished):
     verdict = fit["count"]["verdict"]
     assert f"{verdict[0].upper()}{verdict[1:]}" in trust
     assert fit["agreement"] in page.sections["models"]
+    for i, row in enumerate(fit["count"]["partitions"]):
+        sizes = ", ".join(map(str, row["sizes"]))
+        assert re.search(rf"\b{i} [\d.]+ % \S+ {row['n_clusters']} {sizes} {row['n_moved']}\b", page.sections["clusters"])
     mean = next(row for row in posterior["quantities"] if row["quantity"] == "means[0, waiting]")
     shown = re.search(r"waiting ([\d.]+) \[([\d.]+), ([\d.]+)\]", page.sections["components"])
     gmm = jg.load(directory / "gmm.npz")

@@ -129,6 +129,26 @@ def test_chains():
     return plots.chains(posterior_of(2)[0])
 
 
+def partitions_of(n_features):
+    """Draws in which the components that overlap are one cluster or two, and some rows come and go."""
+    sure = np.repeat([0, 1, 2], [60, 40, 20])
+    label = np.broadcast_to(sure, (2, 100, 120)).copy()
+    label[:, :35][label[:, :35] == 1] = 0
+    label[:, 35:, :12] = 1
+    group = xarray.Dataset({"label": (("chain", "draw", "obs_id"), label)}, {"obs_id": np.arange(120)})
+    return jg.partitions(xarray.DataTree.from_dict({"allocations": group})), mixture(n_features)[1]
+
+
+@picture
+def test_partitions():
+    return plots.partitions(*partitions_of(3), features=(0, 1), feature_names=["length (mm)", "width (mm)", "mass (g)"])
+
+
+@picture
+def test_partitions_of_one_feature():
+    return plots.partitions(*partitions_of(1), feature_names=["length (mm)"])
+
+
 @picture
 def test_similarity():
     rng = np.random.default_rng(3)

@@ -226,6 +226,26 @@ def test_similarity_shows_blocks(count_tree):
     assert ax.get_title(loc="left") == "2 clusters in the typical partition"
 
 
+@pytest.mark.parametrize("n_features", [1, 3])
+def test_partitions_stand_side_by_side(count_tree, n_features):
+    found = jg.partitions(count_tree, 2, least_gain=0)
+    x = rows(24, n_features)
+    figure = plots.partitions(found, x, features=(2, 0))
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert len(shown) == len(found.table)
+    for ax, label, weight in zip(shown, found.representatives.values, found.table["weight"], strict=True):
+        assert ax.get_title(loc="left").startswith(f"{100 * round(weight, 2):.0f}")
+        if n_features == 1:
+            assert sum(patch.get_height() for patch in ax.patches) == 24
+            continue
+        for line in ax.lines:
+            for point in line.get_xydata():
+                (row,) = np.flatnonzero((x[:, [2, 0]] == point).all(axis=1))
+                assert line.get_color() == plots.PALETTE[label[row]]
+                assert (line.get_markeredgecolor() == "black") == (label[row] != found.labels.values[row])
+    assert figure.get_supxlabel() == ("x0" if n_features == 1 else "x2")
+
+
 def test_similarity_of_many_rows_is_an_even_sample():
     label = np.repeat([0, 1, 2], 700)[None, None].repeat(4, axis=1)
     tree = xarray.DataTree.from_dict({"allocations": xarray.Dataset({"label": (("chain", "draw", "obs_id"), label)})})

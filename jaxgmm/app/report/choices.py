@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgmm.app.report.elements import Section, Table, figure
 from jaxgmm.app.report.files import RunFiles
-from jaxgmm.tools.formatting import number
+from jaxgmm.tools.formatting import number, share
 
 _LEAST_PROBABILITY = 0.0005
 
@@ -43,11 +43,33 @@ def count(run: RunFiles) -> Section | None:
     best = f"most probable: {shown[mode]['n_clusters']:.0f}, with {shown[mode]['posterior']:.2f}"
     figures = figure(run, "cluster_count", f"Bars of the posterior of the number of clusters beside its prior; {best}.", "")
     figures += figure(
+        run, "partitions", "The rows in the clusters of each plausible partition, a panel each.",
+        "The rows in the clusters of each plausible partition. Ringed rows are in another cluster of the typical partition.",
+    )  # fmt: skip
+    figures += figure(
         run, "similarity", "Heat map: how often each two rows were in one cluster, rows in the order of their clusters.",
         "How often each two rows were in one cluster. Sharp blocks are clusters that the data insist on. The typical partition "
         "is the one nearest to all draws, and may have fewer clusters than most of them.",
     )  # fmt: skip
-    return Section("clusters", "How many clusters", text, [Table("Number of clusters", header, rows, likely)], figures)
+    tables = [Table("Number of clusters", header, rows, likely), _partitions(run)]
+    return Section("clusters", "How many clusters", text, tables, figures)
+
+
+def _partitions(run: RunFiles) -> Table:
+    """The partitions that the draws hold apart."""
+    rows = [
+        [
+            str(i),
+            share(row["weight"]),
+            number(row["mcse"], ".3f"),
+            f"{row['n_clusters']}",
+            ", ".join(map(str, row["sizes"])),
+            f"{row['n_moved']}",
+        ]
+        for i, row in enumerate(run.fit["count"]["partitions"])
+    ]
+    header = ["Partition", "Draws near it", "Monte-Carlo error", "Clusters", "Rows in each", "Rows elsewhere than typically"]
+    return Table("Plausible partitions, which stand for all draws; partitions.csv has them", header, rows)
 
 
 def _surely_less(row: dict[str, float], mode: dict[str, float]) -> bool:

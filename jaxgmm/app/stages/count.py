@@ -9,6 +9,8 @@ import h5netcdf  # noqa: F401 (counts.nc needs both: said before the draws, not 
 import h5py  # noqa: F401
 import jax
 import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from jaxgmm import plots
 from jaxgmm.app.config import Config
@@ -18,6 +20,7 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of
 from jaxgmm.bayes.trees.storage import save_posterior
 from jaxgmm.counting.count_clusters import count_clusters
+from jaxgmm.counting.partitions import Partitions, partitions
 from jaxgmm.counting.verdict import ClusterCount, cluster_count
 from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
@@ -30,10 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """What the stage made: draws of partitions, and the number of clusters with its verdict."""
+    """What the stage made: draws of partitions, the number of clusters with its verdict, and the partitions in their place."""
 
     tree: xarray.DataTree
     count: ClusterCount
+    partitions: Partitions
 
     @property
     def family(self) -> str:
@@ -51,14 +55,24 @@ class Counted:
             "r_hat": count.r_hat if math.isfinite(count.r_hat) else None,  # JSON has no infinity
             "ess_bulk": count.ess_bulk,
             "ess_tail": count.ess_tail,
+            "partitions": [
+                {name: None if value != value else value for name, value in row.items()}
+                for row in self.partitions.table.to_dict("records")
+            ],
         }
         return {"count": facts}
 
     def write(self, directory: Path, rows: "Rows") -> None:
-        """counts.nc, cluster_count.csv and the figures."""
+        """counts.nc, cluster_count.csv, partitions.csv, with the clusters of each row, and the figures."""
         save_posterior(self.tree, directory / "counts.nc")
         self.count.table.to_csv(directory / "cluster_count.csv")
-        canvas.save(directory, {"cluster_count": plots.n_clusters(self.count), "similarity": plots.similarity(self.tree)})
+        self.partitions.to_frame().to_csv(directory / "partitions.csv", index_label="row")
+        pictures: dict[str, Figure | Axes] = {
+            "cluster_count": plots.n_clusters(self.count),
+            "partitions": plots.partitions(self.partitions, rows.x, feature_names=rows.axis_labels),
+            "similarity": plots.similarity(self.tree),
+        }
+        canvas.save(directory, pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,4 +128,4 @@ class CountStage:
             keep_checkpoint=True,  # until all is written
             **self.settings.options,
         )
-        return Counted(tree, cluster_count(tree, **self.settings.thresholds.model_dump()))
+        return Counted(tree, cluster_count(tree, **self.settings.thresholds.model_dump()), partitions(tree))
