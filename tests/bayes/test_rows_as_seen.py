@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import FAMILIES
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, init_to_value
 from numpyro.infer.util import log_density
@@ -180,7 +179,7 @@ def test_replicates_have_errors_of_measurement():
         jg.membership(tree, X)
 
 
-@pytest.mark.parametrize("known", ["gaps", "labels", "noise", "gaps and noise"])
+@pytest.mark.parametrize("known", ["labels", "gaps and noise"])
 def test_numpyros_samplers_run_on_the_model(known):
     x = GAPPY if "gaps" in known else X
     options = {"noise": True} if "noise" in known else {"labels": LABELS} if known == "labels" else {}
@@ -212,7 +211,7 @@ def test_weights_of_none_and_frequencies():
     np.testing.assert_allclose(named["constant_data"]["prior_scale"], own.scale, rtol=1e-9)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "full"])
+@pytest.mark.parametrize("family", ["tied", "spherical"])  # one matrix for all, and one number each: the ends of the range
 def test_other_families_draw_what_was_not_seen(family):
     fit = jg.fit(GAPPY, 2, key=KEY, family=family)
     gibbs = jg.posterior(GAPPY, fit, method="gibbs", key=KEY, n_draws=300)

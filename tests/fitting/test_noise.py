@@ -29,8 +29,18 @@ def log_likelihood(leaves, x, log_widths):
     return logsumexp(jnp.concatenate([gaussians, noise], axis=1), axis=1).sum()
 
 
-@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical", "VEV", "EII"])
-@pytest.mark.parametrize("prior", ["default", None])
+@pytest.mark.parametrize(
+    ("name", "prior"),
+    [
+        ("full", "default"),
+        ("full", None),
+        ("tied", None),
+        ("diag", "default"),
+        ("spherical", None),
+        ("VEV", "default"),
+        ("EII", None),
+    ],
+)
 def test_outliers_do_not_drag_the_means(name, prior):
     fit = jg.fit(X, 2, key=KEY, noise=True, family=name, prior=prior)
     plain = jg.fit(X, 2, key=KEY, family=name, prior=prior)
@@ -51,7 +61,7 @@ def test_it_climbs_to_where_the_likelihood_is_flat(gaps, acceleration):
     if gaps:
         x[np.random.default_rng(1).random(x.shape) < 0.15] = np.nan
         x = x[~np.isnan(x).all(1)]
-    fit = jg.fit(x, 2, key=KEY, noise=True, prior=None, rtol=1e-13, n_init=4, acceleration=acceleration)
+    fit = jg.fit(x, 2, key=KEY, noise=True, prior=None, rtol=1e-13, acceleration=acceleration)
     assert fit.converged
     assert (np.diff(fit.trace) > -1e-9).all()
     log_widths = np.log(np.nanmax(x, 0) - np.nanmin(x, 0))
@@ -133,8 +143,9 @@ def test_without_outliers_there_is_next_to_no_noise():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_never_falls(name):
-    fit = jg.fit(X, 3, key=KEY, noise=True, family=name, prior=None, n_init=2, rtol=1e-6)
-    assert (np.diff(fit.trace) > -1e-8).all()
+    fit = jg.fit(X, 3, key=KEY, noise=True, family=name, prior=None)
+    for trace in fit.restarts.trace:
+        assert (np.diff(trace) > -1e-8).all()
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,8 @@ def test_a_single_start_reads_well():
 
 @pytest.fixture(scope="module")
 def count_tree():
-    """Two clusters of rows, far apart, in mixed order."""
-    x = np.random.default_rng(0).normal(size=(24, 1)) + 20 * (np.arange(24)[:, None] % 2)
+    """Two clusters of rows, far apart, in mixed order; of the shape of `tests/app/test_count_stage.py`."""
+    x = np.random.default_rng(0).normal(size=(20, 1)) + 20 * (np.arange(20)[:, None] % 2)
     options = {"family": "spherical", "max_components": 6, "n_draws": 50, "n_warmup": 20, "n_chains": 2, "n_moves": 1}
     return jg.count_clusters(x, key=jax.random.key(0), **options)
 

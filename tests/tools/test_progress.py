@@ -13,7 +13,7 @@ import jaxgmm as jg
 from jaxgmm.tools import compiling, progress
 
 KEY = jax.random.key(0)
-X = np.random.default_rng(0).normal(size=(60, 2))
+X = np.random.default_rng(0).normal(size=(120, 2))
 FIT = jg.GMM([1.0], [[0.0, 0.0]], [np.eye(2)])
 CALLS = {
     "fit": lambda told: jg.fit(X, 1, key=KEY, progress=told),
@@ -21,7 +21,7 @@ CALLS = {
     "fit_groups": lambda told: jg.fit_groups([X, X[:30]], n_components=1, key=KEY, progress=told),
     "posterior": lambda told: jg.posterior(X, FIT, method="gibbs", key=KEY, n_draws=10, n_warmup=5, progress=told),
     "count_clusters": lambda told: jg.count_clusters(
-        X, key=KEY, family="diag", n_draws=10, n_warmup=5, max_components=5, progress=told
+        X, key=KEY, family="diag", n_draws=10, n_warmup=5, max_components=10, progress=told
     ),
 }
 

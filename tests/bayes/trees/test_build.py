@@ -315,8 +315,8 @@ def test_files_of_before(faithful, tmp_path, names):
 
 @pytest.mark.parametrize("alpha", ["f", 1.0])
 def test_counts_of_before(tmp_path, alpha):
-    x = np.random.default_rng(0).normal(size=(20, 1))
-    tree = jg.count_clusters(x, key=KEY, n_draws=8, n_warmup=2, max_components=4, alpha=alpha)
+    x, options = np.random.default_rng(0).normal(size=(20, 1)), {"family": "spherical", "max_components": 6, "n_moves": 1}
+    tree = jg.count_clusters(x, key=KEY, n_draws=8, n_warmup=2, alpha=alpha, **options)
     as_before(tree).to_netcdf(tmp_path / "before.nc")
     read = load_posterior(tmp_path / "before.nc")
     assert read.identical(tree)
