@@ -57,11 +57,13 @@ class Ready(NamedTuple):
         components: (R, ...).
         log_prior: (R,), up to the normaliser; None for maximum likelihood.
         scale: (R,), E[s | mixture], by which the next M-step's prior is multiplied; None without a random scale.
+        before: what the last accepted pass found, where sums go on from it.
     """
 
     components: Components
     log_prior: Float[Array, " R"] | None
     scale: Float[Array, " R"] | None
+    before: Statistics | None = None
 
 
 type EMRules = Rules[Own, Shared]
@@ -110,7 +112,7 @@ class EM:
         """E[s | mixture] at the last accepted point."""
         return memory
 
-    def ready(self, point: GMM, rules: EMRules) -> tuple[Ready, Bool[Array, " R"]]:
+    def ready(self, search: Search[GMM], point: GMM, rules: EMRules) -> tuple[Ready, Bool[Array, " R"]]:
         """The components, factored, and which of the mixtures are singular."""
         kind, own, log_widths = get_family(point.family), rules.own, self.log_widths(rules)
         factor = jax.vmap(GMM.factored)(point)

@@ -176,7 +176,7 @@ def _try(search: Search, rules: Rules, max_steps: Array, step: Step) -> tuple[_T
     """The first half of a pass; where the step doesn't suit its points, nothing runs."""
     proposal = step.propose(search, rules)
     proposal = proposal._replace(point=choose(search.n_steps < 0, search.point, proposal.point))
-    ready, useless = step.ready(proposal.point, rules)
+    ready, useless = step.ready(search, proposal.point, rules)
     running = _running(search, max_steps)
     suited = step.suits(ready, rules, running & ~useless)
     return _Trial(running & suited, proposal, ready, useless), suited

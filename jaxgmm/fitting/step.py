@@ -74,8 +74,8 @@ class Step[Point, Ready](Protocol):
         """The next points."""
         ...
 
-    def ready(self, point: Point, rules: Rules) -> tuple[Ready, Bool[Array, " R"]]:
-        """What sums over rows need of a point, and where a point can't be used at all."""
+    def ready(self, search: Search[Point], point: Point, rules: Rules) -> tuple[Ready, Bool[Array, " R"]]:
+        """What sums over rows need of a point that comes after those of the search, and where it can't be used at all."""
         ...
 
     def suits(self, ready: Ready, rules: Rules, counted: Bool[Array, " R"]) -> Bool[Array, ""]:

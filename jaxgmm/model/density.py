@@ -106,11 +106,21 @@ def normalise(
     if evidence is not None:
         log_joint = log_joint + jnp.pad(evidence, ((0, 0), (0, log_joint.shape[0] - evidence.shape[1]))).T
         noise = None if noise is None else jnp.where((evidence < 0).any(1), -jnp.inf, noise)
+    responsibilities, log_density = share_out(log_joint, weight, components.weights, noise)
+    return responsibilities, jnp.where(weight > 0, weight * log_density, 0).sum()
+
+
+def share_out(
+    log_joint: Float[Array, "K B"], weight: Float[Array, " B"], weights: Float[Array, " K"], noise: Array | None = None
+) -> tuple[Float[Array, "K B"], Float[Array, " B"]]:
+    """Weighted responsibilities, and the log densities of the rows; those too far from all components belong to them by weight.
+
+    `noise` is the log joint of the rows and a component besides.
+    """
     peak = log_joint.max(0) if noise is None else jnp.maximum(log_joint.max(0), noise)
     lost = jnp.isneginf(peak)
-    exponential = jnp.where(lost, components.weights[:, None], jnp.exp(log_joint - jnp.where(lost, 0, peak)))
+    exponential = jnp.where(lost, weights[:, None], jnp.exp(log_joint - jnp.where(lost, 0, peak)))
     total = exponential.sum(0)
     if noise is not None:
         total = total + jnp.exp(noise - jnp.where(lost, 0, peak))
-    log_density = jnp.where(weight > 0, weight * (peak + jnp.log(total)), 0)
-    return exponential * (weight / total), log_density.sum()
+    return exponential * (weight / total), peak + jnp.log(total)

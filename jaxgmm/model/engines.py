@@ -58,7 +58,7 @@ class Engine:
             return None
         if choose_block_size(structure, n_components, x.shape, n_starts) < x.shape[0]:
             return None
-        return _expand(structure, x, centre)
+        return expand_rows(structure, x, centre)
 
     def log_joint(self, components: Components, x: Array) -> Float[Array, "N K"]:
         """Log p(what was observed of row n, component k)."""
@@ -125,7 +125,7 @@ def choose_block_size(structure: Structure, n_components: int, shape: tuple[int,
     return -(-n_samples // n_blocks)
 
 
-def _expand(structure: Structure, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
+def expand_rows(structure: Structure, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
     """What a component's log density is linear in: the centred row, then its products."""
     z = rows.astype(centre.dtype) - centre
     return jnp.concatenate([z, structure.columns(z)], axis=1)
@@ -142,28 +142,45 @@ def e_step_moments(
     evidence: Float[Array, "N L"] | None = None,
 ) -> Statistics:
     """E-step by the moments engine, in the dtype of `centre`; reads `factor.whitener` alone."""
-    structure, means, factor = components.structure, components.means, components.factor
-    n_features = components.n_features
-    shift = means - centre
-    linear, quadratic, norm = structure.coefficients(shift, factor)
-    coefficients = jnp.concatenate([linear, quadratic], axis=1)
-    constant = (components.log_constant - norm / 2)[:, None]
+    structure, n_features = components.structure, components.n_features
+    coefficients, constant = linear_form(components, centre)
 
     def block(rows: Array, w: Array, known: Array | None = None) -> tuple[Array, ...]:
-        columns = _expand(structure, rows, centre) if expanded is None else rows
+        columns = expand_rows(structure, rows, centre) if expanded is None else rows
         z = columns[:, :n_features]
-        responsibilities, log_density = normalise(coefficients @ columns.T + constant, w, components, known)
+        joint = coefficients @ columns.T + constant[:, None]
+        responsibilities, log_density = normalise(joint, w, components, known)
         return (
             responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
         )  # fmt: skip
 
     summed = x if expanded is None else expanded
     others = () if evidence is None else (evidence,)
-    counts, sums, total, log_density, total_weight = reduce_rows(block, summed, weight, block_size, *others, n_rows=n_rows)
+    return about_means(components, centre, *reduce_rows(block, summed, weight, block_size, *others, n_rows=n_rows))
+
+
+def linear_form(components: Components, centre: Float[Array, " D"]) -> tuple[Float[Array, "K P"], Float[Array, " K"]]:
+    """The log joint as a linear function of expanded rows: coefficients and constants."""
+    linear, quadratic, norm = components.structure.coefficients(components.means - centre, components.factor)
+    return jnp.concatenate([linear, quadratic], axis=1), components.log_constant - norm / 2
+
+
+def about_means(
+    components: Components,
+    centre: Float[Array, " D"],
+    counts: Float[Array, " K"],
+    sums: Float[Array, "K P"],
+    total: Array,
+    log_density: Float[Array, ""],
+    total_weight: Float[Array, ""],
+) -> Statistics:
+    """Statistics about the components' means, from sums of expanded rows about a common centre."""
+    structure, means, n_features = components.structure, components.means, components.n_features
+    shift = means - centre
     first, second = sums[:, :n_features], sums[:, n_features:]
     scatter = structure.unpack(second, total, n_features)
     scatter = recentre(structure, scatter, first, counts, shift)
-    log_likelihood = log_density + structure.total_log_density(total, factor)
+    log_likelihood = log_density + structure.total_log_density(total, components.factor)
     return Statistics(counts, first - counts[:, None] * shift, scatter, means, log_likelihood, total_weight)
 
 
@@ -210,7 +227,7 @@ def assigned_statistics(
     def block(rows: Array, w: Array, part: Array) -> tuple[Array, ...]:
         one_hot = part if part.ndim == 2 else jax.nn.one_hot(part, n_components, dtype=centre.dtype)
         responsibilities = w * one_hot.astype(centre.dtype).T
-        columns = _expand(structure, rows, centre)
+        columns = expand_rows(structure, rows, centre)
         total = structure.total(columns[:, :n_features], responsibilities.sum(0))
         return responsibilities.sum(1), responsibilities @ columns, total, w.sum()
 

@@ -77,7 +77,7 @@ class Ascent(NamedTuple):
         rates = jax.vmap(lambda point, prior, active: rate_given(prior, point, self, active))(search.point, *rules.own)
         return Proposal(Point(search.statistics, rates))
 
-    def ready(self, point: Point, rules: Rules) -> tuple[Expected, Bool[Array, " R"]]:
+    def ready(self, search: Search, point: Point, rules: Rules) -> tuple[Expected, Bool[Array, " R"]]:
         """Expectations under q."""
 
         def of_start(point: Point, prior: Prior, active: Array) -> Expected:
