@@ -23,6 +23,7 @@ PROGRAMS = {
     "EM of rows with gaps": (loop, "_advance", lambda: jg.fit(GAPPY, 2, key=KEY, n_init=2)),
     "EM of rows with errors": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2, error_covariances=X * 0 + 0.1)),
     "EM of factor analysers": (loop, "_advance", lambda: jg.fit(WIDE, 2, key=KEY, family="factors:2", n_init=2, rtol=1e-4)),
+    "EM of components that matter": (loop, "_advance", lambda: jg.fit(X, 32, key=KEY, truncate=1e-9, rtol=1e-3)),
     "EM with labels and noise": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, labels=LABELS, noise=True)),
     "starts with labels and noise": (batch, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, labels=LABELS, noise=True)),
     "EM of many weights": (loop, "_advance", lambda: jg.posterior(X, GMM, method="weighted-likelihood", key=KEY, n_draws=5)),

@@ -42,6 +42,17 @@ class Dense:
         """The diagonals of the covariances, (1, D) where components share one."""
         return (factor.scale**2).sum(-1)
 
+    def stretch(self, before: Factor, after: Factor) -> Float[Array, " K"]:
+        """No less than |W'L|, W of one and L of the other: how much longer a vector can be in the units of `before`.
+
+        W'L L'W is I + E, and the norm of E at most the eighth root of the trace of E^8.
+        """
+        across = mT(before.whitener) @ after.scale
+        excess = across @ mT(across) - jnp.eye(across.shape[-1], dtype=across.dtype)
+        square = excess @ excess
+        fourth = square @ square
+        return jnp.sqrt(1 + (fourth**2).sum((-2, -1)) ** 0.125)
+
     def on_host(self, covariances: np.ndarray) -> np.ndarray:
         """The covariances as they are told to people, by NumPy: as matrices, where they are kept in another shape."""
         return covariances

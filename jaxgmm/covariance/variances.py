@@ -33,6 +33,9 @@ class Diagonal:
     def variances(self, factor: Factor) -> Array:
         return factor.scale**2
 
+    def stretch(self, before: Factor, after: Factor) -> Float[Array, " K"]:
+        return (before.whitener * after.scale).max(-1)
+
     def on_host(self, covariances: np.ndarray) -> np.ndarray:
         return covariances
 

@@ -1,6 +1,6 @@
 """The arguments of `fit` and its kin, made into what they stand for: rows, a start, a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.steps import PARAMETERS
 from jaxgmm.tools.errors import UserError
-from jaxgmm.tools.validation import check_count, unknown
+from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
+MOST_TRUNCATED = 1e-3
 
 type Init = str | Mixture | ArrayLike | Sequence[int]
 
@@ -125,6 +126,26 @@ def check_rows_for(n_components: int, n_rows: int) -> None:
             f"n_components is {n_components}, but x has {n_rows} rows of positive weight, and a component without a row is "
             "nothing but its prior. Use fewer components."
         )
+
+
+def check_truncate(truncate: float, family: str, source: Source, dtype: np.dtype, others: Mapping[str, bool]) -> float:
+    """Raises ValueError where components can't be left out; `others` are the options that it doesn't go with, by name."""
+    if not is_finite_number(truncate) or not 0 <= truncate <= MOST_TRUNCATED:
+        raise UserError(
+            f"truncate must be 0 or a share of a row's density, such as 1e-9, and at most {MOST_TRUNCATED:g}; got {truncate!r}."
+        )
+    if truncate:
+        structure = get_family(family).structure
+        if structure.pooled or structure.rank:
+            raise UserError(f"truncate={truncate:g} is for components with covariances of their own: not family={family!r}.")
+        if not isinstance(source, ArraySource):
+            raise UserError(f"truncate={truncate:g} needs x in memory, on one device, to put rows in order: use truncate=0.")
+        for name, given in others.items():
+            if given:
+                raise UserError(f"truncate={truncate:g} doesn't go with {name}: use truncate=0.")
+        if dtype != np.float64:
+            raise UserError(f"truncate={truncate:g} needs float64, but this device computes in {dtype}: use truncate=0.")
+    return float(truncate)
 
 
 def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given, *, left: bool = False) -> EM:

@@ -15,15 +15,27 @@ from jaxtyping import Array, Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, Source, fingerprint
+from jaxgmm.data.alike import alike
 from jaxgmm.data.observed import arrange, check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.account import account, in_weight, noise_share, rows_per_weight
-from jaxgmm.fitting.arguments import Init, check_family, errors_of, names_in, noise_in, resolve_init, source_of, step_of
+from jaxgmm.fitting.arguments import (
+    Init,
+    check_family,
+    check_truncate,
+    errors_of,
+    names_in,
+    noise_in,
+    resolve_init,
+    source_of,
+    step_of,
+)
 from jaxgmm.fitting.batch import NOISE_SHARE, Given, Model, Settings, climb_models
 from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.labels import all_labelled, check_labels_of_start, in_dtype, n_labelled, with_labels
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import Change, resolve_prior
+from jaxgmm.fitting.pruned_step import pruned
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.asking import Errors
@@ -58,6 +70,7 @@ def fit(
     fixed: Sequence[str] = (),
     stopping: str = "relative",
     acceleration: str | None = None,
+    truncate: float = 0.0,
     callback: Callable[[Progress], None] | None = None,
     progress: OfProgress = "auto",
     checkpoint: str | Path | None = None,
@@ -102,6 +115,9 @@ def fit(
             below `rtol` (Boehning et al. 1994).
         acceleration: None, or "squarem": extrapolates every second step, and takes it back where the objective falls
             (Varadhan & Roland 2008, scheme S3).
+        truncate: with hundreds of components, 1e-9, say: rows are put in order, and blocks of them are summed for those that
+            matter there. Bounds prove that those left out have at most this share of the density of any of the rows: the
+            log-likelihood is low by at most some `truncate` nats a row. For complete rows in memory, on a CPU.
         callback: called with `Progress` now and then in a long fit.
         progress: True, a progress bar; "auto", one in a terminal or in Jupyter that appears after two seconds, where there
             is no `callback`; or a function that is called with (steps of the starts at work, the most they may take).
@@ -152,6 +168,11 @@ def fit(
         step = dataclasses.replace(step, engine=OBSERVING)
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
+    others = {"gaps": partly and errors is None, "error_covariances": errors is not None}
+    others |= {"labels": labels is not None, "noise": box is not None}
+    truncate = check_truncate(truncate, family, source, dtype, others)
+    if truncate:
+        step = pruned(step, truncate, source.n_samples)
 
     log_widths = None if box is None else box.log_widths
     share = NOISE_SHARE if held is None else float(np.clip(held.weight, 1e-3, 1 - 1e-3))
@@ -166,7 +187,10 @@ def fit(
         if isinstance(source, ArraySource):
             source = in_dtype(source, dtype)
             source = source if rows == 1 else dataclasses.replace(source, weight=source.weight * rows)
-            data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
+            if truncate:
+                data = alike(source, n_components)
+            else:
+                data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
         kept = None

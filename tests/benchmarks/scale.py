@@ -4,6 +4,7 @@
     python tests/benchmarks/scale.py linear                # seconds a step against N, K and D: slopes
     python tests/benchmarks/scale.py processes             # two processes of a core against one
     python tests/benchmarks/scale.py stepwise [MILLIONS]   # one pass over a stream against EM on all rows
+    python tests/benchmarks/scale.py truncated             # 500 components: all of them against those that matter to a block
 
 Data are written to a temporary folder, about 64 MB for a million rows of 16 float32 features.
 """
@@ -205,6 +206,42 @@ def stepwise(millions=10):
     }
     print(f"{millions} million rows in chunks of 100 000, {pass_seconds:.0f} s with drawing them; nats a row on new rows:")
     print(values, whole.status.name, whole.n_steps)
+
+
+def truncated(n=100_000, n_components=500, before=10):
+    import jax
+
+    import jaxgmm as jg
+
+    for separation in (3.0, 2.0, 1.5):
+        means, roots = mixture(n_components=n_components)
+        means, roots = separation / 3 * means, 0.8 * np.eye(D) + (roots - np.eye(D)) / 2
+        rng = np.random.default_rng(1)
+        labels = rng.integers(0, n_components, n)
+        x = means[labels] + np.einsum("nij,nj->ni", roots[labels], rng.normal(size=(n, D)))
+        near = means + rng.normal(size=means.shape) / 2
+        gmm = jg.GMM(np.full(n_components, 1 / n_components), near, [1.5 * np.eye(D)] * n_components)
+        options = {"init": gmm, "key": jax.random.key(0), "rtol": 0, "progress": False}
+
+        def seconds(truncate, steps, times, x=x, options=options):
+            took = []
+            for _ in range(times):
+                began = time.perf_counter()
+                fit = jg.fit(x, max_steps=steps, truncate=truncate, **options)
+                took.append(time.perf_counter() - began)
+            return min(took), fit.trace
+
+        took, traces = {}, {}
+        for truncate, steps, times in ((0.0, 10, 1), (1e-9, 40, 2)):
+            seconds(truncate, 1, 1)  # compiles
+            first, _ = seconds(truncate, before, times)
+            last, traces[truncate] = seconds(truncate, before + steps, times)
+            took[truncate] = (last - first) / steps, first
+        length = len(traces[0.0])
+        other = abs(traces[1e-9][:length] / traces[0.0] - 1).max()
+        print(f"means {separation} sd around 0: {took[0.0][0]:.2f} s a step, truncated {took[1e-9][0]:.3f} s,", end=" ")
+        print(f"{took[0.0][0] / took[1e-9][0]:.1f} times faster; the first {before} steps", end=" ")
+        print(f"{took[0.0][1]:.1f} and {took[1e-9][1]:.1f} s; objectives differ by {other:.1e}, relative, at most", flush=True)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,17 @@ def test_a_fit_that_is_resumed_is_the_uninterrupted_one(x, options, tmp_path):
     assert not place.exists()
 
 
+def test_what_bounds_the_next_pass_is_kept(tmp_path):
+    """40 components, of which most blocks of rows are summed for 16."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(20 * rng.normal(size=(40, 2)), 50, axis=0) + rng.normal(size=(2000, 2))
+    options = {"n_components": 40, "key": KEY, "n_init": 1, "rtol": 0, "max_steps": 12, "truncate": 1e-9}
+    whole = jg.fit(x, **options)
+    with pytest.raises(Stop):
+        jg.fit(x, **options, checkpoint=tmp_path / "fit", callback=stopping_after(8))
+    same(jg.fit(x, **options, checkpoint=tmp_path / "fit", resume=True), whole)
+
+
 def test_starts_that_run_in_turn(tmp_path, monkeypatch):
     from jaxgmm.fitting import batch
 

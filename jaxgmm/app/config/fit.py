@@ -56,6 +56,7 @@ class FitTable(StrictTable):
             box, one for each column.
         stopping: the rule that rtol is applied by.
         acceleration: "none" for plain EM, or "squarem".
+        truncate: with hundreds of components, the share of a row's density that may be left out to be faster, such as 1e-9.
     """
 
     n_components: Annotated[int, Field(ge=1)]
@@ -68,6 +69,7 @@ class FitTable(StrictTable):
     noise: bool | tuple[float, ...] = False
     stopping: Literal["relative", "aitken"] = "relative"
     acceleration: Literal["none", "squarem"] = "none"
+    truncate: Annotated[float, Field(ge=0, le=1e-3)] = 0.0
 
     @property
     def options(self) -> Facts:
