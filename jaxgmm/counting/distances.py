@@ -84,8 +84,8 @@ def contingencies(one: Int[np.ndarray, " N"], others: Int[np.ndarray, "S N"], mo
 
 def in_order(labels: Int[np.ndarray, "S N"]) -> Int[np.ndarray, "S N"]:
     """Each partition with labels 0, 1, ... in the order of its clusters' first rows."""
-    n_samples = labels.shape[1]
-    here = [labels == label for label in range(int(labels.max()) + 1)]
+    n_samples, most = labels.shape[1], int(labels.max()) + 1
+    here = (labels == label for label in range(most))
     first = np.stack([np.where(mask.any(1), mask.argmax(1), n_samples) for mask in here], axis=1)
     rank = first.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-    return np.take_along_axis(rank, labels, axis=1)
+    return np.take_along_axis(rank.astype(labels.dtype), labels, axis=1)

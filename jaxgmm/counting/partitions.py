@@ -36,6 +36,8 @@ class Partitions(Readable):
         representatives: (partition, obs_id), labels. A cluster has the label of that of the typical partition whose rows it
             shares, as far as most rows agree; clusters beyond those have the next ones.
         typical: as `typical_partition` returns it: labels, stability, and the edge of the credible ball.
+        left: the shares of the expected loss of the best single one that the best 1, 2, ... leave, up to the last number that
+            was tried: often one that was not worth it.
         n_draws: how many there are.
         n_compared: how many the search went by, an even sample where all would take too long. Weights, losses and the ball are
             of all draws.
@@ -44,6 +46,7 @@ class Partitions(Readable):
     table: pd.DataFrame
     representatives: xarray.DataArray
     typical: xarray.Dataset
+    left: tuple[float, ...]
     n_draws: int
     n_compared: int
 
@@ -75,6 +78,7 @@ class Partitions(Readable):
         lines = [
             f"typical partition: {counted(facts['n_clusters'], 'cluster')}; expected {loss.title} {facts['expected_loss']:.3g} "
             f"{loss.unit}; {share(facts['probability'])} within {facts['radius']:.3g}",
+            self._gains(),
             f"{unsure} of {self.labels.size} rows keep less than half of their company",
             "" if self.n_compared == self.n_draws else f"found by comparing {self.n_compared} of {self.n_draws} draws",
         ]
@@ -84,6 +88,15 @@ class Partitions(Readable):
         }  # fmt: skip
         table = of_frame(self.table, formats, ("partition", "column"), "partition")
         return Page(f"Partitions: {self.verdict}", lines, table, self._picture)
+
+    def _gains(self) -> str:
+        """What more than one is worth, and one more than there are."""
+        count = len(self.table)
+        if len(self.left) == 1:
+            return ""
+        parts = [f"{count} together leave {share(self.left[count - 1])} of the expected loss of one"] if count > 1 else []
+        parts += [f"{count + 1} would leave {share(self.left[count])}"] if len(self.left) > count else []
+        return ", ".join(parts)
 
     def _picture(self) -> str:
         bars = [bar(i - 0.4, i + 0.4, weight, colour(0)) for i, weight in enumerate(self.table["weight"])]
@@ -96,7 +109,7 @@ def partitions(
     *,
     loss: str = "vi",
     probability: float = 0.95,
-    least_gain: float = 0.1,
+    least_gain: float = 0.05,
 ) -> Partitions:
     """The partitions that a posterior holds apart, with weights: what a single best partition hides.
 
@@ -110,7 +123,7 @@ def partitions(
         n_partitions: L, at most.
         loss: "vi" or "binder", as for `typical_partition`.
         probability: that the credible ball around the typical partition holds.
-        least_gain: a share, in 0..1.
+        least_gain: a share, in 0..1. Of draws in which rows move by themselves one more takes off a few per cent at most.
 
     Returns:
         Partitions: `labels` are those of the typical partition, `representatives` those of all.
@@ -130,13 +143,14 @@ def partitions(
     n_partitions = check_count(n_partitions, "n_partitions")
     check(probability, loss)
     if not is_finite_number(least_gain) or not 0 <= least_gain <= 1:
-        raise UserError(f"least_gain must be a share, from 0 to 1, got {least_gain!r}: 0.1, say.")
+        raise UserError(f"least_gain must be a share, from 0 to 1, got {least_gain!r}: 0.05, say.")
     drawn, obs_id = labels_of(tree, "partitions")
     labels, kind = in_order(drawn), get_loss(loss)
     draws = DistinctDraws.of(labels)
     in_pairs = draws.in_pairs(kind)
     best = centre(draws, in_pairs, kind)
-    found = representatives(draws, in_pairs, best, kind, n_partitions, least_gain)[:, draws.unit]
+    few, left = representatives(draws, in_pairs, best, kind, n_partitions, least_gain)
+    found = few[:, draws.unit]
     typical = around(best[draws.unit], labels, obs_id, probability, loss).assign_attrs(n_compared=draws.n_compared)
     away = np.stack([distances(one, labels, kind) for one in found])
     owner = away.argmin(0)
@@ -158,7 +172,7 @@ def partitions(
     )
     coords = {"partition": table.index.to_numpy(), "obs_id": obs_id}
     own = xarray.DataArray(named, coords, ("partition", "obs_id"), "label")
-    return Partitions(table, own, typical, len(labels), draws.n_compared)
+    return Partitions(table, own, typical, tuple(left), len(labels), draws.n_compared)
 
 
 def _in_words(sizes: tuple[int, ...]) -> str:

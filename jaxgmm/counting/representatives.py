@@ -18,7 +18,7 @@ def representatives(
     loss: Loss,
     most: int,
     least_gain: float,
-) -> Int[np.ndarray, "L U"]:
+) -> tuple[Int[np.ndarray, "L U"], list[float]]:
     """The best L partitions for L = 1, 2, ... as long as one more lowers the expected distance by enough.
 
     That distance is Wasserstein's between the posterior and the nearest distribution on L partitions (Balocchi & Wade 2025,
@@ -32,16 +32,19 @@ def representatives(
         loss: the distance.
         most: L, at most.
         least_gain: the share of the expected distance from `first` that one more has to take off.
+
+    Returns:
+        The partitions; and the shares of that distance that 1, 2, ... leave, up to the last number that was tried.
     """
-    found = first[None]
-    before = whole = float(draws.share @ _away(draws, found, loss)[0])
+    found, left = first[None], [1.0]
+    whole = float(draws.share @ _away(draws, found, loss)[0])
     for count in range(2, min(most, len(draws.labels)) + 1):
         more = _settled(draws, draws.labels[medoids(in_pairs, draws.share, count)], loss)
-        after = float(draws.share @ _away(draws, more, loss).min(0))
-        if before - after <= least_gain * whole:
+        left.append(float(draws.share @ _away(draws, more, loss).min(0)) / whole)
+        if left[-2] - left[-1] <= least_gain:
             break
-        found, before = more, after
-    return found
+        found = more
+    return found, left
 
 
 def _settled(draws: DistinctDraws, found: Int[np.ndarray, "L U"], loss: Loss) -> Int[np.ndarray, "L U"]:

@@ -46,7 +46,7 @@ class _Allocation:
     """
 
     def __init__(self, draws: DistinctDraws, labels: Int[np.ndarray, " U"], loss: Loss) -> None:
-        self.draws, self.labels = draws, labels.copy()
+        self.draws, self.labels = draws, labels.astype(int)
         self.phi = loss.table(draws.n_samples)
         n_draws, theirs, mine = len(draws.labels), int(draws.labels.max()) + 1, int(labels.max()) + 2
         place = np.arange(n_draws)[:, None] * theirs + draws.labels

@@ -80,7 +80,7 @@ def around(
 
     def edge(chosen: np.ndarray) -> np.ndarray:
         among = inside[chosen]
-        return labels[among[np.argmax(away[among])]]
+        return labels[among[np.argmax(away[among])]].astype(int)
 
     found = {
         "label": label,

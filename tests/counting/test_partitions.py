@@ -110,6 +110,9 @@ def test_partitions_that_were_planted_are_held_apart(loss):
     np.testing.assert_allclose(found.table["expected_loss"], [one[own.argmin(0) == i].mean() for i, one in enumerate(own)])
     np.testing.assert_allclose(found.table["distance"], by_pairs(truths[:1], truths, loss)[0], atol=1e-12)
     np.testing.assert_allclose(found.table["mcse"], np.sqrt(np.multiply(WEIGHTS, 1 - np.array(WEIGHTS)) / 1000), rtol=0.4)
+    losses = found.table["weight"] @ found.table["expected_loss"], found.typical.attrs["expected_loss"]
+    assert found.left[2] == pytest.approx(losses[0] / losses[1], rel=1e-12)
+    assert found.left[2] - 0.05 < found.left[3] < found.left[2]
     assert len(jg.partitions(tree_of(labels), 2, loss=loss).table) == 2
 
 
