@@ -213,16 +213,16 @@ def test_similarity_shows_blocks(count_tree):
     ax = plots.similarity(count_tree)
     shown = ax.images[0].get_array()
     label = jg.typical_partition(count_tree)["label"].values
-    assert label.tolist() == [0, 1] * 12
+    assert label.tolist() == [0, 1] * 10
     order = np.argsort(label, kind="stable")
     shared = jg.similarity(count_tree).values
-    assert shown[:12, 12:].max() < 0.1 < 0.5 < shown[:12, :12].mean()
-    for rows in (order[:12], order[12:]):
+    assert shown[:10, 10:].max() < 0.1 < 0.5 < shown[:10, :10].mean()
+    for rows in (order[:10], order[10:]):
         means = shared.mean(axis=1)[rows]
         block = shared[np.ix_(rows[np.argsort(means, kind="stable")], rows[np.argsort(means, kind="stable")])]
-        start = 0 if rows[0] == 0 else 12
-        np.testing.assert_allclose(shown[start : start + 12, start : start + 12], block)
-    assert ax.lines[0].get_ydata()[0] == 11.5
+        start = 0 if rows[0] == 0 else 10
+        np.testing.assert_allclose(shown[start : start + 10, start : start + 10], block)
+    assert ax.lines[0].get_ydata()[0] == 9.5
     assert ax.get_title(loc="left") == "2 clusters in the typical partition"
 
 
