@@ -17,6 +17,7 @@ _NAMES = {
     "bayes.priors.richardson_green": ("RichardsonGreen",),
     "bayes.samplers.gibbs_kernel": ("GibbsKernel",),
     "bayes.target.coordinates": ("unconstrain", "constrain"),
+    "bayes.target.distribution": ("distribution",),
     "bayes.target.numpyro_model": ("numpyro_model",),
     "bayes.trees.adopt": ("adopt",),
     "bayes.trees.build": ("draws_of",),
@@ -51,13 +52,15 @@ _NAMES = {
     "fitting.stepwise": ("Stepwise", "stepwise"),
     "fitting.status": ("Status", "FitError", "FitWarning"),
     "model.divergence": ("kl_divergence", "reduce_components"),
-    "model.explaining": ("Explanation", "density_level", "explain"),
+    "model.explaining": ("Explanation",),
     "model.mixture": ("GMM",),
     "model.prior": ("Prior",),
     "model.regression": ("Regression", "cdf", "quantile", "regress"),
     "model.statistics": ("Statistics",),
     "model.steps": ("e_step", "m_step"),
     "model.storage": ("load",),
+    "model.unusual": ("density_level", "density_threshold", "explain"),
+    "onnx": ("to_onnx",),
     "tools.cache": ("enable_compilation_cache",),
 }  # public ones, by the module that has them
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -106,7 +109,9 @@ __all__ = [
     "data",
     "datasets",
     "density_level",
+    "density_threshold",
     "diagnose",
+    "distribution",
     "draws_of",
     "e_step",
     "enable_compilation_cache",
@@ -136,6 +141,7 @@ __all__ = [
     "save_posterior",
     "similarity",
     "stepwise",
+    "to_onnx",
     "typical_partition",
     "unconstrain",
 ]  # fmt: skip
@@ -148,6 +154,7 @@ if TYPE_CHECKING:
     from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
     from jaxgmm.bayes.samplers.gibbs_kernel import GibbsKernel
     from jaxgmm.bayes.target.coordinates import constrain, unconstrain
+    from jaxgmm.bayes.target.distribution import distribution
     from jaxgmm.bayes.target.numpyro_model import numpyro_model
     from jaxgmm.bayes.trees.adopt import adopt
     from jaxgmm.bayes.trees.build import draws_of
@@ -182,13 +189,15 @@ if TYPE_CHECKING:
     from jaxgmm.fitting.status import FitError, FitWarning, Status
     from jaxgmm.fitting.stepwise import Stepwise, stepwise
     from jaxgmm.model.divergence import kl_divergence, reduce_components
-    from jaxgmm.model.explaining import Explanation, density_level, explain
+    from jaxgmm.model.explaining import Explanation
     from jaxgmm.model.mixture import GMM
     from jaxgmm.model.prior import Prior
     from jaxgmm.model.regression import Regression, cdf, quantile, regress
     from jaxgmm.model.statistics import Statistics
     from jaxgmm.model.steps import e_step, m_step
     from jaxgmm.model.storage import load
+    from jaxgmm.model.unusual import density_level, density_threshold, explain
+    from jaxgmm.onnx import to_onnx
     from jaxgmm.tools.cache import enable_compilation_cache
 
 

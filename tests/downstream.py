@@ -14,6 +14,7 @@ assert_type(fit.restarts.replication, int)
 gmm: jg.GMM = fit.gmm
 labels = np.asarray(gmm.predict(x))
 rows, components = gmm.sample(jax.random.key(1), 10)
+assert_type(gmm.explain(x), jg.Explanation)
 statistics: jg.Statistics = jg.e_step(gmm, x)
 assert_type(jg.m_step(statistics, gmm), jg.GMM)
 comparison: jg.Comparison = jg.compare(x, families=["full"], n_components=range(1, 3), key=jax.random.key(0))

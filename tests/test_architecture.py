@@ -141,7 +141,10 @@ def test_structures_answer_by_methods():
     assert [(file.name, line) for file in files for line in file.read_text("utf-8").splitlines() if asks.search(line)] == []
 
 
-@pytest.mark.parametrize(("module", "package", "line"), [("sklearn", "sklearn", "sklearn"), ("plots", "matplotlib", "cli")])
+@pytest.mark.parametrize(
+    ("module", "package", "line"),
+    [("sklearn", "sklearn", "sklearn"), ("plots", "matplotlib", "cli"), ("onnx", "onnx", "onnx")],
+)
 def test_a_missing_extra_is_named_with_how_to_get_it(module, package, line):
     code = f"import sys; sys.modules[{package!r}] = None; import jaxgmm.{module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

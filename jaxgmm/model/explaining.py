@@ -1,4 +1,4 @@
-"""Why a row is where it is: what each feature adds to its surprisal and to the odds of its component, and how unusual it is."""
+"""Why a row is where it is: what each feature adds to its surprisal and to the odds of its component."""
 
 import functools
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ import pandas as pd
 from jax.scipy.linalg import cho_solve
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.model import algebra
-from jaxgmm.model.coercion import Mixture, about_rows
 from jaxgmm.model.density import with_shares
 from jaxgmm.model.engines import COMPLETE
-from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.blocks import map_rows, short_blocks
 from jaxgmm.tools.reading import Page, Readable, Table, counted
-from jaxgmm.tools.validation import check_count, check_key, check_rows, check_single, host_only
+from jaxgmm.tools.svg import PALETTE, Mark, chart, colour
+from jaxgmm.tools.validation import check_rows, check_single, host_only
 
 _NUMBERS_AT_ONCE = 1 << 18  # entries of rows' distances from all components that exist at one time
+_DRAWN = 12  # rows in a picture
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,29 +72,33 @@ class Explanation(Readable):
                 lambda i: str(self.index[order[i]]),
                 ("row", "feature"),
             ),
+            lambda: self._picture(order[:_DRAWN]),
         )
 
+    def _picture(self, rows: np.ndarray) -> str:
+        """The parts of rows' surprisals, on top of each other: those that add to it from 0 up, the others down."""
+        parts = self.features[rows]
+        order = np.argsort(-abs(parts).sum(0), kind="stable")
+        own, others = order[: len(PALETTE) - 1], order[len(PALETTE) - 1 :]
+        stacked = [(self.feature_names[i], parts[:, i], colour(j), 1.0) for j, i in enumerate(own.tolist())]
+        if len(others):
+            stacked.append((counted(len(others), "other"), parts[:, others].sum(1), colour(len(PALETTE) - 1), 0.6))
+        stacked.append(("rest", self.rest[rows], colour(len(PALETTE) - 1), 0.25))
+        marks, up, down = [], np.zeros(len(rows)), np.zeros(len(rows))
+        for _, values, ink, opacity in stacked:
+            for i, value in enumerate(values.tolist()):
+                start = up if value > 0 else down
+                sides, ends = (i + 0.6, i + 1.4), (start[i], start[i] + value)
+                corners = [(sides[0], ends[0]), (sides[0], ends[1]), (sides[1], ends[1]), (sides[1], ends[0])]
+                marks.append(Mark(np.array(corners), ink, opacity=opacity, filled=True))
+                start[i] += value
+        legend = {name: ink for name, _, ink, _ in stacked}
+        limits = ((0.5, len(rows) + 0.5), (min(down.min(), 0.0), max(up.max(), 0.0)))
+        return chart(marks, ("rows, the most surprising first", "nats"), legend=legend, limits=limits, whole=True)
 
-def explain(gmm: Mixture, x: Float[ArrayLike, "N D"]) -> Explanation:
-    """What each feature adds to how surprising rows are, and to the odds between the two components they most probably have.
 
-    Of one Gaussian, -log p(x) is a constant and half the Mahalanobis distance, which is a sum over features; of a mixture, the
-    mean of these over the responsibilities, less their entropy: -log p(x) = -sum_k r_k log(pi_k N_k(x)) + sum_k r_k log r_k.
-
-    Args:
-        gmm: one mixture, or what holds one, such as a Fit.
-        x: (N, D), finite, array or frame.
-
-    Raises:
-        TypeError, ValueError: a mixture with leading axes, other columns, NaN or infinite entries.
-
-    Example:
-        >>> import jaxgmm as jg
-        >>> gmm = jg.GMM([1.0], [[0.0, 0.0]], [[1.0, 4.0]], "diag")
-        >>> jg.explain(gmm, [[3.0, 2.0]]).features.tolist()
-        [[4.5, 0.5]]
-    """
-    gmm = about_rows(gmm, "explain")
+def explained(gmm: PyTree, x: Float[ArrayLike, "N D"]) -> Explanation:
+    """`explain`, of a `GMM`."""
     host_only("explain", x, gmm)
     check_single(gmm.weights, "jg.explain(g, x)")
     rows = check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)
@@ -122,7 +126,7 @@ def explain(gmm: Mixture, x: Float[ArrayLike, "N D"]) -> Explanation:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _parts(gmm: GMM, x: Float[Array, "N D"], dtype: np.dtype, n_rows: Array) -> Float[Array, "N _"]:
+def _parts(gmm: PyTree, x: Float[Array, "N D"], dtype: np.dtype, n_rows: Array) -> Float[Array, "N _"]:
     """Surprisal, two components, their log odds, and what features add to both."""
     components, sigma = gmm.components(), algebra.dense(gmm)
     sd = jnp.sqrt(jnp.diagonal(sigma, axis1=-2, axis2=-1))  # everything in the components' own units: no digits are lost
@@ -143,35 +147,3 @@ def _parts(gmm: GMM, x: Float[Array, "N D"], dtype: np.dtype, n_rows: Array) -> 
 
     at_once = max(1, _NUMBERS_AT_ONCE // gmm.means.size)
     return map_rows(of_rows, x, short_blocks(at_once, x.shape[0]), n_rows)
-
-
-def density_level(gmm: Mixture, x: Float[ArrayLike, "N D"], *, key: Array, n_samples: int = 10_000) -> Float[np.ndarray, " N"]:
-    """How far out rows lie: the probability of the smallest region that holds a row, the highest-density region at its density.
-
-    Calibrated, whatever the mixture: of its own rows, a share of 1 - a has a level below 1 - a. So `level > 0.999` finds one in
-    a thousand of ordinary rows, and outliers. Estimated by the share of `n_samples` draws that are denser than the row, with
-    a standard error of sqrt(level (1 - level) / n_samples); never quite 1. (Hyndman 1996.)
-
-    Args:
-        gmm: one mixture, or what holds one, such as a Fit.
-        x: (N, D), finite, array or frame.
-        key: a PRNG key.
-        n_samples: draws that rows are compared with.
-
-    Raises:
-        TypeError, ValueError: a mixture with leading axes, other columns, NaN or infinite entries.
-
-    Example:
-        >>> import jax, jaxgmm as jg
-        >>> gmm = jg.GMM([1.0], [[0.0]], [1.0], "spherical")
-        >>> jg.density_level(gmm, [[0.0], [1.96]], key=jax.random.key(0)).round(1).tolist()
-        [0.0, 0.9]
-    """
-    gmm = about_rows(gmm, "density_level")
-    host_only("density_level", x, gmm)
-    check_single(gmm.weights, "jg.density_level(g, x, key=key)")
-    check_key(key)
-    n_samples = check_count(n_samples, "n_samples")
-    rows = np.asarray(gmm.log_prob(check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)), float)
-    draws = np.sort(np.asarray(gmm.log_prob(gmm.sample(key, n_samples)[0]), float))
-    return (n_samples - np.searchsorted(draws, rows, side="right")) / (n_samples + 1)

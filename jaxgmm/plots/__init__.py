@@ -11,17 +11,21 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("jaxgmm.plots needs matplotlib: pip install 'jaxgmm[cli]'", name=error.name) from None
 
+from jaxgmm.plots.animation import animate
 from jaxgmm.plots.canvas import PALETTE
 from jaxgmm.plots.counting import n_clusters, similarity
+from jaxgmm.plots.explanation import explanation
 from jaxgmm.plots.fitting import replication, trace
 from jaxgmm.plots.mixing import chains
 from jaxgmm.plots.mixture import components, density, pairs, responsibilities, scatter
 from jaxgmm.plots.partitions import partitions
 from jaxgmm.plots.posterior import draws, intervals
+from jaxgmm.plots.regions import density_regions, outliers
 from jaxgmm.plots.selection import criterion
 from jaxgmm.plots.uncertainty import uncertainty
 
 __all__ = [
-    "PALETTE", "chains", "components", "criterion", "density", "draws", "intervals", "n_clusters", "pairs", "partitions",
-    "replication", "responsibilities", "scatter", "similarity", "trace", "uncertainty",
+    "PALETTE", "animate", "chains", "components", "criterion", "density", "density_regions", "draws", "explanation",
+    "intervals", "n_clusters", "outliers", "pairs", "partitions", "replication", "responsibilities", "scatter", "similarity",
+    "trace", "uncertainty",
 ]  # fmt: skip

@@ -92,9 +92,8 @@ def scatter(
     whole, names = canvas.checked(gmm, x, feature_names, n_features=2)
     rows, r, note = _memberships(holder, x, whole, error_covariances)
     ax = ax or canvas.new_axes()
-    _draw_scatter(ax, gmm, rows, canvas.owners(r))
-    for k in canvas.active(gmm):
-        ax.annotate(str(k), np.asarray(gmm.means)[k], ha="center", va="center", weight="bold", path_effects=[canvas.HALO])
+    draw_scatter(ax, gmm, rows, canvas.owners(r))
+    draw_numbers(ax, gmm)
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
         ax.legend(handles=_handles(gmm, line=False), **canvas.BESIDE)
     ax.set(xlabel=names[0], ylabel=names[1])
@@ -132,7 +131,7 @@ def density(
     share, gmm = canvas.share_of_mixture(gmm), as_gmm(gmm)
     rows, names = canvas.checked(gmm, x, feature_names, n_features=1)
     ax = ax or canvas.new_axes()
-    _draw_density(ax, gmm, rows[:, 0], check_weights(sample_weight, len(rows)), share)
+    draw_density(ax, gmm, rows[:, 0], check_weights(sample_weight, len(rows)), share)
     if len(canvas.active(gmm)) <= canvas.MAX_LEGEND:
         ax.legend(**canvas.BESIDE)
     ax.set(xlabel=names[0], ylabel="density")
@@ -173,8 +172,8 @@ def pairs(
     figure = canvas.pair_grid(
         names,
         max_features,
-        lambda ax, pair: _draw_scatter(ax, mixture.marginal(pair), rows[:, pair], owner),
-        lambda ax, i: _draw_density(ax, mixture.marginal([i]), whole[:, i], weight, canvas.share_of_mixture(gmm)),
+        lambda ax, pair: draw_scatter(ax, mixture.marginal(pair), rows[:, pair], owner),
+        lambda ax, i: draw_density(ax, mixture.marginal([i]), whole[:, i], weight, canvas.share_of_mixture(gmm)),
     )
     if len(canvas.active(mixture)) <= canvas.MAX_LEGEND and min(mixture.n_features, max_features) > 1:
         figure.legend(handles=_handles(mixture, line=True), loc="upper right", frameon=False)
@@ -242,7 +241,8 @@ def _handles(gmm: GMM, *, line: bool) -> list[Line2D]:
     ]
 
 
-def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
+def draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
+    """Rows (N, 2) in the colours of their owners, and ellipses of a mixture of these two features."""
     means, covariances = np.asarray(gmm.means), np.asarray(gmm.dense_covariances())
     style: canvas.Style = {"ls": "", "ms": canvas.point_size(len(x)), "mew": 0, "alpha": 0.45, "rasterized": True}
     for k in canvas.active(gmm):
@@ -256,7 +256,14 @@ def _draw_scatter(ax: Axes, gmm: GMM, x: np.ndarray, owner: np.ndarray) -> None:
     ax.autoscale_view()
 
 
-def _draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Numbers | None, share: float) -> None:
+def draw_numbers(ax: Axes, gmm: GMM) -> None:
+    """Of components, at their means."""
+    for k in canvas.active(gmm):
+        ax.annotate(str(k), np.asarray(gmm.means)[k], ha="center", va="center", weight="bold", path_effects=[canvas.HALO])
+
+
+def draw_density(ax: Axes, gmm: GMM, x: np.ndarray, sample_weight: Numbers | None, share: float) -> None:
+    """A histogram of rows (N,), and the density of a mixture of this feature, times its share of the rows."""
     canvas.histogram(ax, x, sample_weight)
     active = canvas.active(gmm)
     means, sds = np.asarray(gmm.means)[active, 0], np.sqrt(np.asarray(gmm.dense_covariances())[active, 0, 0])

@@ -92,6 +92,39 @@ def test_levels_are_calibrated():
     assert jg.density_level(gmm, [[1e6, 0.0]], key=KEY, n_samples=99)[0] == 0.99
 
 
+def test_thresholds_are_where_levels_are_passed():
+    """Of a Gaussian exactly those of chi-square; and of any mixture just those rows lie below that have more than the level."""
+    gmm, n = random_member("full", 1, 3), 40_000
+    levels = np.array([[0.5, 0.9], [0.99, 0.999]])
+    found = jg.density_threshold(gmm, levels, key=KEY, n_samples=n)
+    exact = float(gmm.log_prob(gmm.means[0])) - stats.chi2.ppf(levels, 3) / 2
+    density = 2 * stats.chi2.pdf(stats.chi2.ppf(levels, 3), 3)  # of the log density, there
+    assert (abs(found - exact) < 4 * np.sqrt(levels * (1 - levels) / n) / density).all()
+    gmm = random_member("full", 4, 2)
+    x = gmm.sample(jax.random.key(1), 5000)[0]
+    own, log_prob = jg.density_level(gmm, x, key=KEY, n_samples=999), np.asarray(gmm.log_prob(x))
+    for level in (0.003, 0.5, 0.9, 0.998):
+        threshold = jg.density_threshold(gmm, level, key=KEY, n_samples=999)
+        np.testing.assert_array_equal(log_prob < threshold, own > level)
+
+
+def test_thresholds_that_cannot_be_had():
+    gmm = random_member("full", 2, 2)
+    for level in (0.0, 1.0, [0.5, np.nan]):
+        with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+            jg.density_threshold(gmm, level, key=KEY)
+    with pytest.raises(ValueError, match=r"level 0.999 takes n_samples of at least 2000, got 500"):
+        jg.density_threshold(gmm, key=KEY, n_samples=500)
+    jg.density_threshold(gmm, key=KEY, n_samples=2000)
+
+
+def test_a_mixture_explains_by_itself():
+    gmm, x = random_member("diag", 2, 3), np.zeros((4, 3))
+    np.testing.assert_array_equal(gmm.explain(x).features, jg.explain(gmm, x).features)
+    with pytest.raises(ValueError, match="x has 2 columns"):
+        gmm.explain(np.zeros((4, 2)))
+
+
 @pytest.mark.parametrize("name", ["explain", "density_level"])
 def test_bad_input(name):
     def call(gmm, x):

@@ -4,6 +4,7 @@ them anew, and whoever runs it looks at them.
 The data are given, not fitted, so that no rounding of another machine moves a line.
 """
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,6 +61,30 @@ def test_responsibilities():
 @picture
 def test_uncertainty():
     return plots.uncertainty(*mixture(2), feature_names=["length (mm)", "width (mm)"]).figure
+
+
+@picture
+def test_explanation():
+    gmm, x = mixture(3)
+    names = ["length", "a name that is too long for a line of its own (mm)", "mass"]
+    return plots.explanation(jg.explain(gmm.named(names), np.vstack([x, [9.0, 9.0, 1.0]])), max_rows=2, max_features=2)
+
+
+@picture
+def test_outliers():
+    gmm, x = mixture(2)
+    x[17] = [7.0, 7.0]
+    return plots.outliers(gmm, x, key=jax.random.key(0), level=0.99).figure
+
+
+@picture
+def test_density_regions():
+    return plots.density_regions(*mixture(3), key=jax.random.key(0), features=[1, 2], levels=[0.5, 0.9]).figure
+
+
+@picture
+def test_density_regions_of_one_feature():
+    return plots.density_regions(*mixture(1), key=jax.random.key(0), feature_names=["length (mm)"], levels=[0.5, 0.9]).figure
 
 
 @picture

@@ -26,6 +26,7 @@ CELLS = {
     "a figure of one panel": "jg.plots.components(gmm, x)",
     "a panel in the middle": "ax = jg.plots.scatter(gmm, x)\nax.set_title('mine')\nprint('text')",
     "pyplot goes on": "import matplotlib.pyplot as plt\njg.plots.scatter(gmm, x)\nplt.title('mine')\nplt.show()",
+    "a panel of one's own": "_, ax = plt.subplots()\njg.plots.scatter(gmm, x, ax=ax)",
     "a figure from another cell": "figure",
     "a result": "gmm",
 }

@@ -1,17 +1,20 @@
-"""`Mixture`: a `GMM` as a NumPyro distribution of rows, allocations summed out."""
+"""A `GMM` as a NumPyro distribution of rows: `Mixture`, of our own algebra, and `distribution`, of NumPyro's parts."""
 
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from numpyro.distributions import constraints
 
-from jaxgmm.model.algebra import draw_rows
-from jaxgmm.model.density import log_joint
+from jaxgmm.model import coercion
+from jaxgmm.model.algebra import dense, draw_rows
+from jaxgmm.model.density import log_joint, log_weights
 from jaxgmm.model.mixture import GMM
+from jaxgmm.tools import precision
 from jaxgmm.tools.validation import check_single
 
 
@@ -64,3 +67,36 @@ class Mixture(dist.Distribution):
     def variance(self) -> Float[Array, " D"]:
         """Variances of the features."""
         return jax.numpy.diagonal(self.gmm.covariance())
+
+
+def distribution(gmm: coercion.Mixture) -> dist.MixtureSameFamily:
+    """The mixture as NumPyro's `MixtureSameFamily` of `MultivariateNormal`, whatever its family.
+
+    Works in NumPyro models, as the distribution of rows or as a prior of something else, and inside jit, vmap and grad. Its
+    numbers are in JAX's precision. `numpyro_model` is the model in which the mixture itself is unknown.
+
+    Args:
+        gmm: one mixture, or what holds one, such as a Fit.
+
+    Raises:
+        TypeError: no mixture.
+        ValueError: a mixture with leading axes: `jax.vmap` over them; a fit with noise, or of rows with errors.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> rows = jg.distribution(jg.GMM([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical"))
+        >>> rows.sample(jax.random.key(0), (5,)).shape, rows.mean.tolist()
+        ((5, 1), [2.0])
+    """
+    gmm = coercion.about_rows(gmm, "distribution")
+    check_single(gmm.weights, "jg.distribution(g).log_prob(x)")
+    logits, scale_tril = precision.derive(_parts, gmm)
+    shares = dist.Categorical(logits=logits, validate_args=False)  # those of idle components are -inf
+    return dist.MixtureSameFamily(shares, dist.MultivariateNormal(jnp.asarray(gmm.means), scale_tril=jnp.asarray(scale_tril)))
+
+
+def _parts(gmm: PyTree) -> tuple[Float[Array, " K"], Float[Array, "K D D"]]:
+    """Log weights, and Cholesky factors of the covariances, in the components' own sds."""
+    sigma = dense(gmm)
+    sd = jnp.sqrt(jnp.diagonal(sigma, axis1=-2, axis2=-1))
+    return log_weights(gmm.weights), sd[..., None] * jnp.linalg.cholesky(sigma / sd[:, :, None] / sd[:, None, :])

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 import scipy.stats
 from helpers import crossed, load_x, random_member
@@ -97,6 +98,42 @@ def test_mixture_draws_what_it_scores(family):
     halves = scores[:100], scores[100:]
     assert abs(halves[0].mean() - halves[1].mean()) < 5 * scores.std() * np.sqrt(4 / scores.size)
     np.testing.assert_allclose(scores, np.asarray(gmm.log_prob(flat)).reshape(200, 100), rtol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical", "VEV", "factors:1"])
+def test_distribution_of_numpyros_parts_scores_as_the_mixture(family, blobs):
+    """Eagerly, with the mixture traced, and as a site of a model; a component of weight 0 takes nothing, and gives no NaN."""
+    if family == "factors:1":
+        gmm = jg.GMM([0.3, 0.7, 0.0], np.eye(3), np.full((3, 3, 2), 0.8), family)
+    else:
+        gmm = random_member(family)
+    rows = jg.distribution(gmm)
+    assert type(rows.component_distribution).__name__ == "MultivariateNormal"
+    np.testing.assert_allclose(rows.log_prob(blobs), gmm.log_prob(blobs), rtol=1e-10)
+    value, gradient = jax.jit(jax.value_and_grad(lambda g: jg.distribution(g).log_prob(blobs).sum()))(gmm)
+    np.testing.assert_allclose(value, gmm.log_likelihood(blobs), rtol=1e-10)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+    def model(x):
+        numpyro.sample("x", jg.distribution(gmm), obs=x)
+
+    with numpyro.validation_enabled():
+        np.testing.assert_allclose(log_density(model, (blobs,), {}, {})[0], gmm.log_likelihood(blobs), rtol=1e-10)
+    np.testing.assert_allclose(rows.mean, gmm.mean(), rtol=1e-10)
+    np.testing.assert_allclose(rows.variance, np.diagonal(gmm.covariance()), rtol=1e-10)
+    drawn = np.asarray(rows.sample(KEY, (20_000,)))
+    assert (abs(drawn.mean(0) - gmm.mean()) < 5 * np.sqrt(np.diagonal(gmm.covariance()) / len(drawn))).all()
+
+
+def test_distribution_of_what_is_no_mixture_alone(blobs):
+    gmm = random_member("full")
+    with pytest.raises(ValueError, match="leading axes"):
+        jg.distribution(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], gmm))
+    with pytest.raises(TypeError, match="gmm must be a GMM"):
+        jg.distribution("gmm")
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), gmm)
+    scores = jax.vmap(lambda g: jg.distribution(g).log_prob(blobs))(many)
+    np.testing.assert_allclose(scores[1], gmm.log_prob(blobs), rtol=1e-10)
 
 
 def test_inactive_component_takes_no_rows_and_gives_no_nan(blobs):
