@@ -26,7 +26,7 @@ def to_onnx(gmm: Mixture, *, dtype: Any = np.float64) -> onnx.ModelProto:
 
     Its input is `x` (N, D), columns in the mixture's order, which its metadata has as JSON, `feature_names`. Its outputs are
     called as those of scikit-learn's converter: `label` (N,), `probabilities` (N, K) and `score_samples` (N,), our `predict`,
-    `responsibilities` and `log_prob`. Components are whitened by one matrix product of D x (K D) numbers, in all families.
+    `responsibilities` and `log_prob`. Rows are whitened by a matrix of D x D numbers for each component, in all families.
     Rows without gaps: of NaN it makes NaN.
 
     Args:
@@ -53,17 +53,23 @@ def to_onnx(gmm: Mixture, *, dtype: Any = np.float64) -> onnx.ModelProto:
     k, d = gmm.n_components, gmm.n_features
     element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     constants = {name: value.astype(dtype) for name, value in _numbers(gmm).items()} | {
-        "by_component": np.array([-1, k, d]), "features": np.array([2]), "components": np.array([1]),
+        "beside": np.array([1]), "before": np.array([2]), "features": np.array([2, 3]), "components": np.array([1]),
     }  # fmt: skip
     nodes = [
         helper.make_node(operation, inputs.split(), [output], **options)
         for operation, inputs, output, options in (
-            ("Sub", "x centre", "away", {}),
-            ("MatMul", "away whitening", "whitened", {}),
-            ("Sub", "whitened whitened_means", "from_means", {}),
-            ("Reshape", "from_means by_component", "z", {}),
+            ("Unsqueeze", "x beside", "each", {}),
+            ("Sub", "each means", "from_means", {}),  # first, so that digits aren't lost where components are far apart
+            ("Unsqueeze", "from_means before", "as_row", {}),
+            ("MatMul", "as_row whitening", "z", {}),
             ("Mul", "z z", "squares", {}),
-            ("ReduceSum", "squares features", "distances", {"keepdims": 0}),
+            ("ReduceSum", "squares features", "sums", {"keepdims": 0}),
+            # what is too large for a number is far away, but a row with NaN stays one
+            ("IsNaN", "sums", "undecided", {}),
+            ("Where", "undecided infinite sums", "decided", {}),
+            ("Mul", "x zero", "nothing", {}),
+            ("ReduceSum", "nothing components", "gap", {"keepdims": 1}),
+            ("Add", "decided gap", "distances", {}),
             ("Mul", "distances half", "halves", {}),
             ("Sub", "log_constant halves", "log_joint", {}),
             # log_prob: the largest taken out; nothing is, of a row that is too far away for a number
@@ -107,20 +113,19 @@ def to_onnx(gmm: Mixture, *, dtype: Any = np.float64) -> onnx.ModelProto:
 
 
 def _numbers(gmm: Any) -> dict[str, Float[np.ndarray, "..."]]:
-    """What the graph holds, in float64 and about the heaviest component's mean, so that offsets of the data cost few digits."""
+    """What the graph holds, in float64."""
     weights, means, sigma = (np.asarray(leaf, float) for leaf in (gmm.weights, gmm.means, gmm.dense_covariances()))
     sd = np.sqrt(np.diagonal(sigma, axis1=1, axis2=2))
     factors = sd[:, :, None] * np.linalg.cholesky(sigma / sd[:, :, None] / sd[:, None, :])
     inverses = np.linalg.inv(factors)
-    centre = means[np.argmax(weights)]
     log_weights = np.log(weights, where=weights > WITHOUT_ROWS, out=np.full(len(weights), -np.inf))
     half_log_det = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(1)
     return {
-        "centre": centre,
-        "whitening": inverses.transpose(2, 0, 1).reshape(gmm.n_features, -1),
-        "whitened_means": np.einsum("kij,kj->ki", inverses, means - centre).ravel(),
+        "means": means,
+        "whitening": inverses.transpose(0, 2, 1),
         "log_constant": log_weights - half_log_det - gmm.n_features / 2 * np.log(2 * np.pi),
         "log_weights": log_weights,
         "half": np.array(0.5),
         "zero": np.array(0.0),
+        "infinite": np.array(np.inf),
     }

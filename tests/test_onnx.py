@@ -44,6 +44,23 @@ def test_rows_that_nothing_explains_and_components_that_take_none():
     np.testing.assert_allclose(scores[[0, 1, 3]], np.asarray(gmm.log_prob(x))[[0, 1, 3]])
 
 
+def test_tight_components_that_are_far_apart_keep_their_digits_in_float32():
+    gmm = jg.GMM([0.5, 0.5], [[0.0, 0.0], [1024.0, 512.0]], [[[1e-4, 5e-5], [5e-5, 1e-4]]] * 2)
+    x = np.array([[2.0**-7, -(2.0**-8)], [1024 + 2.0**-7, 512.0]])  # numbers of float32
+    np.testing.assert_allclose(run(gmm, x, np.float32)[2], gmm.log_prob(x), rtol=1e-5)
+
+
+def test_rows_beyond_all_numbers_are_none_of_the_components_and_gaps_stay_gaps():
+    gmm = jg.GMM([0.5, 0.5], [[0.0, 0.0], [1.0, 0.0]], [[[1.0, 0.9], [0.9, 1.0]]] * 2)
+    x = np.array([[1e38, 1e38], [1e38, -1e38], [np.nan, 0.0]])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as runtimes do
+        _, probabilities, scores = run(gmm, x, np.float32)
+    assert (scores[:2] == -np.inf).all()
+    np.testing.assert_allclose(probabilities[:2], 0.5)
+    assert np.isnan(scores[2])
+    assert np.isnan(probabilities[2]).all()
+
+
 def test_offsets_cost_few_digits():
     gmm = random_member("full")
     moved, x = jg.GMM(gmm.weights, np.asarray(gmm.means) + 2.0**20, gmm.covariances), np.asarray(gmm.means) + 2.0**20

@@ -76,8 +76,8 @@ def predict(run_directory: Path, data: str, delimiter: str | None = None) -> Ite
     Args:
         run_directory: what `run` wrote.
         data: a CSV or Parquet file that has the run's columns, in any order and among others, with their standard errors if
-            the run had some; or whatever `scan` takes. What isn't one CSV is read a piece at a time, and has to be whole, where
-            the run had neither gaps nor errors.
+            the run had some; or whatever `scan` takes. It may have gaps where the run's `missing` was "keep". What isn't one
+            CSV is read a piece at a time where the run had neither gaps nor errors.
         delimiter: of a CSV; if None, what is between the columns' names. The decimal mark is the one by which more columns
             are numbers.
 
@@ -91,7 +91,7 @@ def predict(run_directory: Path, data: str, delimiter: str | None = None) -> Ite
         fit: Facts = read_parsed(run_directory / "fit.json", json.loads)
         names, standard_errors, missing = fit["feature_names"], fit.get("standard_errors"), fit.get("missing", "refuse")
         noise, labels = fit.get("noise"), fit.get("labels")
-        beside = None if noise is None else _noise(**noise)
+        beside = None if noise is None else _noise(len(names), **noise)
         component_of = None if labels is None else dict(labels["components"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run_directory / 'fit.json'} is damaged ({error}): run the config again") from None
@@ -110,9 +110,16 @@ def predict(run_directory: Path, data: str, delimiter: str | None = None) -> Ite
             yield assign(part)
 
 
-def _noise(weight: float, lower: list[float], upper: list[float], estimated: bool) -> Noise:
-    """As fit.json has it."""
-    return Noise(weight, np.array(lower, float), np.array(upper, float), estimated)
+def _noise(n_features: int, weight: float, lower: list[float], upper: list[float], estimated: bool) -> Noise:
+    """As fit.json has it.
+
+    Raises:
+        ValueError: a box or a share that isn't one.
+    """
+    box = np.array(lower, float), np.array(upper, float)
+    if not (0 <= weight <= 1 and box[0].shape == box[1].shape == (n_features,) and (box[0] < box[1]).all()):
+        raise ValueError("noise is no share of a box")
+    return Noise(weight, *box, estimated)
 
 
 def _of_table(
@@ -125,7 +132,8 @@ def _of_table(
             f"{table.source} has no column {absent[0]!r}: the rows of {run_directory} have standard errors in "
             f"{', '.join(standard_errors or ())}, and those that are to be assigned need theirs"
         )
-    x, numbers, _, errors = usable(table, names, missing, None, standard_errors)
+    again = f"run the config of {run_directory} again with data.missing = 'keep'"
+    x, numbers, _, errors = usable(table, names, missing, None, standard_errors, again)
     return Part(x, numbers, errors=errors)
 
 

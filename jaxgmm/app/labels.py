@@ -9,7 +9,7 @@ from jaxgmm.app.tables import Table
 from jaxgmm.fitting.labels import UNKNOWN
 from jaxgmm.tools.errors import UserError
 
-_NONE = ("", "NA")  # text where no label is known
+_NONE = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None")  # text where no label is known
 _SHOWN = 12  # labels in a message
 
 
@@ -39,6 +39,11 @@ class Labels:
             return cls._of_numbers(table, column, values, numbers)
         values = np.char.strip(values)
         known = ~np.isin(values, _NONE)
+        if (values[known] == str(UNKNOWN)).any():
+            raise UserError(
+                f"{table.source}: labels = {column!r} is text, with {UNKNOWN} in it: leave unknown labels empty, or write all "
+                "components as whole numbers"
+            )
         names, codes = np.unique(values[known], return_inverse=True)
         return cls._of(table, column, known, codes, {str(name): k for k, name in enumerate(names)})
 

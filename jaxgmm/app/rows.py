@@ -197,6 +197,7 @@ def usable(
     missing: str = "refuse",
     weight: np.ndarray | None = None,
     standard_errors: Sequence[str] | None = None,
+    to_take_gaps: str = "set missing to drop or keep",
 ) -> Usable:
     """Columns of a table as rows, without those to be dropped: that lack a value, its standard error or their weight, or that
     have no value at all where `missing` ones are kept.
@@ -215,7 +216,8 @@ def usable(
         taken = ~np.isnan(x).all(axis=1)
     numbers, n_dropped = np.flatnonzero(taken), int((~taken).sum())
     if n_dropped == len(x) > 0:
-        raise UserError(f"{table.source}: every row lacks a value of {', '.join(names)}: leave columns out")
+        beside = "" if errors is None and weight is None else ", or its standard error or weight"
+        raise UserError(f"{table.source}: every row lacks a value of {', '.join(names)}{beside}: leave columns out")
     if errors is not None and standard_errors is not None:
         bad = (taken[:, None] & ~np.isnan(x)) & ~((errors >= 0) & np.isfinite(errors))
         _check_errors(table.source, standard_errors, errors, bad)
@@ -228,7 +230,7 @@ def usable(
         if not gaps.any():
             raise UserError(f"{table.source}, rows counted from 0: {error}") from None
     columns = [names[d] for d in np.flatnonzero(gaps.any(axis=0)).tolist()]
-    way_out = "drop those rows" if np.isinf(x).any() else "set missing to drop or keep"
+    way_out = "drop those rows" if np.isinf(x).any() else to_take_gaps
     raise UserError(
         f"{table.source}: missing or infinite values in column{'s' * (len(columns) > 1)} {', '.join(columns)}, "
         f"{rows_named(gaps.any(axis=1))}, counted from 0: fill them in, {way_out}, or fit other columns"

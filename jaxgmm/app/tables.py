@@ -190,6 +190,8 @@ def _numbers(column: pa.ChunkedArray | np.ndarray) -> np.ndarray | None:
     """The column as float64, None if it isn't numbers."""
     if isinstance(column, np.ndarray):
         return column.astype(float) if column.dtype.kind in "iuf" else None
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
     # A column of nothing but missing values has the type null.
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):

@@ -10,6 +10,7 @@ from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require, row_labels_of, rows_of
 from jaxgmm.counting.components import prior_of
 from jaxgmm.counting.count_clusters import check_budget, ended
+from jaxgmm.counting.mixtures import GROUPS, with_groups
 from jaxgmm.counting.model import centred_data
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.telescoping import Telescoping, continued
@@ -35,7 +36,8 @@ def continue_chains(
     """The tree of `count_clusters` with more draws: each chain goes on from its last partition, without a warm-up.
 
     The mixture, which a tree doesn't hold, is drawn anew given the partition, so these aren't the draws of one longer run, but
-    draws of the same chain. Their key is made of the tree's own and of the number of draws in it.
+    draws of the same chain. Their key is made of the tree's own and of the number of draws in it. Groups that were asked for
+    are made anew, of all draws.
 
     Args:
         tree: from `count_clusters`, in which the rows, the priors and the settings are.
@@ -74,10 +76,11 @@ def continue_chains(
     done = before["n_clusters"].shape[1]
     with precision.scope(np.dtype(np.float64)), reporter(progress, "continue_chains") as report:
         data = centred_data(jnp.asarray(rows, float), own, partition_prior)
-        seed = np.random.SeedSequence([*facts["key"], done]).generate_state(2)
+        seed, seed_groups = np.random.SeedSequence([*facts["key"], done]).generate_state(4).reshape(2, 2)
         last = {name: values[:, -1] for name, values in before.items()}
         extra = {name: last[name] for name in names_in_partitions(own)}
-        keys = jax.random.split(jax.random.wrap_key_data(jnp.asarray(seed), impl="threefry2x32"), len(last["labels"]))
+        key, key_groups = (jax.random.wrap_key_data(jnp.asarray(own), impl="threefry2x32") for own in (seed, seed_groups))
+        keys = jax.random.split(key, len(last["labels"]))
         states = _continued(keys, last["labels"].astype(int), last["n_components"], last["alpha"], extra, data)
         until = UntilBelieved(
             partition_prior.most, max_seconds, verdict=n_draws is None, already=before["n_clusters"], report=report
@@ -87,7 +90,9 @@ def continue_chains(
     how = ended(until, new, 3)
     kept = {name: np.concatenate([before[name], values], axis=1) for name, values in new.items()}
     facts |= how | {"n_draws": done + how["n_draws"]}
-    return count_tree(kept, rows, feature_names_of(tree), row_labels_of(tree), own, partition_prior, facts)
+    names, labels, groups = feature_names_of(tree), row_labels_of(tree), [group for group in GROUPS if group in tree.children]
+    longer = count_tree(kept, rows, names, labels, own, partition_prior, facts)
+    return with_groups(longer, kept, rows, names, labels, own, partition_prior, groups, key_groups)
 
 
 def _partition_prior_of(tree: xarray.DataTree) -> PartitionPrior:

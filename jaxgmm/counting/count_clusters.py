@@ -167,6 +167,7 @@ def count_clusters(
     with precision.scope(dtype), reporter(progress, "count_clusters") as report:
         data = centred_data(jnp.asarray(rows, dtype), own, partition_prior)
         key_fit, key_start = jax.random.split(key)
+        key_groups = jax.random.fold_in(key, 2)  # neither of these
         labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
         states = _start_all(jax.random.split(key_start, n_chains), labels, data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
@@ -180,7 +181,6 @@ def count_clusters(
     settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept, 4)
     row_labels = frames.row_labels(x)
     tree = count_tree(kept, rows, names, row_labels, own, partition_prior, settings)
-    key_groups = jax.random.fold_in(key, 2)  # none of those that it was split into
     tree = with_groups(tree, kept, rows, names, row_labels, own, partition_prior, groups, key_groups)
     if path is not None and not keep_checkpoint:
         forget(path)

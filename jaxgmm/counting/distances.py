@@ -62,16 +62,16 @@ def distances(one: Int[np.ndarray, " N"], others: Int[np.ndarray, "S N"], loss: 
     n_samples = one.size
     phi, mine = loss.table(n_samples), int(one.max()) + 1
     own, found = phi[np.bincount(one)].sum(), []
-    for part in parts(others):
+    for part in parts(others, mine):
         shared = contingencies(one, part, mine)
         found.append(own + phi[shared.sum(1)].sum(1) - 2 * phi[shared].sum((1, 2)))
     apart = np.concatenate(found)
     return np.where(apart < _ROUNDING * phi[-1], 0, apart * loss.scale(n_samples))
 
 
-def parts(labels: Int[np.ndarray, "S N"]) -> Iterator[Int[np.ndarray, "s N"]]:
-    """Some draws at a time, for what has a number for each row of each."""
-    at_once = max(1, _NUMBERS_AT_ONCE // labels.shape[1])
+def parts(labels: Int[np.ndarray, "S N"], most: int) -> Iterator[Int[np.ndarray, "s N"]]:
+    """Some draws at a time, for what has a number for each row of each, or for what their clusters share with `most` others."""
+    at_once = max(1, _NUMBERS_AT_ONCE // max(labels.shape[1], most * (int(labels.max()) + 1)))
     return (labels[first : first + at_once] for first in range(0, len(labels), at_once))
 
 

@@ -65,9 +65,9 @@ def with_groups(
         return tree
     coords, dims = coordinates(check_feature_names(names, rows.shape[1]), row_labels), ("chain", "draw")
     shape, dtype = np.shape(kept["n_clusters"]), np.dtype(np.float64)
-    key_mixtures, key_rows = jax.random.split(key)
     made = {}
     with precision.scope(dtype):
+        key_mixtures, key_rows = jax.random.split(key)
         names_kept = ("labels", "n_components", "alpha", *names_in_partitions(prior))
         flat = {name: np.asarray(kept[name]).reshape(-1, *np.shape(kept[name])[2:]) for name in names_kept}
         labels, n_components, alpha = flat.pop("labels").astype(int), flat.pop("n_components"), flat.pop("alpha")
@@ -83,7 +83,8 @@ def with_groups(
             of_rows = placed.in_order(log_density_of_rows(gmm, placed.rows, placed.weight), 1)
             made["log_likelihood"] = dataset_of({ROW: ((*dims, "obs_id"), per_draw(of_rows))}, coords)
         if "posterior_predictive" in groups:
-            made["posterior_predictive"] = dataset_of_rows(per_draw(replicate(gmm, key_rows, len(rows))), coords, dims)
+            replicated = per_draw(replicate(gmm, key_rows, len(rows)).astype(precision.result_dtype(rows)))
+            made["posterior_predictive"] = dataset_of_rows(replicated, coords, dims)
     return tree.assign({name: xarray.DataTree(dataset) for name, dataset in made.items()})
 
 

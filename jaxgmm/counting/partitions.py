@@ -153,6 +153,8 @@ def partitions(
     found = few[:, draws.unit]
     typical = around(best[draws.unit], labels, obs_id, probability, loss).assign_attrs(n_compared=draws.n_compared)
     away = np.stack([distances(one, labels, kind) for one in found])
+    owned = np.unique(away.argmin(0))  # of all draws, one of those found by a sample of them may be nearest to none
+    found, away = found[owned], away[owned]
     owner = away.argmin(0)
     weight = np.bincount(owner, minlength=len(found)) / len(labels)
     order = np.argsort(-weight, kind="stable")

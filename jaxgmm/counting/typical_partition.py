@@ -102,7 +102,7 @@ def around(
 
 def _stability(label: Int[np.ndarray, " N"], labels: Int[np.ndarray, "S N"]) -> Float[np.ndarray, " N"]:
     most, total = int(label.max()) + 1, np.zeros(label.size)
-    for part in parts(labels):
+    for part in parts(labels, most):
         shared = contingencies(label, part, most)
         either = shared.sum(2, keepdims=True) + shared.sum(1, keepdims=True) - shared
         total += (shared / np.maximum(either, 1))[np.arange(len(part))[:, None], label, part].sum(0)

@@ -46,7 +46,7 @@ class Seen(NamedTuple):
         """
         n_samples = len(self.x)
         if not self.partly:
-            host = np.asarray(self.x).astype(dtype)
+            host = np.asarray(self.x).astype(dtype, copy=False)
             host = padded_rows(host) if padded else host
             known: list[Any] = [np.ones(n_samples) if self.weight is None else self.weight]
             known += [] if self.evidence is None else [self.evidence]
@@ -72,7 +72,7 @@ class Placed(NamedTuple):
     Attributes:
         rows: as they were seen.
         weight: (M,), 0 at places without a row.
-        places: (N,), of the rows; None where they are in their order.
+        places: (N,), of the rows; None where each place has its row.
         seen: (M, D), which features were, on the host; None for all.
     """
 

@@ -27,7 +27,7 @@ from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("squarem",)
-MOST_TRUNCATED = 1e-3
+MOST_TRUNCATED = 1e-8  # more, and what is left out would pass for a fall of the objective
 
 type Init = str | Mixture | ArrayLike | Sequence[int]
 

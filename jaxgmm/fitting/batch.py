@@ -112,7 +112,8 @@ def climb_models(
             if settings.log_widths is not None:
                 begin = with_share(begin, jnp.full(begin.weights.shape[0], 1 - settings.noise_share, dtype))
             how: Any = {"report": report, "keep": keep, "stoppable": stoppable}
-            searches.append(climb(begin, data, own, settings.max_steps, settings.step, **how))
+            found = climb(begin, data, own, settings.max_steps, settings.step, **how)
+            searches.append(found._replace(statistics=found.statistics.plain()))
         except KeyboardInterrupt as stop:  # before it has found anything
             if not stoppable or data.shared or type(stop) is not KeyboardInterrupt or not searches:
                 raise

@@ -57,7 +57,7 @@ def _over_blocks[Sums](f: Callable[..., Sums], components: Components, rows: Row
 
 
 def weighted(weight: Float[Array, " M"], values: Float[Array, " M"]) -> Float[Array, " M"]:
-    """The product; 0 of weight 0, whatever the value."""
+    """The product; 0 of weight 0, whatever the value (if not its gradient)."""
     return jnp.where(weight > 0, weight * values, 0)
 
 
@@ -79,7 +79,9 @@ def reduce_blocks[Sums](
 
 
 def map_blocks(f: Callable[[Rows], Array], rows: Rows, weight: Float[Array, " M"], block_size: int) -> Array:
-    """As `map_rows`, `f` being of rows as they were seen, without those of padding; of those by pattern, in one go."""
+    """As `map_rows`, `f` being of rows as they were seen; of those by pattern, in one go. Blocks behind the last row of
+    positive weight are left out.
+    """
     if isinstance(rows, Observed):
         return f(rows)
     block_size, n_rows = short_blocks(block_size, n_places(rows)), rows_present(weight)

@@ -40,6 +40,10 @@ class Statistics(Readable):
     def _page(self) -> Page:
         return of_arrays("Statistics", {field.name: getattr(self, field.name) for field in fields(self)})
 
+    def plain(self) -> "Statistics":
+        """These alone, without what a subclass knows besides."""
+        return Statistics(*(getattr(self, field.name) for field in fields(Statistics)))
+
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of rows; both must come from the same mixture."""
         same = self.scatter.shape == other.scatter.shape and self.centre.shape == other.centre.shape

@@ -59,8 +59,8 @@ def density_level(gmm: Mixture, x: Float[ArrayLike, "N D"], *, key: Array, n_sam
     """
     gmm = _one(gmm, "density_level", "jg.density_level(g, x, key=key)")
     host_only("density_level", x, gmm)
-    draws = _drawn(gmm, key, n_samples)
     rows = np.asarray(gmm.log_prob(check_rows(x, "x", n_features=gmm.n_features, feature_names=gmm.feature_names)), float)
+    draws = _drawn(gmm, key, n_samples)
     return (draws.size - np.searchsorted(draws, rows, side="right")) / (draws.size + 1)
 
 
@@ -95,12 +95,12 @@ def density_threshold(
     levels = np.asarray(level, float)
     if not ((levels > 0) & (levels < 1)).all():
         raise UserError(f"level must lie between 0 and 1, got {level}: 0.999, say.")
-    draws = _drawn(gmm, key, n_samples)
-    places = np.ceil(draws.size - levels * (draws.size + 1)).astype(int) - 1
+    n_samples = check_count(n_samples, "n_samples")
+    places = np.ceil(n_samples - levels * (n_samples + 1)).astype(int) - 1
     if (places < 0).any():
         highest = float(levels.max())
         raise UserError(f"level {highest} takes n_samples of at least {math.ceil(2 / (1 - highest))}, got {n_samples}.")
-    return draws[places]
+    return _drawn(gmm, key, n_samples)[places]
 
 
 def _one(value: Mixture, call: str, mapped: str) -> GMM:

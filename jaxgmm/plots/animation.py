@@ -16,7 +16,7 @@ from jaxgmm.fitting.arguments import names_in, noise_in, resolve_init
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.starts import initialise
 from jaxgmm.model.coercion import Mixture
-from jaxgmm.model.default_prior import check_name
+from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.steps import e_step, m_step
@@ -100,6 +100,8 @@ def animate(
     if isinstance(prior, str):
         check_name(prior)
         prior = named_prior(prior, source, n_components, family)
+    if not (prior is None or isinstance(prior, Prior)):
+        raise not_a_prior(prior, "None")
     if given is None:
         given = initialise(x, n_components, key=key, init=str(init), family=family, prior=prior)
     if not isinstance(given, GMM):
@@ -129,7 +131,8 @@ def animate(
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # or the panel would move with its ticks
     last = len(states) - 1
-    steps = np.unique(np.append(0, np.geomspace(1, max(last, 1), max_frames - 1).round().astype(int)).clip(max=last))
+    between = np.geomspace(1, max(last, 1), max_frames - 1).round().astype(int)[:-1]
+    steps = np.unique(np.array([0, *between, last]).clip(max=last))
     return Player(figure, draw, frames=steps.tolist(), interval=interval)
 
 

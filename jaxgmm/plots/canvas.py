@@ -202,9 +202,12 @@ def memberships(gmm: Mixture, x: np.ndarray, errors: Errors = None) -> np.ndarra
 
     A fit of rows with errors of measurement that is asked without them answers for the rows as if they were exact.
     """
-    if isinstance(gmm, Fit) and gmm.noise is not None and (errors is not None or not gmm.with_errors):
-        return np.asarray(gmm.responsibilities(x, error_covariances=errors), float)
-    return np.asarray(as_gmm(gmm).responsibilities(x, error_covariances=errors), float)
+    own, mixture = None if not isinstance(gmm, Fit) else gmm.noise, as_gmm(gmm)
+    found = np.asarray(mixture.responsibilities(x, error_covariances=errors), float)
+    if own is None:
+        return found
+    ours = own.beside(mixture.log_prob(x, error_covariances=errors), ~np.isnan(np.asarray(x)))[1]
+    return found * np.asarray(ours, float)[:, None]
 
 
 def share_of_mixture(gmm: Mixture) -> float:

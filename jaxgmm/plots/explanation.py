@@ -45,7 +45,7 @@ def explanation(explained: Explanation, *, max_rows: int = 3, max_features: int 
         raise UserTypeError(f"explained must be what jaxgmm.explain returns, got {type(explained).__name__}.")
     max_rows, max_features = check_count(max_rows, "max_rows"), check_count(max_features, "max_features")
     rows = np.argsort(-explained.surprisal, kind="stable")[:max_rows].tolist()
-    n_columns = 2 if np.isfinite(explained.log_odds[rows]).all() else 1
+    n_columns = 2 if np.isfinite(explained.log_odds[rows]).any() else 1
     bars = min(explained.features.shape[1], max_features + 1) + 1
     each = 0.26 if max(map(len, explained.feature_names)) <= _LINE else 0.42  # inches a bar: names of one line, or of two
     figure = canvas.new_figure(2.2 + 3.6 * n_columns, 0.5 + len(rows) * (0.8 + each * bars))
@@ -61,7 +61,9 @@ def explanation(explained: Explanation, *, max_rows: int = 3, max_features: int 
         _draw(axes[0], _summed(surprisal, shown, others), explained.rest[row], (_PART, _PART))
         label = clipped(str(explained.index[row]), _LINE)
         axes[0].set_title(f"row {label}: surprisal {explained.surprisal[row]:.1f} nats", loc="left", fontsize="medium")
-        if n_columns == 2:
+        if n_columns == 2 and not np.isfinite(explained.log_odds[row]):  # no second component has a density there
+            axes[1].set_axis_off()
+        elif n_columns == 2:
             first, second = explained.components[row].tolist()
             colours = canvas.colour(first), canvas.colour(second)
             _draw(axes[1], _summed(odds, shown, others), explained.odds_rest[row], colours)

@@ -54,6 +54,7 @@ def components(
     if n_features == 2:
         scatter(gmm, x, feature_names=feature_names, error_covariances=error_covariances, ax=ax)
     else:
+        canvas.errors_of(as_gmm(gmm), x, canvas.checked(as_gmm(gmm), x, feature_names)[0], error_covariances)  # not drawn
         density(gmm, x, feature_names=feature_names, sample_weight=sample_weight, ax=ax)
     return canvas.figure_of(ax)
 

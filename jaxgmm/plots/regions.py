@@ -76,6 +76,7 @@ def outliers(
         name = clipped(str(row if labels is None else labels[row]), _NAME)
         right = row > 0.8 * len(rows)
         place: canvas.Style = {"xytext": (-6 if right else 6, 0), "ha": "right" if right else "left", "va": "center"}
+        place |= {"path_effects": [canvas.HALO]}
         ax.annotate(name, (row, surprisal[row]), textcoords="offset points", fontsize="small", **place)
     expected = f"{len(rows) * (1 - level):.2g} expected"
     summary = f"Outliers: {len(odd)} of {len(rows)} rows beyond level {level:g}"
@@ -96,7 +97,7 @@ def density_regions(
     n_samples: int = 10_000,
     ax: Axes | None = None,
 ) -> Axes:
-    """The smallest regions that hold 50 %, 90 % and 99 % of a mixture, over the rows, those outside all of them in red.
+    """The smallest regions that hold 50 %, 90 % and 99 % of a mixture, over the rows, those outside all of them in orange.
 
     Regions of highest density (Hyndman 1996): no point outside is denser than one inside, so that they may have several parts.
     Of one feature they are shades under its density; of more, two span the plane, and the regions are those of their marginal.
@@ -129,8 +130,14 @@ def density_regions(
     rows = rows[~np.isnan(rows).any(axis=1)]
     if not len(rows):
         raise UserError(f"no row of x has the value{'s' * (len(place) > 1)} of {', '.join(names[i] for i in place)}.")
-    wanted = np.sort(np.atleast_1d(np.asarray(levels, float)))[::-1]
+    wanted = np.unique(np.asarray(levels, float))[::-1]
+    if not wanted.size:
+        raise UserError("levels is empty: give at least one probability, such as 0.9.")
     borders = np.atleast_1d(density_threshold(gmm, wanted, key=key, n_samples=n_samples))
+    if (np.diff(borders) <= 0).any():
+        raise UserError(
+            f"levels {wanted[::-1].tolist()} are too near each other for n_samples={n_samples}: take fewer, or more draws."
+        )
     outside = np.asarray(gmm.log_prob(rows), float) < borders[0]
     shades = matplotlib.colormaps["Blues"](np.linspace(0.2, 0.65, len(wanted)))
     ax = ax or canvas.new_axes()

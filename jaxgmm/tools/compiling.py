@@ -1,5 +1,6 @@
 """Says that a program is being compiled while that takes long: nothing else moves then."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,24 +16,27 @@ _BETWEEN_LOOKS = 0.25
 
 @contextmanager
 def watching(tell: Callable[[bool], None]) -> Iterator[None]:
-    """Calls `tell(True)` when a program has been compiling for a second, and `tell(False)` when it has been compiled."""
+    """Calls `tell(True)` when this thread has been compiling a program for a second, and `tell(False)` when it is there."""
+    owner, over = threading.get_ident(), threading.Event()
     since: float | None = None
-    told, over = False, threading.Event()
 
     def listen(event: str, duration_secs: float, **details: str | int) -> None:
         nonlocal since
-        if event == _BEGINS:
-            since = time.monotonic()
-        elif event == _ENDS:
-            since = None
+        if threading.get_ident() == owner and event in (_BEGINS, _ENDS):
+            since = time.monotonic() if event == _BEGINS else None
 
     def look() -> None:
-        nonlocal told
+        told = False
         while not over.wait(_BETWEEN_LOOKS):
-            long = since is not None and time.monotonic() - since > _LONG
+            began = since
+            long = began is not None and time.monotonic() - began > _LONG
             if long is not told:
                 told = long
-                tell(long)
+                with contextlib.suppress(Exception):  # what is shown on the way is no reason to stop
+                    tell(long)
+        if told:
+            with contextlib.suppress(Exception):
+                tell(False)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     thread = threading.Thread(target=look, name="jaxgmm-compiling", daemon=True)
@@ -41,7 +45,6 @@ def watching(tell: Callable[[bool], None]) -> Iterator[None]:
         yield
     finally:
         over.set()
+        with contextlib.suppress(AssertionError, ValueError):  # someone has cleared all listeners
+            jax.monitoring.unregister_event_duration_listener(listen)
         thread.join()
-        jax.monitoring.unregister_event_duration_listener(listen)
-        if told:
-            tell(False)

@@ -162,7 +162,7 @@ def test_a_posterior_before_it_is_kept_and_not_drawn_again(killed, tmp_path, con
     stages, reports = [], []
     watch = Watch(stage=stages.append, draws=lambda done, total: reports.append(stages[-1]))
     finished = run(table, resume=True, watch=watch)
-    assert stages == ["fit", "posterior", "count", "write"]
+    assert stages == ["fit", "posterior", "count", "partitions", "write"]
     assert set(reports) == {"count"}
     assert finished.posterior.summary["n_draws"] == 20
     assert finished.counted.tree.equals(library)
@@ -238,7 +238,7 @@ def test_without_a_fit_its_answer_is_how_many_components_are_fitted(tmp_path, co
             finished = run(table, resume=steps is None, watch=watch)
         except KeyboardInterrupt:
             assert [file.name for file in (tmp_path / "run").iterdir()] == ["unfinished"]
-    assert stages == ["count", "fit", "write"]
+    assert stages == ["count", "partitions", "fit", "write"]
     assert finished.counted.tree.equals(library)
     gmm = finished.fit.gmm
     assert (gmm.n_components, gmm.family) == (finished.counted.count.mode, "spherical")

@@ -104,7 +104,8 @@ def test_which_rows_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("values", "codes", "component_of"),
     [
-        (np.array(["b", "", " a ", "b", "NA"]), [1, -1, 0, 1, -1], {"a": 0, "b": 1}),
+        (np.array(["b", "", " a ", "b", "NA", "nan"]), [1, -1, 0, 1, -1, -1], {"a": 0, "b": 1}),
+        (pa.chunked_array([pa.array([10, 2, None, -1]).dictionary_encode()]), [10, 2, -1, -1], {"2": 2, "10": 10}),
         (pa.chunked_array([["b", None, "a"], ["b", ""]]), [1, -1, 0, 1, -1], {"a": 0, "b": 1}),
         (pa.chunked_array([pa.array(["y", "x", None, "y"]).dictionary_encode()]), [1, 0, -1, 1], {"x": 0, "y": 1}),
         (pa.chunked_array([[True, None, False]]), [1, -1, 0], {"false": 0, "true": 1}),
@@ -121,6 +122,11 @@ def test_labels_of_any_kind(values, codes, component_of):
         ValueError, match=rf"fit.n_components = {most}, and components are counted from 0: set it to {most + 1}"
     ):
         labels.check_components(most)
+
+
+def test_unknown_among_text_is_no_component():
+    with pytest.raises(ValueError, match="labels = 'c' is text, with -1 in it: leave unknown labels empty"):
+        Labels.read(Table("example", {"c": np.array(["a", "-1"])}), "c", np.arange(2))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

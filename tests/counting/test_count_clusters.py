@@ -345,6 +345,8 @@ def test_groups_of_draws_whose_number_of_components_varies():
     assert np.isfinite(az.loo(tree).elpd)
     given = jg.components_given(tree, key=KEY, groups=["log_likelihood"])
     np.testing.assert_allclose(given["log_likelihood"]["x"].sum("obs_id"), given["sample_stats"]["lp"], rtol=1e-9)
+    longer = jg.continue_chains(tree, n_draws=20)
+    assert longer["log_likelihood"]["x"].sizes["draw"] == longer["posterior_predictive"]["x"].sizes["draw"] == 420
     for call in (jg.count_clusters, jg.components_given):
         with pytest.raises(ValueError, match="has no group 'prior'"):
             call(tree if call is jg.components_given else x, key=KEY, groups=["prior"])

@@ -14,9 +14,10 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.data.alike import alike, order_of
 from jaxgmm.fitting.em_step import EM, Own, Shared
-from jaxgmm.fitting.loop import Rules, climb
+from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.pruned_step import pruned
 from jaxgmm.fitting.squarem import Squarem
+from jaxgmm.fitting.step import Rules
 from jaxgmm.model.pruning import e_step_pruned, likely_shares, sizes
 
 N, K, D = 2000, 40, 4

@@ -229,14 +229,14 @@ def test_similarity_shows_blocks(count_tree):
 @pytest.mark.parametrize("n_features", [1, 3])
 def test_partitions_stand_side_by_side(count_tree, n_features):
     found = jg.partitions(count_tree, 2, least_gain=0)
-    x = rows(24, n_features)
+    x = rows(20, n_features)
     figure = plots.partitions(found, x, features=(2, 0))
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert len(shown) == len(found.table)
     for ax, label, weight in zip(shown, found.representatives.values, found.table["weight"], strict=True):
         assert ax.get_title(loc="left").startswith(f"{100 * round(weight, 2):.0f}")
         if n_features == 1:
-            assert sum(patch.get_height() for patch in ax.patches) == 24
+            assert sum(patch.get_height() for patch in ax.patches) == 20
             continue
         for line in ax.lines:
             for point in line.get_xydata():

@@ -34,15 +34,31 @@ def check_combination(
         "labels": ("data.labels", data.labels is not None, "remove data.labels"),
         "noise": ("fit.noise", fit is not None and fit.noise is not False, "remove fit.noise"),
     }
+    _check_truncated(data, fit)
     for part in (*_of_rows(data, fit, compare), *_of_stages(compare, posterior, count)):
         for kind, (key, is_given, way_out) in given.items():
             if is_given and kind not in part.takes:
                 raise UserError(f"{key} doesn't go with {part.name}: {way_out}, or {part.way_out}")
 
 
+def _check_truncated(data: DataTable, fit: FitTable | None) -> None:
+    """Raises ValueError where components can't be left out."""
+    if fit is None or not fit.truncate:
+        return
+    structure = get_family(fit.family).structure
+    if structure.pooled or structure.rank:
+        raise UserError(
+            f"fit.truncate doesn't go with fit.family = {fit.family!r}, whose components share covariances: remove fit.truncate"
+        )
+    if data.in_pieces:
+        raise UserError("fit.truncate doesn't go with data.in_pieces: remove fit.truncate, or read all rows at once")
+
+
 def _of_rows(data: DataTable, fit: FitTable | None, compare: CompareTable | None) -> Iterator[Part]:
     if data.in_pieces:
         yield Part("data.in_pieces", (), "read all rows at once")
+    if fit is not None and fit.truncate:
+        yield Part("fit.truncate", (), "remove fit.truncate")
     key, families = ("fit.family", (fit.family,)) if fit else ("compare.families", compare.families if compare else ())
     for name in families:
         family = get_family(name)

@@ -24,7 +24,7 @@ class DataTable(StrictTable):
         sample_weight: name of the column with the rows' weights.
         standard_errors: names of columns with the standard errors of the measured values, one for each of columns, in the same
             order and units; squared, they are `fit`'s error_covariances, and the mixture is that of the rows without errors.
-        labels: name of a column with the components of rows where they are known; empty, or NA, where they aren't. Whole
+        labels: name of a column with the components of rows where they are known; empty, NA or NaN where they aren't. Whole
             numbers are components, from 0 on, and -1 is unknown; text stands for components in its sorted order.
         delimiter: between the columns of a CSV; "," if left out, a tab for .tsv.
         decimal: the decimal mark of a CSV.

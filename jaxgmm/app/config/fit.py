@@ -69,14 +69,14 @@ class FitTable(StrictTable):
     noise: bool | tuple[float, ...] = False
     stopping: Literal["relative", "aitken"] = "relative"
     acceleration: Literal["none", "squarem"] = "none"
-    truncate: Annotated[float, Field(ge=0, le=1e-3)] = 0.0
+    truncate: Annotated[float, Field(ge=0, le=1e-8)] = 0.0
 
     @property
     def options(self) -> Facts:
         """The arguments of `fit`, but for its key."""
         return self.model_dump(exclude={"seed"}) | {"acceleration": None if self.acceleration == "none" else self.acceleration}
 
-    @field_validator("noise", mode="plain")
+    @field_validator("noise", mode="plain", json_schema_input_type=bool | list[float])
     @classmethod
     def _a_box(cls, value: Any) -> bool | tuple[float, ...]:
         if isinstance(value, bool):

@@ -52,7 +52,10 @@ def starter_config(path: Path, delimiter: str | None = None, relative_to: Path |
         left_out[name] = f"{missing} missing or infinite value{'s' * (missing > 1)}; fill them in or {way_out} to use it"
     if not chosen:
         worst = ", ".join(f"{name} ({missing})" for name, missing in gaps.items())
-        raise UserError(f"{path}: every numeric column has missing values: {worst}. Fill them in, or drop those rows")
+        raise UserError(
+            f"{path}: every numeric column has missing values: {worst}. Fill them in, drop those rows, or write a "
+            'config by hand, with missing = "keep"'
+        )
     complete = np.isfinite(np.column_stack([usable[name] for name in chosen])).all(axis=1)
     whole = {name: usable[name][complete] for name in chosen}
     n_rows, n_features = int(complete.sum()), len(whole)

@@ -66,7 +66,7 @@ def _partitions(run: RunFiles) -> Table:
             ", ".join(map(str, row["sizes"])),
             f"{row['n_moved']}",
         ]
-        for i, row in enumerate(run.fit["count"]["partitions"])
+        for i, row in enumerate(run.partitions())
     ]
     header = ["Partition", "Draws near it", "Monte-Carlo error", "Clusters", "Rows in each", "Rows elsewhere than typically"]
     return Table("Plausible partitions, which stand for all draws; partitions.csv has them", header, rows)

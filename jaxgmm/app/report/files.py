@@ -49,6 +49,19 @@ class RunFiles:
     comparison: list[Facts] | None
     cluster_count: list[Facts] | None
 
+    def partitions(self) -> list[Facts]:
+        """Of fit.json.
+
+        Raises:
+            ValueError: a run of another version, which has none.
+        """
+        found = self.fit.get("count", {}).get("partitions")
+        if found is None:
+            raise UserError(
+                f"{self.directory / 'fit.json'} has no 'partitions': it is of another version of jaxgmm; run the config again"
+            )
+        return found
+
     @classmethod
     def read(cls, directory: Path) -> "RunFiles":
         """Read the directory of a finished run.

@@ -128,4 +128,5 @@ class CountStage:
             keep_checkpoint=True,  # until all is written
             **self.settings.options,
         )
+        making.watch.stage("partitions")
         return Counted(tree, cluster_count(tree, **self.settings.thresholds.model_dump()), partitions(tree))

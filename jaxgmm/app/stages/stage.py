@@ -17,7 +17,7 @@ class Watch:
     """Whom a run tells how far it is.
 
     Attributes:
-        stage: told the name of the stage that begins: "fit", "compare", "posterior", "count", "write".
+        stage: told the name of the stage that begins: "fit", "compare", "posterior", "count", "partitions", "write".
         fit: told of the progress of a long fit; None: nobody.
         draws: told (steps done, steps in all) of a stage's chains. What is done is kept.
         note: told, in a sentence, what goes another way than was asked for.

@@ -118,8 +118,10 @@ def svi(
             )
         batch_size = check_count(batch_size, "batch_size")
         if batch_size > n_samples:
-            raise UserError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
-    a_particle = (batch_size or n_samples) * layout.n_components * layout.n_features
+            raise UserError(
+                f"batch_size must lie in 1..{n_samples}, the rows up to the last of positive weight, got {batch_size}."
+            )
+    a_particle = (batch_size or np.count_nonzero(problem.weight)) * layout.n_components * layout.n_features
     settings = Settings(layout, guide, int(np.clip(NUMBERS_AT_ONCE // a_particle, 1, _PARTICLES)), batch_size)
 
     target = target_of(problem)

@@ -144,7 +144,8 @@ def log_posterior(
 ) -> Float[Array, ""]:
     """Log joint density of rows and parameters with respect to the vector, in nats: minus NumPyro's potential energy.
 
-    `constant` is `log_prior_constant`, where the caller has it from the host; it saves seconds of compilation.
+    Differentiable with respect to the vector, in reverse mode, and forwards over that. `constant` is `log_prior_constant`,
+    where the caller has it from the host; it saves seconds of compilation.
     """
     gmm, factor, extra, log_jacobian = constrain_factored(vector, layout)
     weight = jnp.ones(n_places(x), vector.dtype) if weight is None else weight

@@ -41,7 +41,7 @@ class Problem(NamedTuple):
         return self.weight.sum()
 
     def unpadded(self) -> "Problem":
-        """Without the places behind the last row, where rows are in their order; as NumPy arrays."""
+        """Without the places behind the last row of positive weight, where rows are in their order; as NumPy arrays."""
         if isinstance(self.x, Observed):
             return self
         n_samples = int(np.flatnonzero(self.weight)[-1]) + 1

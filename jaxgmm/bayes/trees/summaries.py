@@ -95,7 +95,7 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
     labels = row_labels_of(tree) if x is None else frames.row_labels(x)
     dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
-        placed = seen.placed(dtype, padded=True)
+        placed = seen._replace(weight=None).placed(dtype, padded=True)  # rows that count for nothing have memberships, too
         both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), placed.rows, placed.weight)
         mean, sd = np.moveaxis(placed.in_order(both), -1, 0)
     entropy = -np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1)), 0).sum(-1)

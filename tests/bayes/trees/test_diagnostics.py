@@ -283,6 +283,17 @@ def test_membership(blobs, monkeypatch):
     per_draw.mean_and_sd_of_memberships.clear_cache()
 
 
+def test_rows_that_count_for_nothing_have_memberships(blobs):
+    """Also the last ones, whose blocks sums leave out."""
+    x = np.tile(blobs, (2, 1))  # so many that there are blocks behind the first
+    tree = tree_of(draws_around(random_member("diag"), (2, 5), 0.3), x)
+    tree.attrs["relabelled"] = 1
+    weight = xarray.DataArray(np.where(np.arange(len(x)) < 10, 1.0, 0.0), dims="obs_id")
+    weighted = tree.assign({"constant_data": xarray.DataTree(tree["constant_data"].to_dataset().assign(sample_weight=weight))})
+    xarray.testing.assert_allclose(membership(weighted), membership(tree))
+    np.testing.assert_allclose(membership(weighted)["membership"].sum("component_id"), 1)
+
+
 def test_coclustering(blobs, monkeypatch):
     """Against pairs counted by hand, and the same whether labels switch or not; rows in any order, repeated too."""
     gmm = random_member("diag")
