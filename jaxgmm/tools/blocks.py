@@ -40,7 +40,7 @@ def reduce_rows[Sums](
 
     def block(i: Array, carry: Sums) -> Sums:
         start = jnp.minimum(i * block_size, n_samples - block_size)
-        rows, w, *rest = (lax.dynamic_slice_in_dim(array, start, block_size) for array in (x, weight, *others))
+        rows, w, *rest = (_slice(array, start, block_size) for array in (x, weight, *others))
         fresh = start + jnp.arange(block_size) >= i * block_size
         return jax.tree.map(jnp.add, carry, f(rows, jnp.where(fresh, w, 0), *rest))
 
@@ -60,11 +60,17 @@ def map_rows(f: Callable[[Array], Array], x: Array, block_size: int, n_rows: Arr
 
     def block(i: Array, out: Array) -> Array:
         start = jnp.minimum(i * block_size, n_samples - block_size)
-        return lax.dynamic_update_slice_in_dim(out, f(lax.dynamic_slice_in_dim(x, start, block_size)), start, 0)
+        new = f(_slice(x, start, block_size))
+        return lax.dynamic_update_slice_in_dim(out, new, start, 0, allow_negative_indices=False)
 
     shape = jax.eval_shape(f, x[:block_size])
     out = jnp.zeros((n_samples, *shape.shape[1:]), shape.dtype)
     return lax.fori_loop(0, _n_blocks(n_samples, block_size, n_rows), block, out)
+
+
+def _slice(array: Array, start: Array, size: int) -> Array:
+    """Some rows: no start is negative, and not to ask spares instructions in every loop."""
+    return lax.dynamic_slice_in_dim(array, start, size, allow_negative_indices=False)
 
 
 def _n_blocks(n_samples: int, block_size: int, n_rows: Array | None) -> int | Array:

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import struct
 import tomllib
 from pathlib import Path
 
@@ -16,11 +15,10 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from matplotlib.figure import Figure
 from rich.console import Console
 
 import jaxgmm as jg
-from jaxgmm.app import cli, doctor, terminal
+from jaxgmm.app import doctor, terminal
 from jaxgmm.app.config import TABLES, Config, DataTable
 from jaxgmm.app.config.reference import json_schema, reference
 from jaxgmm.app.config.starter import starter_config
@@ -29,9 +27,8 @@ from jaxgmm.app.rows import read_rows
 from jaxgmm.app.stages.count import Counted
 from jaxgmm.counting.verdict import ClusterCount
 
-pytestmark = pytest.mark.default_precision  # as in a process of its own
+pytestmark = [pytest.mark.default_precision, pytest.mark.usefixtures("quick_figures")]  # x64 as in a process of its own
 
-PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1, 1)
 SMALL = '[data]\ndataset = "iris"\n[fit]\nn_components = 2\nn_init = 2\n'
 CSV = """id,name,size,weight,count,gap,same
 1,a,1.5,10,0,1.0,7
@@ -39,24 +36,6 @@ CSV = """id,name,size,weight,count,gap,same
 3,c,0.5,15,0,2.0,7
 4,d,3.5,12,1,3.0,7
 """
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(PNG_HEADER))
-
-
-@pytest.fixture
-def jaxgmm(capfd, tmp_path, monkeypatch):
-    """The command line in this process and an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return call
 
 
 def write(path, text=CSV):

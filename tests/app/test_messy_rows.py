@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import struct
 
 import jax
 import numpy as np
@@ -11,12 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from helpers import ROOT
-from matplotlib.figure import Figure
 from scipy.special import logsumexp
 from scipy.stats import chi2, multivariate_normal
 
 import jaxgmm as jg
-from jaxgmm.app import cli
 from jaxgmm.app.config import DataTable
 from jaxgmm.app.config.toml import load_config
 from jaxgmm.app.labels import Labels
@@ -24,32 +21,13 @@ from jaxgmm.app.rows import read_rows
 from jaxgmm.app.stages.fit import FitStage
 from jaxgmm.app.tables import Table
 
-pytestmark = pytest.mark.default_precision  # as in a process of its own
+pytestmark = [pytest.mark.default_precision, pytest.mark.usefixtures("quick_figures")]  # x64 as in a process of its own
 
 CONFIGS = [
     ROOT / "configs" / f"{name}.toml" for name in ("penguins_missing", "penguins_labels", "faithful_errors", "diabetes_noise")
 ]
-PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1, 1)
 FAITHFUL = jg.datasets.load_faithful().x
 COLUMNS = ["eruptions", "waiting"]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(PNG_HEADER))
-
-
-@pytest.fixture
-def jaxgmm(capfd, tmp_path, monkeypatch):
-    """The command line in this process and an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return call
 
 
 # What is in the file
