@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import sys
 import tempfile
 
@@ -10,6 +11,8 @@ import matplotlib
 import numpy as np
 import pytest
 from helpers import FAMILIES, MCLUST_DATA, fit_real_data, load_x, mclust_reference
+
+PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1, 1)
 
 collect_ignore = ["benchmarks", "downstream.py"]
 
@@ -104,3 +107,26 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield seen
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """Files of figures without what takes long to draw."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(PNG_HEADER))
+
+
+@pytest.fixture
+def jaxgmm(capfd, tmp_path, monkeypatch):
+    """The command line in this process and an empty folder: exit code, stdout, stderr."""
+    from jaxgmm.app import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        return int(ended.value.code or 0), *capfd.readouterr()
+
+    return call

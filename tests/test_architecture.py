@@ -156,3 +156,12 @@ def test_a_missing_extra_is_named_with_how_to_get_it(module, package, line):
 def test_what_is_public_is_written_out():
     assert sorted(jg.__all__) == sorted([*jg._HOME, *jg._MODULES, "__version__"])
     assert len(set(jg.__all__)) == len(jg.__all__)
+
+
+def test_a_first_fit_waits_for_no_package_that_it_does_not_need():
+    """pandas alone takes longer to import than a small fit to run."""
+    code = "import sys, numpy as np, jax, jaxgmm as jg; jg.fit(np.eye(3), 1, key=jax.random.key(0))"
+    code += (
+        "; print([name for name in ('arviz', 'matplotlib', 'numpyro', 'pandas', 'sklearn', 'xarray') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -114,11 +114,11 @@ def _noise(n_features: int, weight: float, lower: list[float], upper: list[float
     """As fit.json has it.
 
     Raises:
-        ValueError: a box or a share that isn't one.
+        UserError: a box or a share that isn't one.
     """
     box = np.array(lower, float), np.array(upper, float)
     if not (0 <= weight <= 1 and box[0].shape == box[1].shape == (n_features,) and (box[0] < box[1]).all()):
-        raise ValueError("noise is no share of a box")
+        raise UserError("noise is no share of a box")
     return Noise(weight, *box, estimated)
 
 

@@ -99,8 +99,12 @@ class Family(abc.ABC):
         """
 
     @abc.abstractmethod
-    def log_prior(self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: ScalePrior) -> Float[Array, ""]:
-        """Log density of the active covariances a priori, with respect to themselves, up to `log_normaliser`."""
+    def log_prior(
+        self, factor: Factor, n_features: int, active: Bool[Array, " K"], prior: ScalePrior
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log density of the active covariances a priori, with respect to themselves, up to `log_normaliser`: what doesn't
+        depend on Psi0, and, to be taken off, what is linear in it.
+        """
 
     @abc.abstractmethod
     def log_normaliser(

@@ -45,7 +45,8 @@ class Diag(Family):
         return (prior.scale + scatter) / per_component(prior.degrees_of_freedom + counts + 3, scatter)
 
     def log_prior(self, factor, n_features, active, prior):
-        return jnp.where(active, inverse_gamma(factor, prior).sum(-1), 0).sum()
+        apart, linear = inverse_gamma(factor, prior)
+        return jnp.where(active, apart.sum(-1), 0).sum(), jnp.where(active, linear.sum(-1), 0).sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return n_active * inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln).sum()
@@ -57,9 +58,9 @@ class Diag(Family):
         return each.expand([n_components, prior.scale.shape[-1]]).to_event(2)
 
 
-def inverse_gamma(factor: Factor, prior) -> Array:
-    """Log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise."""
-    return -(prior.degrees_of_freedom + 2) * jnp.log(factor.scale) - prior.scale / 2 * factor.whitener**2
+def inverse_gamma(factor: Factor, prior) -> tuple[Array, Array]:
+    """Log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise, in the parts of `log_prior`."""
+    return -(prior.degrees_of_freedom + 2) * jnp.log(factor.scale), prior.scale / 2 * factor.whitener**2
 
 
 def inverse_gamma_normaliser(nu: Numbers, scale: Numbers, xp: Any, gammaln: Any) -> Any:

@@ -26,7 +26,9 @@ class EII(Spherical):
         return jnp.full(counts.shape, (prior.scale + scatter) / rows)
 
     def log_prior(self, factor, n_features, active, prior):
-        return inverse_gamma(factor, prior)[jnp.argmax(active), 0]
+        first = jnp.argmax(active)
+        apart, linear = inverse_gamma(factor, prior)
+        return apart[first, 0], linear[first, 0]
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln)
@@ -51,7 +53,9 @@ class EEI(Diag):
         return jnp.broadcast_to((prior.scale + total) / rows, scatter.shape)
 
     def log_prior(self, factor, n_features, active, prior):
-        return inverse_gamma(factor, prior)[jnp.argmax(active)].sum()
+        first = jnp.argmax(active)
+        apart, linear = inverse_gamma(factor, prior)
+        return apart[first].sum(), linear[first].sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln).sum()

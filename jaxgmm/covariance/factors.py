@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance.base import Family, per_component, positive
-from jaxgmm.covariance.diag import Diag, inverse_gamma
+from jaxgmm.covariance.diag import Diag
 from jaxgmm.covariance.factor import Factor, mT
 from jaxgmm.covariance.variances import Diagonal
 
@@ -217,7 +217,7 @@ class FactorAnalysers(Family):
     def log_prior(self, factor, n_features, active, prior):
         sd = factor.scale[..., -1]
         of_noise = Factor(sd, 1 / sd, jnp.log(sd).sum(-1))
-        return jnp.where(active, inverse_gamma(of_noise, prior).sum(-1), 0).sum()
+        return self._psi.log_prior(of_noise, n_features, active, prior)
 
     def log_normaliser(self, degrees_of_freedom: Any, scale: Any, n_features: int, n_active: Any, xp: Any, gammaln: Any) -> Any:
         return self._psi.log_normaliser(degrees_of_freedom, scale, n_features, n_active, xp, gammaln)

@@ -46,7 +46,8 @@ class Full(Family):
         return (prior.scale + scatter) / per_component(prior.degrees_of_freedom + counts + n_features + 2, scatter)
 
     def log_prior(self, factor, n_features, active, prior):
-        return jnp.where(active, inverse_wishart(factor, n_features, prior), 0).sum()
+        apart, linear = inverse_wishart(factor, n_features, prior)
+        return jnp.where(active, apart, 0).sum(), jnp.where(active, linear, 0).sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return n_active * inverse_wishart_normaliser(degrees_of_freedom, scale, n_features, xp, gammaln)
@@ -58,10 +59,10 @@ class Full(Family):
         return each.expand([n_components]).to_event(1)
 
 
-def inverse_wishart(factor: Factor, n_features: int, prior) -> Array:
-    """Log InverseWishart(Sigma | nu0, Psi0) without its normaliser, with leading axes as they come."""
+def inverse_wishart(factor: Factor, n_features: int, prior) -> tuple[Array, Array]:
+    """Log InverseWishart(Sigma | nu0, Psi0) without its normaliser, with leading axes as they come, in parts as `log_prior`."""
     trace = jnp.einsum("...ia,ij,...ja->...", factor.whitener, prior.scale, factor.whitener)
-    return -(prior.degrees_of_freedom + n_features + 1) * factor.half_log_det - trace / 2
+    return -(prior.degrees_of_freedom + n_features + 1) * factor.half_log_det, trace / 2
 
 
 def inverse_wishart_normaliser(nu: Numbers, scale: Numbers, n_features: int, xp: Any, gammaln: Any) -> Any:

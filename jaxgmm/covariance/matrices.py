@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgmm.covariance.factor import Factor, invert_tril, mT
 
+_GATHERED = 16  # features whose products are gathered: that compiles in no time, but of more features takes longer to run
 _NUMBERS_AT_ONCE = 1 << 20  # entries of covariance factors gathered together when rows are drawn
 
 
@@ -209,7 +210,11 @@ class Dense:
         return n_features * (n_features + 1) // 2
 
     def columns(self, z: Float[Array, "B D"]) -> Float[Array, "B Q"]:
-        return jnp.concatenate([z[:, i : i + 1] * z[:, i:] for i in range(z.shape[1])], axis=1)
+        n_features = z.shape[1]
+        if n_features > _GATHERED:
+            return jnp.concatenate([z[:, i : i + 1] * z[:, i:] for i in range(n_features)], axis=1)
+        i, j = np.triu_indices(n_features)
+        return z[:, i] * z[:, j]
 
     def total(self, z: Array, weight: Array) -> Array:
         """What the moments engine needs of the rows whatever the responsibilities."""

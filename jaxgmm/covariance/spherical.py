@@ -42,7 +42,8 @@ class Spherical(Family):
         return (prior.scale + scatter) / (prior.degrees_of_freedom + 2 + n_features * (counts + 1))
 
     def log_prior(self, factor, n_features, active, prior):
-        return jnp.where(active, inverse_gamma(factor, prior)[:, 0], 0).sum()
+        apart, linear = inverse_gamma(factor, prior)
+        return jnp.where(active, apart[:, 0], 0).sum(), jnp.where(active, linear[:, 0], 0).sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
         return n_active * inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln)

@@ -12,7 +12,9 @@ from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Numbers
-from jaxgmm.tools.validation import in_jit
+from jaxgmm.tools.validation import in_jit, is_traced
+
+_NUMBERS_ON_HOST = 1 << 20
 
 
 class Moments(NamedTuple):
@@ -32,13 +34,16 @@ class Moments(NamedTuple):
 
 
 def column_moments(x: Numbers, weight: Numbers, dense: bool, dtype: np.dtype, *, on_host: bool = False) -> Moments:
-    """The moments of rows (N, D) with weights (N,); the scatter is a matrix if `dense`. `on_host` compiles nothing.
+    """The moments of rows (N, D) with weights (N,); the scatter is a matrix if `dense`.
+
+    `on_host` compiles nothing; so it is where the rows are few and on a CPU, where compiling takes longer than summing.
 
     Raises:
         ValueError: squares of the rows overflow or underflow.
     """
     # NumPyro runs models inside its own compiled loops, with the rows as constants: compiled sums would be traced there.
-    compute = _column_moments_on_host if on_host or in_jit() else _column_moments
+    few = not is_traced(x, weight) and x.size <= _NUMBERS_ON_HOST and precision.platform(x) == "cpu"
+    compute = _column_moments_on_host if on_host or few or in_jit() else _column_moments
     total, mean, scatter = compute(x, weight, dense, dtype)
     return checked_moments(total, mean, scatter, column_steps(x, weight), dtype)
 

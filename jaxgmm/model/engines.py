@@ -126,9 +126,9 @@ def choose_block_size(structure: Structure, n_components: int, shape: tuple[int,
 
 
 def expand_rows(structure: Structure, rows: Float[Array, "B D"], centre: Float[Array, " D"]) -> Float[Array, "B P"]:
-    """What a component's log density is linear in: the centred row, then its products."""
+    """What a component's log density is linear in: the centred row, then its products, and 1."""
     z = rows.astype(centre.dtype) - centre
-    return jnp.concatenate([z, structure.columns(z)], axis=1)
+    return jnp.concatenate([z, structure.columns(z), jnp.ones((z.shape[0], 1), z.dtype)], axis=1)
 
 
 def e_step_moments(
@@ -143,32 +143,28 @@ def e_step_moments(
 ) -> Statistics:
     """E-step by the moments engine, in the dtype of `centre`; reads `factor.whitener` alone."""
     structure, n_features = components.structure, components.n_features
-    coefficients, constant = linear_form(components, centre)
+    coefficients = linear_form(components, centre)
 
     def block(rows: Array, w: Array, known: Array | None = None) -> tuple[Array, ...]:
         columns = expand_rows(structure, rows, centre) if expanded is None else rows
         z = columns[:, :n_features]
-        joint = coefficients @ columns.T + constant[:, None]
-        responsibilities, log_density = normalise(joint, w, components, known)
-        return (
-            responsibilities.sum(1), responsibilities @ columns, structure.total(z, w), log_density, w.sum()
-        )  # fmt: skip
+        responsibilities, log_density = normalise(coefficients @ columns.T, w, components, known)
+        return responsibilities @ columns, structure.total(z, w), log_density, w.sum()
 
     summed = x if expanded is None else expanded
     others = () if evidence is None else (evidence,)
     return about_means(components, centre, *reduce_rows(block, summed, weight, block_size, *others, n_rows=n_rows))
 
 
-def linear_form(components: Components, centre: Float[Array, " D"]) -> tuple[Float[Array, "K P"], Float[Array, " K"]]:
-    """The log joint as a linear function of expanded rows: coefficients and constants."""
+def linear_form(components: Components, centre: Float[Array, " D"]) -> Float[Array, "K P"]:
+    """The coefficients of the log joint, a linear function of expanded rows."""
     linear, quadratic, norm = components.structure.coefficients(components.means - centre, components.factor)
-    return jnp.concatenate([linear, quadratic], axis=1), components.log_constant - norm / 2
+    return jnp.concatenate([linear, quadratic, (components.log_constant - norm / 2)[:, None]], axis=1)
 
 
 def about_means(
     components: Components,
     centre: Float[Array, " D"],
-    counts: Float[Array, " K"],
     sums: Float[Array, "K P"],
     total: Array,
     log_density: Float[Array, ""],
@@ -177,7 +173,7 @@ def about_means(
     """Statistics about the components' means, from sums of expanded rows about a common centre."""
     structure, means, n_features = components.structure, components.means, components.n_features
     shift = means - centre
-    first, second = sums[:, :n_features], sums[:, n_features:]
+    first, second, counts = sums[:, :n_features], sums[:, n_features:-1], sums[:, -1]
     scatter = structure.unpack(second, total, n_features)
     scatter = recentre(structure, scatter, first, counts, shift)
     log_likelihood = log_density + structure.total_log_density(total, components.factor)
@@ -229,12 +225,12 @@ def assigned_statistics(
         responsibilities = w * one_hot.astype(centre.dtype).T
         columns = expand_rows(structure, rows, centre)
         total = structure.total(columns[:, :n_features], responsibilities.sum(0))
-        return responsibilities.sum(1), responsibilities @ columns, total, w.sum()
+        return responsibilities @ columns, total, w.sum()
 
     block_size = choose_block_size(structure, n_components, x.shape)
     block_size = block_size if n_rows is None else short_blocks(block_size, x.shape[0])
-    counts, sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned, n_rows=n_rows)
-    scatter = structure.unpack(sums[:, n_features:], total, n_features)
+    sums, total, total_weight = reduce_rows(block, x, weight, block_size, assigned, n_rows=n_rows)
+    scatter = structure.unpack(sums[:, n_features:-1], total, n_features)
     shared = jnp.broadcast_to(centre, (n_components, n_features))
     nothing = jnp.zeros((), centre.dtype)
-    return Statistics(counts, sums[:, :n_features], scatter, shared, nothing, total_weight)
+    return Statistics(sums[:, -1], sums[:, :n_features], scatter, shared, nothing, total_weight)

@@ -2,11 +2,11 @@
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax.scipy.linalg import cho_solve
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
@@ -21,6 +21,9 @@ from jaxgmm.tools.blocks import map_rows, short_blocks
 from jaxgmm.tools.reading import Page, Readable, Table, counted
 from jaxgmm.tools.svg import PALETTE, Mark, chart, colour
 from jaxgmm.tools.validation import check_rows, check_single, host_only
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes .3 s, and every fit comes by here
 
 _NUMBERS_AT_ONCE = 1 << 18  # entries of rows' distances from all components that exist at one time
 _DRAWN = 12  # rows in a picture
@@ -53,8 +56,10 @@ class Explanation(Readable):
     feature_names: tuple[str, ...]
     index: np.ndarray
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """Of the surprisal: a row for each row, a column for each part."""
+        import pandas as pd
+
         parts = pd.DataFrame(self.features, pd.Index(self.index, name="row"), self.feature_names)
         return parts.assign(rest=self.rest, surprisal=self.surprisal)
 

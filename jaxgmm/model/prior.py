@@ -235,23 +235,17 @@ def log_kernel_and_scale(
     prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]
 ) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
     """`log_kernel`, and E[s | mixture], which the same sum over values of s gives; None without a random scale."""
+    apart, rate = _kernel(prior, gmm, factor, active)
     if prior.least_scale is None:
-        return _kernel(prior, gmm, factor, active), None
-    without, terms = _apart(prior, gmm, factor, active)
+        return apart - rate, None
+    terms = random_scale.Terms(scale_power(prior, active.sum()), rate)
     log_factor, scale = random_scale.log_factor_and_expected(prior, terms)
-    return without + log_factor, scale
+    return apart + log_factor, scale
 
 
 def scale_terms(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> random_scale.Terms:
     """What the active components say of a random scale."""
-    return _apart(prior, gmm, factor, active)[1]
-
-
-def _apart(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> tuple[Array, random_scale.Terms]:
-    """What of the kernel doesn't depend on s, and the terms of s: but for s^power, of the normaliser, it is linear in s."""
-    both = jnp.arange(2, dtype=gmm.means.dtype)
-    without, once = jax.vmap(lambda s: _kernel(random_scale.given(prior, s), gmm, factor, active))(both)
-    return without, random_scale.Terms(scale_power(prior, active.sum()), without - once)
+    return random_scale.Terms(scale_power(prior, active.sum()), _kernel(prior, gmm, factor, active)[1])
 
 
 def scale_power(prior: Prior, n_active: Numbers | int) -> Any:
@@ -274,12 +268,14 @@ def at_least_scale(prior: Prior | None) -> Prior | None:
     return prior if prior is None or prior.least_scale is None else random_scale.given(prior, prior.least_scale)
 
 
-def _kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> Float[Array, ""]:
+def _kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"]) -> tuple[Array, Array]:
+    """What of the log density doesn't depend on a random scale, and, to be taken off, what is linear in it."""
     family, n_features = get_family(gmm.family), gmm.n_features
     weights = jnp.where(active, xlogy(prior.concentration - 1, gmm.weights), 0).sum()
     norm = family.structure.coefficients(gmm.means - prior.mean, factor)[2]
-    means = -factor.half_log_det - prior.mean_precision * norm / 2
-    return weights + jnp.where(active, means, 0).sum() + family.log_prior(factor, n_features, active, prior)
+    covariances, rate = family.log_prior(factor, n_features, active, prior)
+    apart = weights + covariances - jnp.where(active, factor.half_log_det, 0).sum()
+    return apart, rate + prior.mean_precision * jnp.where(active, norm, 0).sum() / 2
 
 
 def log_normaliser(prior: Prior, active: Numbers, xp: Any, gammaln: Any) -> Any:

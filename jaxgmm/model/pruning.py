@@ -92,7 +92,7 @@ def e_step_pruned(
     """
     structure, n_components = components.structure, components.means.shape[0]
     n_blocks, n_rows = before.densities.shape
-    coefficients, constant = linear_form(components, centre)
+    coefficients = linear_form(components, centre)
     likely = likely_shares(components, before)
     kept = ~(likely < jnp.log(truncate / (_ROOM * n_components)))
     left_out, n_kept = jnp.where(kept, 0, jnp.exp(likely)).sum(1), kept.sum(1)
@@ -100,11 +100,11 @@ def e_step_pruned(
     ranked = jnp.sort(jnp.where(kept, every, n_components + every), axis=1) % n_components  # those that are kept come first
 
     def add(carry: tuple[Array, ...], b: Int[Array, ""], size: int) -> tuple[Array, ...]:
-        counts, sums, log_likelihood, total_weight, shares, densities, done = carry
+        sums, log_likelihood, total_weight, shares, densities, done = carry
         rows, w = (lax.dynamic_slice_in_dim(array, b * n_rows, n_rows) for array in (x, weight))
         columns = expand_rows(structure, rows, centre)
         some = every if size == n_components else ranked[b, :size]
-        joint = coefficients[some] @ columns.T + constant[some, None]
+        joint = coefficients[some] @ columns.T
         responsibilities, density = share_out(joint, w, components.weights[some])
         fell = (before.densities[b] - density).max()
         good = (size == n_components) | (left_out[b] * jnp.exp(fell) <= truncate)
@@ -112,7 +112,6 @@ def e_step_pruned(
         share = jnp.where(jnp.isnan(share), jnp.inf, share)
         w, responsibilities = jnp.where(good, w, 0), jnp.where(good, responsibilities, 0)
         return (
-            counts.at[some].add(responsibilities.sum(1)),
             sums.at[some].add(responsibilities @ columns),
             log_likelihood + jnp.where(w > 0, w * density, 0).sum(),
             total_weight + w.sum(),
@@ -127,14 +126,14 @@ def e_step_pruned(
 
     nothing = jnp.zeros((), centre.dtype)
     absent = jnp.arange(n_blocks) * n_rows >= rows_present(weight)
-    zeros = jnp.zeros(n_components, centre.dtype), jnp.zeros_like(coefficients), nothing, nothing
+    zeros = jnp.zeros_like(coefficients), nothing, nothing
     carry: tuple[Array, ...] = (*zeros, before.shares, before.densities, absent)
     smaller = -1
     for size in sizes(n_components):
         carry = add_all(carry, ~absent & (smaller < n_kept) & (n_kept <= size), size)
         smaller = size
-    counts, sums, log_likelihood, total_weight, shares, densities, _ = add_all(carry, ~carry[-1], n_components)
-    statistics = about_means(components, centre, counts, sums, nothing, log_likelihood, total_weight)
+    sums, log_likelihood, total_weight, shares, densities, _ = add_all(carry, ~carry[-1], n_components)
+    statistics = about_means(components, centre, sums, nothing, log_likelihood, total_weight)
     return with_bounds(statistics, shares, densities, components)
 
 

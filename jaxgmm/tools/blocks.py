@@ -11,7 +11,7 @@ NUMBERS_IN_A_BLOCK = 1 << 21  # 16 MB of float64: of 8 and 16, the faster at D =
 
 
 SHORT_LENGTHS = 2048, 16_384, 131_072  # to which rows are padded up to eight times over
-_BLOCKS = 8  # of which such rows are then summed in, as many as there are rows in
+_BLOCKS = 16  # of which such rows are then summed in, as many as there are rows in
 
 
 def rows_present(weight: Array) -> Array:

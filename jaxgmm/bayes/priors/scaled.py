@@ -120,8 +120,8 @@ class ScaledMeans(dist.Distribution):
 def _terms(prior: Prior, factor: Factor, n_components: int) -> tuple[Array, Terms]:
     """What of the covariances' log density doesn't depend on s, up to the normaliser, and what they alone say of s."""
     family, n_features, active = get_family(prior.family), prior.mean.shape[-1], jnp.ones(n_components, bool)
-    without, once = (family.log_prior(factor, n_features, active, random_scale.given(prior, s)) for s in (0, 1))
-    return without, Terms(family.scale_power(prior.degrees_of_freedom, n_features, n_components), without - once)
+    apart, rate = family.log_prior(factor, n_features, active, prior)
+    return apart, Terms(family.scale_power(prior.degrees_of_freedom, n_features, n_components), rate)
 
 
 def _repeated(one: Callable[[Array], Array], key: Array, sample_shape: tuple[int, ...]) -> Array:
