@@ -22,6 +22,7 @@ from jaxgmm.fitting.account import rows_per_weight
 from jaxgmm.fitting.arguments import check_family, check_rows_for, source_of
 from jaxgmm.fitting.batch import Settings, model_key
 from jaxgmm.fitting.em_step import EM
+from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.starts import METHODS
@@ -54,6 +55,7 @@ def compare(
     rtol: float = 1e-8,
     max_steps: int = 500,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    noise: bool | Float[ArrayLike, " D"] = False,
     held_out_folds: int | None = None,
     loo: bool = False,
     elbo: bool = False,
@@ -78,6 +80,8 @@ def compare(
         rtol: as for `fit`.
         max_steps: as for `fit`.
         sample_weight: (N,), non-negative.
+        noise: of every model, a component besides that is uniform over a box, as for `fit`; not with `loo` or `elbo`. ICL takes
+            it for one of the components. The box is of all rows, of those held out too.
         held_out_folds: V >= 2: also fit each model V times to all rows but a V-th, with as many starts, and score those by
             their log-likelihood per unit of weight. Folds are drawn by `key`. None: no such column.
         loo: also the expected log predictive density by leave-one-out, from a Laplace approximation of each model. It takes
@@ -108,7 +112,7 @@ def compare(
         >>> print(comparison.table.loc["tied 3", "rank_bic"], comparison.table.loc["tied 3", "status"])
         1 converged
     """
-    host_only("compare", x, sample_weight, key)
+    host_only("compare", x, sample_weight, noise, key)
     check_key(key)
     source = source_of(x, sample_weight, None)
     in_memory = isinstance(source, ArraySource)
@@ -128,6 +132,9 @@ def compare(
             f"sample_weight adds up to 1: frequencies, and {'loo' if loo else 'elbo'}=True needs rows. Multiply sample_weight "
             f"by {source.n_present}, the number of rows."
         )
+    box = box_of(noise, source)
+    if box is not None and (loo or elbo):
+        raise UserError(f"noise doesn't go with {'loo' if loo else 'elbo'}=True: use held_out_folds.")
     partly = isinstance(source, ArraySource) and has_gaps(source.x)
     for family in names:
         check_family(family, source.n_features, partly)
@@ -159,8 +166,9 @@ def compare(
             if report is not None:
                 report.say(family)
                 report(done, len(names))
-            settings = Settings(family, init, n_init, float(rtol), max_steps, EM(engine=OBSERVING if partly else COMPLETE))
-            sweep = Sweep(scored, counts, prior, per_weight, settings, dtype, out)
+            step, log_widths = EM(engine=OBSERVING if partly else COMPLETE), None if box is None else box.log_widths
+            settings = Settings(family, init, n_init, float(rtol), max_steps, step, log_widths)
+            sweep = Sweep(scored, counts, prior, per_weight, settings, dtype, out, box)
             rows += sweep.rows(scored.weight, keys[family], folds, data_id, elbo)
         if report is not None:
             report(len(names), len(names))

@@ -11,6 +11,7 @@ from jaxgmm.data.observed import arrange
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.data.source import total
 from jaxgmm.model.answers import sums_of_rows
+from jaxgmm.model.density import Uniform
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.types import on_host
 
@@ -27,8 +28,10 @@ class Scored(Protocol):
         """The rows with these weights."""
         ...
 
-    def sums(self, gmms: GMM, weight: Any) -> Float[np.ndarray, "M 2"]:
-        """Weighted sums of the rows' log densities, without and with the component, under M mixtures, in their dtype."""
+    def sums(self, gmms: GMM, noise: Uniform | None, weight: Any) -> Float[np.ndarray, "M 2"]:
+        """Weighted sums of the rows' log densities, without and with the component, under M mixtures, in their dtype; with
+        noise, each has its own, and weights that add up to the rest.
+        """
         ...
 
 
@@ -44,9 +47,9 @@ class InMemory:
         """The rows with these weights."""
         return ArraySource(self._x, jax.device_put(weight), self._names)
 
-    def sums(self, gmms: GMM, weight: Any) -> Float[np.ndarray, "M 2"]:
+    def sums(self, gmms: GMM, noise: Uniform | None, weight: Any) -> Float[np.ndarray, "M 2"]:
         """As `Scored.sums`."""
-        return np.asarray(_jitted(gmms, self._x, on_host(np.asarray(weight, gmms.means.dtype))))
+        return np.asarray(_jitted(gmms, noise, self._x, on_host(np.asarray(weight, gmms.means.dtype))))
 
 
 class WithGaps:
@@ -59,10 +62,10 @@ class WithGaps:
         """The rows with these weights."""
         return self._whole.weighted(weight, self._dtype)
 
-    def sums(self, gmms: GMM, weight: Any) -> Float[np.ndarray, "M 2"]:
+    def sums(self, gmms: GMM, noise: Uniform | None, weight: Any) -> Float[np.ndarray, "M 2"]:
         """As `Scored.sums`."""
         own = self._whole.spread(on_host(np.asarray(weight, gmms.means.dtype))).reshape(-1)
-        return np.asarray(_jitted(gmms, self._whole.rows, own))
+        return np.asarray(_jitted(gmms, noise, self._whole.rows, own))
 
 
 class Elsewhere:
@@ -77,9 +80,9 @@ class Elsewhere:
         """The rows."""
         return self._source
 
-    def sums(self, gmms: GMM, weight: Any) -> Float[np.ndarray, "M 2"]:
+    def sums(self, gmms: GMM, noise: Uniform | None, weight: Any) -> Float[np.ndarray, "M 2"]:
         """As `Scored.sums`."""
-        return np.asarray(total(self._source, sums_of_rows, gmms))
+        return np.asarray(total(self._source, sums_of_rows, gmms, noise))
 
 
 _jitted = jax.jit(sums_of_rows)

@@ -83,6 +83,8 @@ def choice_shares(
     rows = [row for row in comparison.rows if row.fit is not None and row.status in USABLE]
     if not rows:
         raise UserError("no model of the comparison could be fitted.")
+    if any(row.fit is not None and row.fit.noise is not None for row in rows):
+        raise UserError("the models have noise, which choice_shares doesn't take: compare without.")
     known = {row.fit.fingerprint for row in rows if row.fit is not None}
     if known != {fingerprint(source)}:
         raise UserError("x and sample_weight aren't those of the comparison: pass the same rows in the same order.")

@@ -12,12 +12,15 @@ from jaxgmm.comparing.scoring import Scored
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import Moments
-from jaxgmm.fitting.account import account, in_weight
+from jaxgmm.fitting.account import account, in_weight, with_noise
 from jaxgmm.fitting.batch import Model, Settings, climb_models, pad
+from jaxgmm.fitting.em_step import with_share
+from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model.criteria import Scores
+from jaxgmm.model.density import WITHOUT_ROWS, Uniform
 from jaxgmm.tools.types import on_host
 
 if TYPE_CHECKING:
@@ -36,8 +39,9 @@ class Sweep:
         settings: Settings,
         dtype: np.dtype,
         out: np.dtype,
+        noise: Noise | None = None,
     ) -> None:
-        self.scored = scored
+        self.scored, self.noise = scored, noise
         self.counts, self.prior, self.settings = counts, prior, settings
         self.per_weight, self.dtype, self.out = per_weight, dtype, out
 
@@ -50,7 +54,7 @@ class Sweep:
         family, rows, total = get_family(self.settings.family), [], moments.total_weight / self.per_weight
         for i, (k, fit) in enumerate(zip(self.counts, fits, strict=True)):
             predictive = None if held_out is None else float(held_out[i])
-            n_parameters = family.n_parameters(k, moments.mean.size)
+            n_parameters = family.n_parameters(k, moments.mean.size) + (0 if self.noise is None else self.noise.n_parameters)
             bound = bounds.get(i)
             evidence = bound.log_evidence if bound else np.nan if elbo else None
             scores = Scores(float(sums[i, 0]), float(sums[i, 1]), n_parameters, total, predictive, None, evidence)
@@ -74,7 +78,8 @@ class Sweep:
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):
             try:
-                fits[i] = in_weight(account(search, model, self.settings, data, self.out, data_id), self.per_weight)
+                fit = in_weight(account(search, model, self.settings, data, self.out, data_id), self.per_weight)
+                fits[i] = fit if self.noise is None else with_noise(fit, search, self.noise)
             except FitError:
                 fits[i] = Status(int(np.asarray(search.status)[0]))
         return fits, moments
@@ -86,8 +91,14 @@ class Sweep:
         if usable:
             padded = [pad(fits[i].gmm, self.counts[-1], self.dtype) for i in usable]  # type: ignore[union-attr]
             padded += padded[:1] * (len(fits) - len(usable))  # one shape whatever fails, one compilation
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-            sums[usable] = self.scored.sums(stacked, weight)[: len(usable)]
+            stacked, noise = jax.tree.map(lambda *leaves: np.stack(leaves), *padded), None
+            if self.noise is not None:
+                shares = np.array([fits[i].noise.weight for i in usable], self.dtype)  # type: ignore[union-attr]
+                shares = np.concatenate([shares, shares[:1].repeat(len(padded) - len(usable))])
+                log_widths = np.tile(self.noise.log_widths.astype(self.dtype), (len(padded), 1))
+                noise = Uniform(on_host(np.log(np.maximum(shares, WITHOUT_ROWS))), on_host(log_widths))
+                stacked = with_share(stacked, on_host(1 - shares))
+            sums[usable] = self.scored.sums(stacked, noise, weight)[: len(usable)]
         return sums
 
     def bounds(self, fits: Sequence[Fit | Status], moments: Moments, weight: Any) -> "dict[int, Bound]":

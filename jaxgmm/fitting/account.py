@@ -11,6 +11,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import Source
 from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.fitting.batch import Model, Settings
+from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.result import Fit, Restarts, best_start
 from jaxgmm.fitting.status import status_of
 from jaxgmm.fitting.step import Search
@@ -94,9 +95,10 @@ def account(search: Search, model: Model, settings: Settings, source: Source, ou
     )
 
 
-def noise_share(search: Search, fit: Fit) -> float:
-    """The share of the rows that are noise, at the best start."""
-    return max(0.0, 1.0 - float(np.asarray(search.point.weights[fit.restarts.best], float).sum()))
+def with_noise(fit: Fit, search: Search, box: Noise) -> Fit:
+    """The fit with noise over a box, of the share that the best start says."""
+    share = max(0.0, 1.0 - float(np.asarray(search.point.weights[fit.restarts.best], float).sum()))
+    return dataclasses.replace(fit, noise=dataclasses.replace(box, weight=share))
 
 
 def rows_per_weight(prior: Any, source: Source) -> float:

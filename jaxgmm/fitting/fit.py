@@ -18,7 +18,7 @@ from jaxgmm.data import ArraySource, Source, fingerprint
 from jaxgmm.data.alike import alike
 from jaxgmm.data.observed import arrange, check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import on_device
-from jaxgmm.fitting.account import account, in_weight, noise_share, rows_per_weight
+from jaxgmm.fitting.account import account, in_weight, rows_per_weight, with_noise
 from jaxgmm.fitting.arguments import (
     Init,
     check_family,
@@ -206,8 +206,8 @@ def fit(
         n_missing=n_missing(source),
         with_errors=errors is not None,
         n_labelled=n_labelled(source),
-        noise=None if box is None else dataclasses.replace(box, weight=noise_share(search, fitted)),
     )
+    fitted = fitted if box is None else with_noise(fitted, search, box)
     if kept is not None and not keep_checkpoint:
         kept.forget()
     if Status.interrupted in fitted.restarts.status and fitted.status is not Status.interrupted:

@@ -4,6 +4,7 @@ Rows from `n_rows` on are padding, of which nothing is said; answers are compute
 by pattern, there is an answer for each of their places.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgmm.data.observed import Observed
-from jaxgmm.model.density import Components, with_shares
+from jaxgmm.model.density import Components, Uniform, with_shares
 from jaxgmm.model.engines import COMPLETE
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.tools import precision
@@ -41,25 +42,31 @@ def _by_rows(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def log_prob_and_complete(gmm: PyTree, x: Rows, dtype: np.dtype, n_rows: Array | None = None) -> Float[Array, "N 2"]:
-    """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk."""
+def log_prob_and_complete(
+    gmm: PyTree, x: Rows, dtype: np.dtype, n_rows: Array | None = None, noise: Uniform | None = None
+) -> Float[Array, "N 2"]:
+    """Of each row, log p(x_n) and the complete-data log p(x_n) + log max_k r_nk, noise being one of the k.
+
+    With noise, the weights of the mixture add up to its share.
+    """
 
     def of_rows(joint: Array) -> Array:
         return jnp.stack([logsumexp(joint, axis=-1), joint.max(-1)], axis=-1)
 
-    return _by_rows(of_rows, precision.cast(gmm, dtype).components(), x, dtype, n_rows)
+    components = dataclasses.replace(precision.cast(gmm, dtype).components(), noise=noise)
+    return _by_rows(of_rows, components, x, dtype, n_rows)
 
 
-def sums_of_rows(gmms: PyTree, x: Rows, weight: Array) -> Float[Array, "M 2"]:
+def sums_of_rows(gmms: PyTree, noise: Uniform | None, x: Rows, weight: Array) -> Float[Array, "M 2"]:
     """Of each of M mixtures, in their dtype, the weighted sums of what `log_prob_and_complete` says of rows."""
     dtype = np.dtype(gmms.means.dtype)
     own = weight.astype(dtype)
 
-    def of_model(gmm: PyTree) -> Float[Array, " 2"]:
-        values = log_prob_and_complete(gmm, x, dtype, rows_present(own))
+    def of_model(model: tuple[PyTree, Uniform | None]) -> Float[Array, " 2"]:
+        values = log_prob_and_complete(model[0], x, dtype, rows_present(own), model[1])
         return jnp.where(own[:, None] > 0, own[:, None] * values, 0).sum(0)
 
-    return lax.map(of_model, jax.tree.map(jnp.asarray, gmms))
+    return lax.map(of_model, jax.tree.map(jnp.asarray, (gmms, noise)))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

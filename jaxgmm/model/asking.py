@@ -84,7 +84,7 @@ def _total_elsewhere(gmm: Any, formula: Callable[..., Any], x: Any, sample_weigh
     dtype = precision.compute_dtype(source.like, gmm)
     with precision.scope(dtype):
         one = jax.tree.map(lambda leaf: np.asarray(leaf, dtype)[None], gmm)
-        sums = np.asarray(sum_over(source, answers.sums_of_rows, one), float)[0]
+        sums = np.asarray(sum_over(source, answers.sums_of_rows, one, None), float)[0]
         weight = np.array([source.total_weight])  # as of one row, which counts so often
         return float(formula(gmm.n_parameters, weight, *(sums / weight)[:, None]))
 

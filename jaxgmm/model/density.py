@@ -80,6 +80,11 @@ def log_joint(components: Components, x: Float[Array, "N D"]) -> Float[Array, "N
     return components.log_constant - (y**2).sum(-1).T / 2
 
 
+def with_noise(log_joint: Float[Array, "... K"], noise: Float[Array, "..."]) -> Float[Array, "... L"]:
+    """The log joint of rows and components, and then that of noise."""
+    return jnp.concatenate([log_joint, jnp.broadcast_to(noise[..., None], (*log_joint.shape[:-1], 1))], axis=-1)
+
+
 def with_shares(log_joint: Float[Array, "N K"], components: Components) -> Float[Array, "N K"]:
     """The log joint to make responsibilities of: a row too far from all components for a number belongs to them by weight."""
     lost = jnp.isneginf(log_joint).all(-1, keepdims=True)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.source import Labelled
-from jaxgmm.model.density import Components, log_joint, normalise
+from jaxgmm.model.density import Components, log_joint, normalise, with_noise
 from jaxgmm.model.projecting import e_step_projected
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools.blocks import NUMBERS_IN_A_BLOCK, reduce_rows, rows_present, short_blocks
@@ -61,8 +61,9 @@ class Engine:
         return expand_rows(structure, x, centre)
 
     def log_joint(self, components: Components, x: Array) -> Float[Array, "N K"]:
-        """Log p(what was observed of row n, component k)."""
-        return log_joint(components, x)
+        """Log p(what was observed of row n, component k); with noise, of this too, last."""
+        joint = log_joint(components, x)
+        return joint if components.noise is None else with_noise(joint, components.noise.log_joint())
 
     def sums(
         self,

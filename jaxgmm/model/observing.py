@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.observed import Observed
-from jaxgmm.model.density import Components, log_weights, normalise
+from jaxgmm.model.density import Components, log_weights, normalise, with_noise
 from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
 
@@ -64,7 +64,11 @@ class Observing(Engine):
             values, which, known = group
             own = patterns_of(components, whole, *x.of_patterns(which))
             joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values).swapaxes(-1, -2)
-            return question((joint if known is None else joint + known).reshape(-1, joint.shape[-1]))
+            joint = joint if known is None else joint + known
+            if components.noise is not None:  # a row with a label is not noise
+                noise = jnp.broadcast_to(components.noise.log_joint(x.seen[which])[:, None], joint.shape[:-1])
+                joint = with_noise(joint, noise if known is None else jnp.where((known < 0).any(-1), -jnp.inf, noise))
+            return question(joint.reshape(-1, joint.shape[-1]))
 
         answers = lax.map(of_group, (x.values, x.pattern, x.evidence))
         return answers.reshape(-1, *answers.shape[2:])
