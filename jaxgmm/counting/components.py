@@ -17,10 +17,10 @@ from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, require, row_labels_of, rows_of
 from jaxgmm.counting.mixtures import check_groups
-from jaxgmm.counting.partition import Data, blocks_of_labels, expand, log_densities
+from jaxgmm.counting.model import padded_data, padded_labels
+from jaxgmm.counting.partition import Data, blocks_of_labels, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.verdict import alpha_of
-from jaxgmm.covariance import get_family
 from jaxgmm.data.placed import Seen
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -88,13 +88,12 @@ def components_given(
     key_draws, key_tree = jax.random.split(key)
     dtype = np.dtype(np.float64)
     with precision.scope(dtype):
-        centre = rows.mean(0, dtype=float)
-        own = replace(prior, mean=np.asarray(prior.mean) - centre.reshape(np.shape(prior.mean)))
-        nothing = PartitionPrior(jnp.zeros(1), jnp.ones(()))
-        data = precision.cast(Data(expand(jnp.asarray(rows - centre), get_family(prior.family)), own, nothing), dtype)
+        data = padded_data(rows, prior, PartitionPrior(jnp.zeros(1), jnp.ones(())))
+        labels = padded_labels(labels, data, n_clusters)
         keys = jax.random.split(key_draws, chosen.size)
         gmm, extra, log_likelihood = jax.tree.map(np.asarray, _draw_all(keys, labels, gamma, extra, data, n_clusters))
-    draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm.moved(centre), extra, {"lp": log_likelihood}, {}))
+    gmm = gmm.moved(rows.mean(0, dtype=float))
+    draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm, extra, {"lp": log_likelihood}, {}))
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
     return to_datatree(
         draws, Seen(rows), prior,
@@ -134,6 +133,7 @@ def _draw_all(
         n_sweeps = _INNER_SWEEPS if isinstance(data.prior, RichardsonGreen) else 1
         gmm, extra = jax.lax.fori_loop(0, n_sweeps, again, (gmm, extra))
         joint = log_densities(gmm.means, gmm.factored(), data) + jnp.log(gmm.weights)
-        return gmm, extra, logsumexp(joint, axis=1).sum() - joint.shape[0] * gmm.n_features / 2 * jnp.log(2 * jnp.pi)
+        constant = data.n_samples * gmm.n_features / 2 * jnp.log(2 * jnp.pi)
+        return gmm, extra, jnp.where(data.present, logsumexp(joint, axis=1), 0).sum() - constant
 
     return jax.lax.map(one, (keys, labels, gamma, extra), batch_size=_DRAWS_AT_ONCE)

@@ -11,7 +11,7 @@ from jaxgmm.bayes.trees.schema import facts_of, feature_names_of, group_of, requ
 from jaxgmm.counting.components import prior_of
 from jaxgmm.counting.count_clusters import check_budget, ended
 from jaxgmm.counting.mixtures import GROUPS, with_groups
-from jaxgmm.counting.model import centred_data
+from jaxgmm.counting.model import padded_data, padded_labels
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.telescoping import Telescoping, continued
 from jaxgmm.counting.until import UntilBelieved
@@ -75,18 +75,20 @@ def continue_chains(
     before = _kept_of(tree, names_in_partitions(own))
     done = before["n_clusters"].shape[1]
     with precision.scope(np.dtype(np.float64)), reporter(progress, "continue_chains") as report:
-        data = centred_data(jnp.asarray(rows, float), own, partition_prior)
+        data = padded_data(rows, own, partition_prior)
         seed, seed_groups = np.random.SeedSequence([*facts["key"], done]).generate_state(4).reshape(2, 2)
         last = {name: values[:, -1] for name, values in before.items()}
         extra = {name: last[name] for name in names_in_partitions(own)}
         key, key_groups = (jax.random.wrap_key_data(jnp.asarray(own), impl="threefry2x32") for own in (seed, seed_groups))
         keys = jax.random.split(key, len(last["labels"]))
-        states = _continued(keys, last["labels"].astype(int), last["n_components"], last["alpha"], extra, data)
+        labels = padded_labels(last["labels"], data, partition_prior.most)
+        states = _continued(keys, labels, last["n_components"], last["alpha"], extra, data)
         until = UntilBelieved(
             partition_prior.most, max_seconds, verdict=n_draws is None, already=before["n_clusters"], report=report
         )
         kernel = Telescoping(facts["n_moves"], facts["thin"])
         new = run_chains(kernel, states, data, Schedule(0, most_draws, report, until=until))
+    new |= {"labels": new["labels"][..., : len(rows)]}
     how = ended(until, new, 3)
     kept = {name: np.concatenate([before[name], values], axis=1) for name, values in new.items()}
     facts |= how | {"n_draws": done + how["n_draws"]}

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from jax.typing import ArrayLike
@@ -16,7 +15,7 @@ from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.mixing import LEAST_DRAWS
 from jaxgmm.counting.mixtures import check_groups, with_groups
-from jaxgmm.counting.model import centred_data, component_prior, partition_prior_of
+from jaxgmm.counting.model import component_prior, padded_data, padded_labels, partition_prior_of
 from jaxgmm.counting.partition_prior import N_COMPONENTS, OfAlpha, OfK
 from jaxgmm.counting.telescoping import Telescoping, start
 from jaxgmm.counting.until import UntilBelieved
@@ -165,11 +164,11 @@ def count_clusters(
     rows = np.asarray(source.x)
     dtype = np.dtype(np.float64)  # on every device: evidences are differences of large sums of squares
     with precision.scope(dtype), reporter(progress, "count_clusters") as report:
-        data = centred_data(jnp.asarray(rows, dtype), own, partition_prior)
+        data = padded_data(rows, own, partition_prior)
         key_fit, key_start = jax.random.split(key)
         key_groups = jax.random.fold_in(key, 2)  # neither of these
         labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
-        states = _start_all(jax.random.split(key_start, n_chains), labels, data)
+        states = _start_all(jax.random.split(key_start, n_chains), padded_labels(labels, data, partition_prior.most), data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
         path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
@@ -178,6 +177,7 @@ def count_clusters(
             max_components, max_seconds, verdict=n_draws is None, lossless=checkpoint is not None, report=report
         )
         kept = run_chains(kernel, states, data, Schedule(n_warmup, most_draws, report, path, resume, signature, until))
+    kept |= {"labels": kept["labels"][..., : len(rows)]}
     settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept, 4)
     row_labels = frames.row_labels(x)
     tree = count_tree(kept, rows, names, row_labels, own, partition_prior, settings)

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from jax import lax
@@ -14,7 +13,7 @@ from jaxgmm.bayes.priors.base import MixturePrior, names_in_partitions
 from jaxgmm.bayes.trees.build import coordinates, dataset_of, dataset_of_rows
 from jaxgmm.bayes.trees.per_draw import log_density_of_rows, replicate
 from jaxgmm.bayes.trees.schema import ROW, check_feature_names
-from jaxgmm.counting.model import centred_data
+from jaxgmm.counting.model import padded_data, padded_labels
 from jaxgmm.counting.partition import Data
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.telescoping import continued
@@ -72,7 +71,8 @@ def with_groups(
         flat = {name: np.asarray(kept[name]).reshape(-1, *np.shape(kept[name])[2:]) for name in names_kept}
         labels, n_components, alpha = flat.pop("labels").astype(int), flat.pop("n_components"), flat.pop("alpha")
         keys = jax.random.split(key_mixtures, len(labels))
-        data = centred_data(jnp.asarray(rows, dtype), prior, partition_prior)
+        data = padded_data(rows, prior, partition_prior)
+        labels = padded_labels(labels, data, partition_prior.most)
         gmm = _mixtures(keys, labels, n_components, alpha, flat, data).moved(rows.mean(0, dtype=float))
 
         def per_draw(values: Any) -> np.ndarray:

@@ -6,13 +6,15 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxgmm.bayes.priors.base import MixturePrior
 from jaxgmm.bayes.priors.conjugate import FAMILIES
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, OfAlpha, OfK, PartitionPrior, log_p_components
 from jaxgmm.covariance import get_family
+from jaxgmm.data.padding import pad_rows, padded_length
 from jaxgmm.fitting.priors import Change
 from jaxgmm.model.default_prior import NAMES, not_a_prior
 from jaxgmm.model.prior import Prior
@@ -26,12 +28,36 @@ _SPARSE_ALPHA = 0.01
 
 
 @jax.jit
-def centred_data(rows: Float[Array, "N D"], prior: Prior | RichardsonGreen, partition_prior: PartitionPrior) -> Data:
-    """What the chains share, in the precision of the rows: all sums are taken of rows whose mean is zero."""
-    centre, dtype = rows.mean(0), rows.dtype
-    prior, partition_prior = precision.cast((prior, partition_prior), dtype)
+def centred_data(
+    rows: Float[Array, "N D"],
+    prior: MixturePrior,
+    partition_prior: PartitionPrior,
+    n_present: Int[Array, ""] | None = None,
+) -> Data:
+    """What the chains share, in the precision of the rows: all sums are taken of rows whose mean is zero.
+
+    `n_present`: rows after so many are padding.
+    """
+    prior, partition_prior = precision.cast((prior, partition_prior), rows.dtype)
+    data = Data(rows, prior, partition_prior, n_present)
+    centre = jnp.where(data.present[:, None], rows, 0).sum(0) / data.n_samples
     about_zero = replace(prior, mean=prior.mean - centre.reshape(jnp.shape(prior.mean)))
-    return Data(expand(rows - centre, get_family(prior.family)), about_zero, partition_prior)
+    z = jnp.where(data.present[:, None], rows - centre, 0)
+    return data._replace(rows=expand(z, get_family(prior.family)), prior=about_zero)
+
+
+def padded_data(rows: Float[np.ndarray, "N D"], prior: MixturePrior, partition_prior: PartitionPrior) -> Data:
+    """`centred_data` in float64, of rows that are padded: few numbers of them share programs."""
+    length = padded_length(len(rows), summed=False)
+    x = jax.device_put(pad_rows(np.asarray(rows, float), length))
+    return centred_data(x, prior, partition_prior, on_host(np.asarray(len(rows))))
+
+
+def padded_labels(labels: Int[np.ndarray, "... N"], data: Data, most: int) -> Int[np.ndarray, "... M"]:
+    """Labels of rows, 0..`most` - 1, and `most` for the padding."""
+    more = data.rows.shape[0] - labels.shape[-1]
+    width = [(0, 0)] * (labels.ndim - 1) + [(0, more)]
+    return np.pad(labels.astype(int), width, constant_values=most)
 
 
 def component_prior(prior: Prior | RichardsonGreen | Change | str, family: str | None, x: Numbers) -> Prior | RichardsonGreen:

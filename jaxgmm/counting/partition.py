@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, MixturePrior, predictive
 from jaxgmm.counting.partition_prior import PartitionPrior
@@ -19,11 +19,23 @@ class Data(NamedTuple):
         rows: (N, P), expanded rows: the row itself, centred, then its products by the structure of the family.
         prior: of components, its mean centred as the rows are.
         partition_prior: of how rows are dealt out.
+        n_present: (), rows after so many are padding, zeros with label J: in no block; None without padding.
     """
 
     rows: Float[Array, "N P"]
     prior: MixturePrior
     partition_prior: PartitionPrior
+    n_present: Int[Array, ""] | None = None
+
+    @property
+    def n_samples(self) -> int | Int[Array, ""]:
+        """Rows that aren't padding."""
+        return self.rows.shape[0] if self.n_present is None else self.n_present
+
+    @property
+    def present(self) -> Bool[Array, " N"]:
+        """Which rows these are."""
+        return jnp.arange(self.rows.shape[0]) < self.n_samples
 
     @property
     def n_features(self) -> int:
@@ -35,7 +47,7 @@ class Partition(NamedTuple):
     """A partition of the rows into at most J blocks.
 
     Attributes:
-        labels: (N,), 0..J-1.
+        labels: (N,), 0..J-1, J for padding.
         blocks: J of them.
         variance: (J,), the random part of the evidences.
         log_blocks: (M,), the sum of `PartitionPrior.log_block` over the blocks.
@@ -104,6 +116,11 @@ def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "N K
     linear, quadratic, norm = structure.coefficients(means, factor)
     coefficients = jnp.concatenate([linear, quadratic], axis=1)
     return data.rows @ coefficients.T - factor.half_log_det - norm / 2
+
+
+def at_labels(values: Float[Array, "N J"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
+    """The value of each row for its own block; a number for padding."""
+    return jnp.take_along_axis(values, labels[:, None], axis=1, mode="clip")[:, 0]
 
 
 def log_memberships(blocks: Blocks, extra: dict[str, Array], data: Data) -> Float[Array, "N J"]:

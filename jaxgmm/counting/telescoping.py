@@ -33,7 +33,7 @@ class Chain(NamedTuple):
 
     Attributes:
         rng_key: of its future.
-        labels: (N,), the component of each row.
+        labels: (N,), the component of each row, J for padding.
         gmm: J components; those from `n_components` on have weight 0 and no meaning. Means are centred as the rows are.
         n_components: (), K.
         n_clusters: (), K+, components that own a row.
@@ -91,9 +91,10 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
     most = data.partition_prior.most
     blocks = blocks_of_labels(labels, most, data)
     n_clusters = (blocks.counts > 0).sum()
-    extra = start_in_partitions(data.prior, data.rows[:, : data.n_features], n_clusters)
+    variance = (data.rows[:, : data.n_features] ** 2).sum(0) / data.n_samples  # about the mean, which is 0, as padding is
+    extra = start_in_partitions(data.prior, variance, n_clusters)
     means, covariances = predictive(data.prior, blocks, extra)
-    gmm = GMM.unchecked(blocks.counts / labels.size, means, covariances, data.prior.family)
+    gmm = GMM.unchecked(blocks.counts / data.n_samples, means, covariances, data.prior.family)
     nothing = jnp.zeros((), data.rows.dtype)
     return Chain(key, labels, gmm, n_clusters, n_clusters, data.partition_prior.alpha, extra, nothing, nothing, nothing)
 
@@ -122,24 +123,25 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     """Allocations given the mixture; the partition by `MOVES`; K, alpha and the mixture given the partition."""
     key, key_uniform, key_mixture = jax.random.split(chain.rng_key, 3)
     joint = _log_joint(chain, data)
-    n_samples, most = joint.shape
-    of_round = sum(move.n_uniforms(n_samples, most) + 1 for move in MOVES)
-    total = n_samples + n_moves * of_round + 3 * len(_ALPHA_STEPS) + 1 + most
-    u = Uniforms(jax.random.uniform(key_uniform, (total,), joint.dtype))
-    labels, log_density = draw_labels(joint, u.take(n_samples))
+    most, present = joint.shape[1], data.present
+    of_round, rows_of_round = sum(move.n_uniforms(most) + 1 for move in MOVES), sum(move.N_OF_ROWS for move in MOVES)
+    u = _uniforms(key_uniform, n_moves * of_round + 3 * len(_ALPHA_STEPS) + 1 + most, 1 + n_moves * rows_of_round, data.rows)
+    labels, log_density = draw_labels(joint, u.take_rows())
+    labels, log_density = jnp.where(present, labels, most), jnp.where(present, log_density, 0)
     log_r = joint - log_density[:, None]
-    entropy = -jnp.where(log_r > -jnp.inf, jnp.exp(log_r) * log_r, 0).sum(-1).mean()
-    constant = joint.shape[0] * data.n_features / 2 * jnp.log(2 * jnp.pi)
+    each = jnp.where(log_r > -jnp.inf, jnp.exp(log_r) * log_r, 0).sum(-1)
+    entropy = -jnp.where(present, each, 0).sum() / data.n_samples
+    constant = data.n_samples * data.n_features / 2 * jnp.log(2 * jnp.pi)
     # NaN once, NaN for ever: a draw that isn't a number must not pass unseen between those that are kept.
     log_likelihood = jnp.where(jnp.isfinite(chain.log_likelihood), log_density.sum() - constant, jnp.nan)
     chain = chain._replace(rng_key=key, log_likelihood=log_likelihood, entropy=entropy)
 
     prior = data.partition_prior
     partition = _partition_of(labels, chain, data)
-    partition, accepted = _moved(u.take(n_moves, of_round), partition, chain, data)
+    partition, accepted = _moved(u.take(n_moves, of_round), u.take_rows(n_moves, rows_of_round), partition, chain, data)
     partition = _filled_first(partition)
     of_alpha, of_k, of_sticks = u.take(len(_ALPHA_STEPS), 3), u.take(), u.take(most)
-    assert u.left == 0
+    assert u.spent
     alpha = chain.alpha if prior.alpha_prior is None else _draw_alpha(of_alpha, chain.alpha, partition, prior)
     if prior.weights == "dirichlet-process":
         n_components = jnp.asarray(prior.most)
@@ -157,23 +159,32 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     )
 
 
-def _moved(uniforms: Float[Array, "R U"], partition: Partition, chain: Chain, data: Data) -> tuple[Partition, Array]:
+def _uniforms(key: Array, n_values: int, n_of_rows: int, rows: Float[Array, "N P"]) -> Uniforms:
+    """By one call, so many, and so many a row: the first rows' are the same however many more there are."""
+    n_samples = rows.shape[0]
+    flat = jax.random.uniform(key, (n_values + n_samples * n_of_rows,), rows.dtype)
+    return Uniforms(flat[:n_values], flat[n_values:].reshape(n_samples, n_of_rows).T)
+
+
+def _moved(
+    uniforms: Float[Array, "R U"], of_rows: Float[Array, "R L N"], partition: Partition, chain: Chain, data: Data
+) -> tuple[Partition, Array]:
     """The partition after rounds of `MOVES`, and the share of the proposals that were accepted."""
     accepted = jnp.zeros((), data.rows.dtype)
     n_rounds = len(uniforms)
     if n_rounds == 0:
         return partition, accepted
-    log_heads = data.partition_prior.log_heads(chain.alpha, partition.labels.size)
+    log_heads = data.partition_prior.log_heads(chain.alpha, data.n_samples)
 
     def one_round(i: Array, carry: tuple[Partition, Array]) -> tuple[Partition, Array]:
         partition, accepted = carry
-        u = Uniforms(uniforms[i])
+        u = Uniforms(uniforms[i], of_rows[i])
         for move in MOVES:
             proposed, log_ratio = move.propose(u, Scene(partition, chain.alpha, log_heads, chain.extra, data))
             done = jnp.log(u.take()) < log_ratio
             partition = jax.tree.map(lambda new, old, done=done: jnp.where(done, new, old), proposed, partition)
             accepted += done
-        assert u.left == 0
+        assert u.spent
         return partition, accepted
 
     partition, accepted = lax.fori_loop(0, n_rounds, one_round, (partition, accepted))
@@ -198,7 +209,8 @@ def _partition_of(labels: Array, chain: Chain, data: Data) -> Partition:
 def _filled_first(partition: Partition) -> Partition:
     order = jnp.argsort(partition.blocks.counts == 0, stable=True)
     blocks = jax.tree.map(lambda leaf: leaf[order], partition.blocks)
-    return Partition(jnp.argsort(order)[partition.labels], blocks, partition.variance[order], partition.log_blocks)
+    places = jnp.append(jnp.argsort(order), order.size)
+    return Partition(places[partition.labels], blocks, partition.variance[order], partition.log_blocks)
 
 
 def _log_terms(counts: Array, alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:

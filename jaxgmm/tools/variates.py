@@ -16,18 +16,27 @@ _LEAST = float(np.log(np.finfo(np.float32).tiny))  # a smaller log-gamma would u
 
 
 class Uniforms:
-    """A vector of numbers in [0, 1), handed out in pieces from its beginning; `left` must be 0 at the end.
+    """Numbers in [0, 1), handed out in pieces from the beginning; nothing must be left at the end: `spent`.
+
+    Args:
+        values: (M,).
+        of_rows: (L, N), L for each row.
 
     Example:
         >>> import numpy as np
-        >>> u = Uniforms(np.array([0.1, 0.2, 0.3]))
-        >>> float(u.take()), u.take(2).shape, u.left
-        (0.1, (2,), 0)
+        >>> u = Uniforms(np.array([0.1, 0.2, 0.3]), np.array([[0.4, 0.5]]))
+        >>> float(u.take()), u.take(2).shape, u.take_rows().tolist(), u.spent
+        (0.1, (2,), [0.4, 0.5], True)
     """
 
-    def __init__(self, values: Float[Array, " M"]) -> None:
-        self._values = values
-        self.left = values.size
+    def __init__(self, values: Float[Array, " M"], of_rows: Float[Array, "L N"] | None = None) -> None:
+        self._values, self._of_rows = values, of_rows
+        self.left, self._rows_left = values.size, 0 if of_rows is None else len(of_rows)
+
+    @property
+    def spent(self) -> bool:
+        """Whether all have been handed out."""
+        return self.left == 0 and self._rows_left == 0
 
     def take(self, *shape: int) -> Float[Array, "..."]:
         """The next ones, in this shape."""
@@ -35,6 +44,15 @@ class Uniforms:
         assert size <= self.left, f"{size} uniforms are asked for, {self.left} are left"
         self.left -= size
         return self._values[first : first + size].reshape(shape)
+
+    def take_rows(self, *shape: int) -> Float[Array, "*shape N"]:
+        """The next ones of the rows, (N,), or so many of these."""
+        size = math.prod(shape)
+        assert self._of_rows is not None
+        assert size <= self._rows_left, f"{size} uniforms a row are asked for, {self._rows_left} are left"
+        first = len(self._of_rows) - self._rows_left
+        self._rows_left -= size
+        return self._of_rows[first : first + size].reshape(*shape, -1)
 
 
 def normals(key: Array, *shapes: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:
@@ -55,7 +73,7 @@ def logistic(u: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.log(jnp.maximum(u, jnp.finfo(u.dtype).eps / 2)) - jnp.log1p(-u)
 
 
-def integer(u: Float[Array, "..."], end: int) -> Int[Array, "..."]:
+def integer(u: Float[Array, "..."], end: int | Array) -> Int[Array, "..."]:
     """Whole numbers from 0 to `end` - 1 of uniforms."""
     return (u * end).astype(int)
 

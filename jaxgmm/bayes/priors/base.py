@@ -103,8 +103,8 @@ def names_in_partitions(prior: MixturePrior) -> tuple[str, ...]:
 
 
 @functools.singledispatch
-def start_in_partitions(prior: MixturePrior, rows: Float[Array, "N D"], n_clusters: Array) -> dict[str, Array]:
-    """Values of these to start from, given the rows, about their mean, and how many clusters they are in."""
+def start_in_partitions(prior: MixturePrior, variance: Float[Array, " D"], n_clusters: Array) -> dict[str, Array]:
+    """Values of these to start from, given the rows' variances, and how many clusters they are in."""
     return {}
 
 

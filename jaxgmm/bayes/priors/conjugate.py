@@ -80,11 +80,11 @@ def _scale_name(prior: Prior) -> tuple[str, ...]:
 
 
 @start_in_partitions.register
-def _shared_volume(prior: Prior, rows: Float[Array, "N D"], n_clusters: Array) -> dict[str, Array]:
+def _shared_volume(prior: Prior, variance: Float[Array, " D"], n_clusters: Array) -> dict[str, Array]:
     """As for so many components that share the sample's volume."""
     if prior.least_scale is None:
         return {}
-    return {SCALE: jnp.maximum(jnp.asarray(n_clusters, rows.dtype) ** (-2 / rows.shape[1]), prior.least_scale)}
+    return {SCALE: jnp.maximum(jnp.asarray(n_clusters, variance.dtype) ** (-2 / variance.size), prior.least_scale)}
 
 
 class Conjugate(NamedTuple):

@@ -238,8 +238,8 @@ def _mean_rate(prior: RichardsonGreen, gmm: GMM) -> dict[str, Array]:
 
 
 @start_in_partitions.register
-def _rate_of_blocks(prior: RichardsonGreen, rows: Float[Array, "N D"], n_clusters: Array) -> dict[str, Array]:
-    return {"rate": prior.shape * jnp.var(rows[:, 0]) / n_clusters**2}
+def _rate_of_blocks(prior: RichardsonGreen, variance: Float[Array, " D"], n_clusters: Array) -> dict[str, Array]:
+    return {"rate": prior.shape * variance[0] / n_clusters**2}
 
 
 @names_of_extra.register

@@ -10,14 +10,17 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence
-from jaxgmm.counting.moves.split_merge import deal_out, n_uniforms_dealt
-from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of_labels, log_blocks_of, log_memberships
+from jaxgmm.counting.moves import split_merge
+from jaxgmm.counting.moves.split_merge import N_DEALT, deal_out
+from jaxgmm.counting.partition import Data, Partition, Scene, at_labels, blocks_of_labels, log_blocks_of, log_memberships
 from jaxgmm.tools.variates import Uniforms, draw_labels, integer
 
+N_OF_ROWS = 1 + split_merge.N_OF_ROWS  # uniforms that `propose` takes for each row
 
-def n_uniforms(n_samples: int, most: int) -> int:
-    """How many uniforms `propose` takes, for N rows in at most J blocks."""
-    return 2 + n_samples + n_uniforms_dealt(n_samples) + most
+
+def n_uniforms(most: int) -> int:
+    """How many uniforms `propose` takes besides those of the rows, for at most J blocks."""
+    return 2 + N_DEALT + most
 
 
 def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
@@ -27,24 +30,22 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     """
     partition, alpha, _, extra, data = scene
     labels, most = partition.labels, partition.blocks.counts.size
-    n_samples = labels.size
-    rows, slots = jnp.arange(n_samples), jnp.arange(most)
-    seed, birth = integer(u.take(), n_samples), u.take() < 0.5
+    rows, slots = jnp.arange(labels.size), jnp.arange(most)
+    seed, birth = integer(u.take(), data.n_samples), u.take() < 0.5
     filled = partition.blocks.counts > 0
     own = jnp.where(birth, jnp.argmin(filled), labels[seed])
     possible = jnp.where(birth, ~filled.all(), filled.sum() >= 2)
 
     others = jax.tree.map(lambda leaf: leaf.at[own].set(0), partition.blocks)
-    left = draw_labels(log_memberships(others, extra, data), u.take(n_samples))[0]
+    left = draw_labels(log_memberships(others, extra, data), u.take_rows())[0]
     small_labels = jnp.where(labels == own, left, labels)
     small = blocks_of_labels(small_labels, most, data)
 
     density = log_memberships(small, extra, data)
-    rival = jnp.take_along_axis(density, small_labels[:, None], axis=1)[:, 0]
+    rival = at_labels(density, small_labels)
     home = jax.tree.map(lambda leaf: leaf[small_labels[seed]][None], small)
-    everyone = jnp.ones(n_samples, bool)
     side = jnp.where(birth, rows == seed, labels == own)
-    side, log_birth = deal_out(u, scene, seed, rows != seed, everyone, birth, side, home, rival)
+    side, log_birth = deal_out(u, scene, seed, data.present & (rows != seed), data.present, birth, side, home, rival)
 
     big_labels = jnp.where(side, own, small_labels)
     big = blocks_of_labels(big_labels, most, data)
@@ -69,8 +70,7 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
 
 def _log_allocation(joint: Float[Array, "N J"], labels: Int[Array, " N"], which: Bool[Array, " N"]) -> Float[Array, ""]:
     """Log probability that just these rows are allocated as they are."""
-    chosen = jnp.take_along_axis(joint, labels[:, None], axis=1)[:, 0]
-    return jnp.where(which, chosen - logsumexp(joint, axis=1), 0).sum()
+    return jnp.where(which, at_labels(joint, labels) - logsumexp(joint, axis=1), 0).sum()
 
 
 def _log_evidence(blocks: Blocks, variance: Array, extra: dict[str, Array], data: Data) -> Float[Array, ""]:

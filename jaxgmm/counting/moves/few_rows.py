@@ -13,15 +13,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.counting.moves.split_merge import exchange
-from jaxgmm.counting.partition import Data, Partition, Scene, blocks_of, log_memberships
+from jaxgmm.counting.partition import Data, Partition, Scene, at_labels, blocks_of, log_memberships
 from jaxgmm.tools.variates import Uniforms, draw_labels, integer
 
 _MOST_ROWS = 3  # that leave together
 _LOG_FACTORIAL = np.log([1.0, 1.0, 2.0, 6.0])
 
 
-def n_uniforms(n_samples: int, most: int) -> int:
-    """How many uniforms `propose` takes, for N rows in at most J blocks."""
+N_OF_ROWS = 0  # uniforms that `propose` takes for each row
+
+
+def n_uniforms(most: int) -> int:
+    """How many uniforms `propose` takes, for at most J blocks."""
     return 7 + _MOST_ROWS
 
 
@@ -42,11 +45,9 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     entered = _draw(u.take(), jnp.where(inside[:, None], joint, 0).sum(0))
     small_labels = jnp.where(inside, entered, labels)
     joined = small_labels == entered  # of all blocks, only this one differs between `others` and `small`
-    at_home = jnp.where(
-        joined, _log_density(joined, extra, data), jnp.take_along_axis(joint, small_labels[:, None], axis=1)[:, 0]
-    )
+    at_home = jnp.where(joined, _log_density(joined, extra, data), at_labels(joint, small_labels))
     small_counts = others.counts.at[entered].set(joined.sum())
-    log_first = jnp.where(small_counts[small_labels] > size, -at_home, -jnp.inf)
+    log_first = jnp.where(data.present & (small_counts[small_labels] > size), -at_home, -jnp.inf)
     group, home, log_leave = _draw_rows(u.take(_MOST_ROWS), leave, size, inside, log_first, small_labels, at_home, extra, data)
 
     member = small_labels == home

@@ -25,16 +25,19 @@ _EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
 _REACH = 0.5  # standard deviations of the data, by feature, within which the other pairs lie
 
 
-def n_uniforms(n_samples: int, most: int) -> int:
-    """How many uniforms `propose` takes, for N rows in at most J blocks."""
-    return 6 + n_uniforms_dealt(n_samples)
+N_OF_ROWS = 3  # uniforms that `deal_out` takes for each row, and so does `propose`
+N_DEALT = 2  # and besides
+
+
+def n_uniforms(most: int) -> int:
+    """How many uniforms `propose` takes besides those of the rows, for at most J blocks."""
+    return 6 + N_DEALT
 
 
 def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio."""
     partition, data = scene.partition, scene.data
-    n_samples = partition.labels.size
-    one = integer(u.take(), n_samples)
+    one = integer(u.take(), data.n_samples)
     two = _draw_other(u.take(2), one, data)
     counts = partition.blocks.counts
     filled = counts > 0
@@ -46,7 +49,7 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
 
     member = (partition.labels == a) | (partition.labels == b)
     whole = blocks_of(member.astype(data.rows.dtype)[None], data)
-    rows = jnp.arange(n_samples)
+    rows = jnp.arange(partition.labels.size)
     free = member & (rows != one) & (rows != two)
     side = jnp.where(split, rows == one, partition.labels == a)
     first, log_q = deal_out(u, scene, one, free, member, split, side, whole)
@@ -99,16 +102,12 @@ def exchange(
 def _draw_other(uniform: Float[Array, "2"], one: Array, data: Data) -> Int[Array, ""]:
     """The row to pair with row `one`: any, or one nearby."""
     z = data.rows[:, : data.n_features]
-    sd = z.std(0)
+    sd = jnp.sqrt((z**2).sum(0) / data.n_samples)  # their mean is 0, as padding is
     distance = (((z - z[one]) / jnp.where(sd > 0, sd, 1)) ** 2).mean(1)
-    weight = jnp.where(uniform[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2))).at[one].set(0)
+    weight = jnp.where(uniform[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2)))
+    weight = jnp.where(data.present, weight, 0).at[one].set(0)
     cumulative = jnp.cumsum(weight)
-    return jnp.minimum((cumulative <= uniform[1] * cumulative[-1]).sum(), weight.size - 1)
-
-
-def n_uniforms_dealt(n_samples: int) -> int:
-    """How many uniforms `deal_out` takes."""
-    return 3 * n_samples + 2
+    return jnp.minimum((cumulative <= uniform[1] * cumulative[-1]).sum(), data.n_samples - 1)
 
 
 def deal_out(
@@ -144,12 +143,12 @@ def deal_out(
     y = family.structure.whiten(z, jnp.zeros((1, d), z.dtype), factor)[0]
     # The first side begins as the rows around its own: all sizes are tried, in equal shares on a logarithmic scale.
     distance = ((y - y[seed]) ** 2).sum(1)
-    chosen = member & (jnp.log(u.take(weight.size)) < u.take() * -jnp.log(weight.sum()))
+    chosen = member & (jnp.log(u.take_rows()) < u.take() * -jnp.log(weight.sum()))
     radius = jnp.where(chosen, distance, jnp.inf).min()
-    odds = jnp.clip((jnp.minimum(radius, distance.max()) - distance) / 2, -_MOST, _MOST)
+    odds = jnp.clip((jnp.minimum(radius, jnp.where(data.present, distance, 0).max()) - distance) / 2, -_MOST, _MOST)
     skipped = integer(u.take(), _EM_STEPS + 1)
-    batch = jnp.where(free, _EM_STEPS + integer(u.take(weight.size), _BATCHES), -1)
-    logit_u = logistic(u.take(weight.size))
+    batch = jnp.where(free, _EM_STEPS + integer(u.take_rows(), _BATCHES), -1)
+    logit_u = logistic(u.take_rows())
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         odds, side, log_q = carry
