@@ -19,6 +19,7 @@ from jaxgmm.model.prior import Prior
 from jaxgmm.tools.errors import UserError
 
 _FACTORS = (0.5, 2.0)
+_LEAST_SHOWN = 1e-3
 
 
 def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any) -> pd.DataFrame:
@@ -34,7 +35,8 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
 
     Returns:
         One row a run ("as given", "alpha x 0.5", ...): `mode`, `mean`, `p_as_given`, the probability of the number that is the
-        mode as given, `r_hat`, `ess_bulk`, and `verdict`.
+        mode as given, `r_hat`, `ess_bulk`, `ok`, whether there is a verdict, and `verdict`; then `p_1`, `p_2`, ..., the
+        probability of each number up to the last that has a thousandth in some run. `plots.sensitivity` draws them.
 
     Raises:
         TypeError, ValueError, FitError: as `count_clusters`; a checkpoint, which keeps one run only.
@@ -57,7 +59,9 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
         )
     counts = {name: cluster_count(tree) for name, tree in runs.items()}
     mode = counts["as given"].mode
-    return pd.DataFrame.from_dict(
+    posteriors = pd.DataFrame({name: found.table["posterior"] for name, found in counts.items()}).fillna(0.0).T
+    shown = posteriors.loc[:, : posteriors.columns[(posteriors >= _LEAST_SHOWN).any()].max()]
+    table = pd.DataFrame.from_dict(
         {
             name: {
                 "mode": found.mode,
@@ -65,12 +69,14 @@ def count_sensitivity(x: Float[ArrayLike, "N D"], *, key: Array, **options: Any)
                 "p_as_given": found.table["posterior"][mode],
                 "r_hat": found.r_hat,
                 "ess_bulk": found.ess_bulk,
+                "ok": found.ok,
                 "verdict": found.verdict,
             }
             for name, found in counts.items()
         },
         orient="index",
     )
+    return table.join(shown.add_prefix("p_"))
 
 
 def _counted(x: Float[ArrayLike, "N D"], **options: Any) -> xarray.DataTree:

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
 from jaxgmm.plots.animation import animate
 from jaxgmm.plots.canvas import PALETTE
-from jaxgmm.plots.counting import n_clusters, similarity
+from jaxgmm.plots.counting import n_clusters, sensitivity, similarity
 from jaxgmm.plots.explanation import explanation
 from jaxgmm.plots.fitting import replication, trace
 from jaxgmm.plots.mixing import chains
@@ -26,6 +26,6 @@ from jaxgmm.plots.uncertainty import uncertainty
 
 __all__ = [
     "PALETTE", "animate", "chains", "components", "criterion", "density", "density_regions", "draws", "explanation",
-    "intervals", "n_clusters", "outliers", "pairs", "partitions", "replication", "responsibilities", "scatter", "similarity",
-    "trace", "uncertainty",
+    "intervals", "n_clusters", "outliers", "pairs", "partitions", "replication", "responsibilities", "scatter", "sensitivity",
+    "similarity", "trace", "uncertainty",
 ]  # fmt: skip

@@ -1,19 +1,24 @@
 """How many clusters there are, and which rows belong together."""
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from jaxgmm.plots import canvas
+from jaxgmm.tools.errors import UserTypeError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from xarray import DataTree
 
     from jaxgmm.counting.verdict import ClusterCount
 
 _LEAST_SHOWN = 1e-3  # probability, before the data or after, of a number that gets a bar
+_LEAST_WRITTEN = 0.05  # probability that is written out
 _MOST_ROWS = 1000  # of a heat map
 
 
@@ -57,6 +62,52 @@ def _short_verdict(count: "ClusterCount") -> str:
         return f"not converged ({mixing})"
     p = count.table["posterior"][count.mode]
     return f"{count.mode} cluster{'s' * (count.mode > 1)} with probability {p:.2f} ({mixing})"
+
+
+def sensitivity(table: "DataFrame", *, ax: Axes | None = None) -> Axes:
+    """The posterior of the number of clusters under each of the priors of `jaxgmm.count_sensitivity`, one line a prior.
+
+    Shades say how probable each number is, figures where it is a twentieth or more; a ring is around the mode. Runs without a
+    verdict are marked with an asterisk.
+
+    Args:
+        table: from `jaxgmm.count_sensitivity`.
+        ax: to draw into; a new figure by default.
+
+    Raises:
+        TypeError: not such a table.
+
+    Example:
+        >>> import pandas as pd, jaxgmm as jg
+        >>> columns = {"mode": [2, 2], "ok": [True, True], "p_1": [0.0, 0.1], "p_2": [1.0, 0.9]}
+        >>> jg.plots.sensitivity(pd.DataFrame(columns, ["as given", "alpha x 0.5"])).get_title(loc="left")
+        'most probable: 2 under every prior'
+    """
+    columns = [name for name in getattr(table, "columns", ()) if re.fullmatch(r"p_\d+", str(name))]
+    if not columns or not {"mode", "ok"} <= set(table.columns):
+        raise UserTypeError(f"plots.sensitivity draws the table of jaxgmm.count_sensitivity, got {type(table).__name__}.")
+    numbers, p = [int(name[2:]) for name in columns], table[columns].to_numpy(float)
+    ax = ax or canvas.new_figure(max(4.6, 2.4 + 0.55 * len(numbers)), 1.2 + 0.42 * len(table)).subplots()
+    around = numbers[0] - 0.5, numbers[-1] + 0.5, len(table) - 0.5, -0.5
+    ax.imshow(p, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=around)
+    for line, column in np.argwhere(p >= _LEAST_WRITTEN):
+        dark = p[line, column] > 0.6
+        ax.text(
+            numbers[column], line, f"{p[line, column]:.2f}", ha="center", va="center", fontsize="small",
+            color="white" if dark else "black",
+        )  # fmt: skip
+    ring: canvas.Style = {"fill": False, "ec": canvas.PALETTE[1], "lw": 1.4}
+    for line, mode in enumerate(table["mode"]):
+        ax.add_patch(Rectangle((mode - 0.46, line - 0.42), 0.92, 0.84, **ring))
+    unsure = ~table["ok"].to_numpy(bool)
+    names = [f"{name} *" if bad else str(name) for name, bad in zip(table.index, unsure, strict=True)]
+    ax.set_yticks(range(len(table)), names)
+    ax.set_xticks(numbers)
+    ax.set(xlabel="number of clusters")
+    modes = sorted(set(table["mode"]))
+    same = f"{modes[0]} under every prior" if len(modes) == 1 else f"{modes[0]} to {modes[-1]}, by the prior"
+    ax.set_title(canvas.title(f"most probable: {same}", "* no verdict" if unsure.any() else ""), loc="left", fontsize="medium")
+    return ax
 
 
 def similarity(tree: "DataTree", *, ax: Axes | None = None) -> Axes:

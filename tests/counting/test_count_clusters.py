@@ -149,6 +149,11 @@ def test_sensitivity():
     assert table.index.tolist() == ["as given", "alpha x 0.5", "scale x 0.5", "alpha x 2", "scale x 2"]
     assert (table["mode"] == 2).all()
     assert table["r_hat"].dtype == float
+    probabilities = table.filter(regex=r"^p_\d+$")
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=0.01)
+    assert (probabilities.to_numpy().argmax(1) + 1 == table["mode"]).all()
+    assert (probabilities["p_2"] == table["p_as_given"]).all()
+    assert jg.plots.sensitivity(table).get_title(loc="left").startswith("most probable: 2 under every prior")
     with pytest.raises(ValueError, match="checkpoint keeps one run"):
         jg.count_sensitivity(simulated()[::5], key=KEY, checkpoint="run")
     assert table.loc["scale x 0.5", "mean"] > table.loc["scale x 2", "mean"]  # more clusters where they are to be smaller

@@ -111,6 +111,17 @@ def test_criterion():
 
 
 @picture
+def test_sensitivity():
+    names = ["as given", "alpha x 0.5", "scale x 0.5", "alpha x 2", "scale x 2"]
+    p = np.array(
+        [[0, 0.62, 0.31, 0.07], [0, 0.75, 0.22, 0.03], [0, 0.31, 0.52, 0.17], [0, 0.5, 0.38, 0.12], [0.02, 0.9, 0.08, 0]]
+    )
+    columns = {"mode": p.argmax(1) + 1, "ok": [True, True, False, True, True]}
+    table = pd.DataFrame(columns | {f"p_{k + 1}": p[:, k] for k in range(4)}, index=names)
+    return plots.sensitivity(table).figure
+
+
+@picture
 def test_n_clusters():
     p, prior = np.array([0, 0.08, 0.62, 0.24, 0.06, 0]), np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
     columns = {
