@@ -52,7 +52,7 @@ class Uniforms:
         assert size <= self._rows_left, f"{size} uniforms a row are asked for, {self._rows_left} are left"
         first = len(self._of_rows) - self._rows_left
         self._rows_left -= size
-        return self._of_rows[first : first + size].reshape(*shape, -1)
+        return self._of_rows[first : first + size].reshape(*shape, self._of_rows.shape[1])
 
 
 def normals(key: Array, *shapes: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:

@@ -86,9 +86,8 @@ def main() -> None:
     )
     fewer, more = ((sign * (starts[same, 1] - starts[same, 0]) > 0).sum() for sign in (-1, 1))
     print(f"Replication where they are, of 10: {starts[same].mean(0).round(2)}; with SQUAREM less in {fewer}, more in {more}.")
-    print(
-        f"Seconds, all problems: {seconds.sum(0).round(2)}; ratio {np.exp(np.log(ratio).mean()):.2f}, at least {ratio.min():.2f}."
-    )
+    mean = np.exp(np.log(ratio).mean())
+    print(f"Seconds, all problems: {seconds.sum(0).round(2)}; ratio {mean:.2f}, at least {ratio.min():.2f}.")
 
 
 if __name__ == "__main__":
