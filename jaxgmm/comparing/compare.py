@@ -138,8 +138,8 @@ def compare(
     partly = isinstance(source, ArraySource) and has_gaps(source.x)
     for family in names:
         check_family(family, source.n_features, partly)
-    if partly and (loo or elbo):
-        raise UserError(f"x has missing values, which {'loo' if loo else 'elbo'}=True doesn't take: use held_out_folds.")
+    if partly and loo:
+        raise UserError("x has missing values, which loo=True doesn't take: use held_out_folds, or elbo=True.")
     for asked, name in ((held_out_folds is not None, "held_out_folds"), (loo, "loo=True"), (elbo, "elbo=True")):
         if asked and not in_memory:
             raise UserError(f"{name} needs rows in memory, but x comes in pieces, or is spread over devices: use bic or icl.")

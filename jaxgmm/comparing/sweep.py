@@ -10,7 +10,6 @@ from jaxtyping import Array
 from jaxgmm.comparing.row import Row
 from jaxgmm.comparing.scoring import Scored
 from jaxgmm.covariance import get_family
-from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.account import account, in_weight, with_noise
 from jaxgmm.fitting.batch import Model, Settings, climb_models, pad
@@ -109,7 +108,6 @@ class Sweep:
         if not usable:
             return {}
         data, own = self.scored.data(weight), list(usable.values())
-        assert isinstance(data, ArraySource)  # `compare` has refused others
         found = bounds_from(own, data, moments, rtol=self.settings.rtol, max_steps=self.settings.max_steps, dtype=self.dtype)
         return dict(zip(usable, found, strict=True))
 

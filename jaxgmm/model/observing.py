@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.observed import Observed
-from jaxgmm.model.density import Components, log_weights, normalise, with_noise
+from jaxgmm.model.density import Components, normalise, with_noise
 from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
 
@@ -114,10 +114,15 @@ def patterns_of(
         visible = covariances + matrices_of(errors, seen).astype(covariances.dtype)[..., None, :, :]
     scale = jnp.linalg.cholesky(jnp.where(both, visible, jnp.eye(seen.shape[-1], dtype=covariances.dtype)))
     whitener = mT(invert_tril(scale))
-    half_log_det = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
-    normaliser = seen.sum(-1, keepdims=True) / 2 * jnp.log(2 * jnp.pi)
     share = mT(whole.scale) @ jnp.where(seen[..., None, :, None], whitener, 0)
-    return Pattern(seen, whitener, share, log_weights(components.weights) - half_log_det - normaliser)
+    # What wasn't seen is integrated out: of a mixture, this leaves log weights_k - log |L| of what was - D/2 log 2 pi.
+    unseen = (seen.shape[-1] - seen.sum(-1, keepdims=True)) / 2 * jnp.log(2 * jnp.pi)
+    return Pattern(seen, whitener, share, components.log_constant + half_log_dets(whole.scale) - half_log_dets(scale) + unseen)
+
+
+def half_log_dets(scale: Float[Array, "... D D"]) -> Float[Array, "..."]:
+    """Half the log determinants of matrices with these Cholesky factors."""
+    return jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
 
 
 def matrices_of(errors: Float[Array, "..."], seen: Bool[Array, "... D"]) -> Float[Array, "... D D"]:

@@ -76,7 +76,7 @@ def config_of(tmp_path):
             ["data.missing=keep", "compare.loo=true"],
             "doesn't go with compare.loo: set data.missing = 'drop', or take",
         ),
-        ("compare", ["data.missing=keep", "compare.elbo=true"], "doesn't go with compare.elbo"),
+        ("compare", ["data.missing=keep", "compare.loo=true"], "doesn't go with compare.loo"),
         ("compare", ["compare.noise=true"], "unknown key 'compare.noise'; did you mean 'fit.noise'?"),
         ("fit", ["fit.noise=1"], "fit.noise: give true, or a list with the width of the box in each column, not 1"),
         (

@@ -202,7 +202,6 @@ BAD = {
         lambda: jg.posterior(GAPPY, FIT.gmm, prior=FIT.prior, method="vb", key=KEY),
         ValueError, "method 'vb' takes rows that were seen wholly",
     ),
-    "fit_vb": other(lambda: jg.fit_vb(GAPPY, 2, key=KEY)),
     "fit_map": other(lambda: jg.fit_map(GAPPY, 2, key=KEY)),
     "counts": other(lambda: jg.count_clusters(GAPPY, key=KEY)),
     "groups": other(lambda: jg.fit_groups(GAPPY, np.zeros(len(GAPPY)), n_components=2, key=KEY)),

@@ -69,9 +69,8 @@ def _of_rows(data: DataTable, fit: FitTable | None, compare: CompareTable | None
 def _of_stages(compare: CompareTable | None, posterior: PosteriorTable | None, count: CountTable | None) -> Iterator[Part]:
     if compare is not None:
         yield Part("[compare]", ("gaps",), "name one model in [fit] instead")
-        for name in ("loo", "elbo"):
-            if getattr(compare, name):
-                yield Part(f"compare.{name}", (), "take compare.held_out_folds")
+        if compare.loo:
+            yield Part("compare.loo", (), "take compare.held_out_folds")
     if posterior is not None:
         yield Part("[posterior]", ("gaps", "errors", "labels"), "remove [posterior]")
         if not METHODS[posterior.method].partly:

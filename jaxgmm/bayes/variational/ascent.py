@@ -15,12 +15,14 @@ from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
 from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments
+from jaxgmm.data.observed import Observed
 from jaxgmm.data.source import total
 from jaxgmm.fitting.batch import as_dtype
 from jaxgmm.fitting.step import Proposal, Rules, Search
 from jaxgmm.model import random_scale
 from jaxgmm.model.engines import COMPLETE, STURDY, Engine
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior, scale_power
 from jaxgmm.model.random_scale import Terms
 from jaxgmm.model.statistics import Statistics
@@ -92,7 +94,7 @@ class Ascent(NamedTuple):
 
     def sturdier(self) -> Self:
         """With the engine that does."""
-        return self._replace(engine=STURDY)
+        return self._replace(engine=dataclasses.replace(self.engine, sturdy=True))
 
     def sums(self, ready: Expected, x: Array, weight: Array, rules: Rules, expanded: PyTree) -> Statistics:
         """The E-step under these expectations."""
@@ -161,5 +163,6 @@ def statistics_under(gmms: GMM, data: Source, centre: Float[Array, " D"]) -> Sta
     return total(data, _sums_under, gmms, centre)
 
 
-def _sums_under(gmms: GMM, centre: Float[Array, " D"], x: Array, weight: Array) -> Statistics:
-    return STURDY.sums(jax.vmap(GMM.components)(gmms), x, weight, centre)
+def _sums_under(gmms: GMM, centre: Float[Array, " D"], x: Any, weight: Array) -> Statistics:
+    engine = OBSERVING if isinstance(x, Observed) else STURDY
+    return engine.sums(jax.vmap(GMM.components)(gmms), x, weight, centre)

@@ -8,12 +8,15 @@ import numpy as np
 
 from jaxgmm.bayes.variational.ascent import Ascent, rules_of, start_from, statistics_under
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
-from jaxgmm.data import ArraySource
+from jaxgmm.data import Source
 from jaxgmm.data.moments import Moments
+from jaxgmm.data.observed import ObservedSource
 from jaxgmm.fitting.batch import TOGETHER, pad
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.status import Status, status_of
+from jaxgmm.model.engines import COMPLETE
+from jaxgmm.model.observing import OBSERVING
 
 
 class Bound(NamedTuple):
@@ -31,7 +34,7 @@ class Bound(NamedTuple):
 
 
 def bounds_from(
-    fits: Sequence[Fit], data: ArraySource, moments: Moments, *, rtol: float, max_steps: int, dtype: np.dtype
+    fits: Sequence[Fit], data: Source, moments: Moments, *, rtol: float, max_steps: int, dtype: np.dtype
 ) -> list[Bound]:
     """Variational Bayes with Dirichlet weights, which starts from fits of one family: as one compiled batch, K padded.
 
@@ -43,7 +46,8 @@ def bounds_from(
         max_steps: as for `fit_vb`.
         dtype: to compute in.
     """
-    step, counts = Ascent(fits[0].gmm.family, "dirichlet"), [fit.gmm.n_components for fit in fits]
+    engine = OBSERVING if isinstance(data, ObservedSource) else COMPLETE
+    step, counts = Ascent(fits[0].gmm.family, "dirichlet", engine), [fit.gmm.n_components for fit in fits]
     priors = [fit.prior for fit in fits if fit.prior is not None]
     most = max(counts)
     at_once = len(fits) if data.n_samples * most * len(fits) <= TOGETHER else 1

@@ -14,17 +14,21 @@ from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, Source, fingerprint
 from jaxgmm.data.moments import Moments
+from jaxgmm.data.observed import arrange, has_gaps
 from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.account import restarts_of
-from jaxgmm.fitting.arguments import names_in, resolve_init, source_of
+from jaxgmm.fitting.arguments import errors_of, names_in, resolve_init, source_of
 from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
+from jaxgmm.fitting.labels import in_dtype
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.fitting.step import Rules
+from jaxgmm.model.asking import Errors
 from jaxgmm.model.default_prior import check_name, not_a_prior
-from jaxgmm.model.engines import assigned_statistics
+from jaxgmm.model.engines import COMPLETE, assigned_statistics
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools import precision
@@ -51,6 +55,7 @@ def fit_vb(
     rtol: float = 1e-8,
     max_steps: int = 1000,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    error_covariances: Errors = None,
 ) -> VariationalFit:
     """Variational Bayes for a Gaussian mixture: the factorised q nearest to the posterior, and a bound of the evidence.
 
@@ -65,7 +70,8 @@ def fit_vb(
     are left (Rousseau & Mengersen 2011).
 
     Args:
-        x: (N, D), finite, N >= 2; an array of any float dtype, numpy or JAX, a frame, or `jaxgmm.data.Pieces`.
+        x: (N, D), N >= 2; an array of any float dtype, numpy or JAX, a frame, or `jaxgmm.data.Pieces`. NaN is a missing value,
+            taken as missing at random: q(z) is then of these values too, each row's given its component.
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key.
         family: "full", "tied", "diag" or "spherical", or by their names in mclust.
@@ -78,6 +84,8 @@ def fit_vb(
             `max_steps`.
         max_steps: the most updates of a start.
         sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+        error_covariances: (N, D) or (N, D, D), of the rows' errors of measurement, as for `fit`: q(z) is then of what would
+            have been measured without, too.
 
     Returns:
         VariationalFit. Parameters have the dtype of `x`; on a CPU all computation is in float64.
@@ -97,11 +105,13 @@ def fit_vb(
         >>> [round(fit.elbo) for fit in fits]
         [-1310, -1165, -1168]
     """
-    host_only("fit_vb", x, sample_weight, key)
+    host_only("fit_vb", x, sample_weight, error_covariances, key)
     check_key(key)
     if weights not in WEIGHT_PRIORS:
         raise unknown("weights", weights, WEIGHT_PRIORS)
-    source = source_of(x, sample_weight, names_in(init), missing=False)
+    source = source_of(x, sample_weight, names_in(init))
+    errors = errors_of(error_covariances, x, source)
+    partly = isinstance(source, ArraySource) and (errors is not None or has_gaps(source.x))
     given, n_components, family = resolve_init(init, n_components, family, source)
     check_unrestricted(family, "fit_vb")
     n_starts = check_count(n_init, "n_init") if given is None else 1
@@ -109,10 +119,14 @@ def fit_vb(
     check_rtol(rtol)
     _check_prior(prior, weights, n_components, source.n_features, family)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
-    step = Ascent(family, weights)
+    data_id = fingerprint(source, errors)
+    step = Ascent(family, weights, OBSERVING if partly else COMPLETE)
 
     with precision.scope(dtype):
-        data = on_device(source) if isinstance(source, ArraySource) else source
+        data: Source = source
+        if isinstance(source, ArraySource):
+            source = in_dtype(source, dtype)
+            data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         rows = on_device(data.some_rows(key, ROWS_FOR_SEEDS))
         if isinstance(prior, str):
@@ -149,7 +163,7 @@ def fit_vb(
         prior=prior,
         weights=weights,
         family=family,
-        fingerprint=fingerprint(source),
+        fingerprint=data_id,
         feature_names=source.feature_names,
     )
 
@@ -192,12 +206,12 @@ def _given_start(given: Any, data: Source, rules: Rules, capacity: int, family: 
     if isinstance(given, GMM):
         gmm = jax.tree.map(lambda leaf: leaf[None], pad(given, capacity, dtype))
         return statistics_under(gmm, data, rules.shared)
-    assert isinstance(data, ArraySource)  # `resolve_init` has refused others
+    rows = data.some_rows(jax.random.key(0), data.n_samples)  # all: they are in memory, or `resolve_init` had refused
     if np.ndim(given) == 2:
         given = np.pad(given, ((0, 0), (0, capacity - given.shape[1])))
     summed = jax.jit(assigned_statistics, static_argnums=(0, 1))
     structure = get_family(family).structure
-    weight = data.weight.astype(dtype)
-    given = pad_rows(given, data.n_samples)
-    statistics = summed(structure, capacity, rules.shared, data.x, weight, given, rows_present(weight))
+    weight = rows.weight.astype(dtype)
+    given = pad_rows(given, rows.n_samples)
+    statistics = summed(structure, capacity, rules.shared, rows.x, weight, given, rows_present(weight))
     return jax.tree.map(lambda leaf: leaf[None], statistics)

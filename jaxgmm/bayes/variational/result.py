@@ -16,6 +16,7 @@ from jaxgmm.bayes.priors.conjugate import Conjugate
 from jaxgmm.bayes.variational.expectations import expect, log_predictive, scale_terms
 from jaxgmm.bayes.variational.weight_priors import WEIGHT_PRIORS
 from jaxgmm.covariance import get_family
+from jaxgmm.data.observed import has_gaps
 from jaxgmm.data.padding import first_rows, padded_rows
 from jaxgmm.fitting.result import Restarts, ended
 from jaxgmm.fitting.status import Status
@@ -30,7 +31,7 @@ from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats
 from jaxgmm.tools.hints import OF_FITS, Hinting
 from jaxgmm.tools.reading import Page, Readable
-from jaxgmm.tools.validation import check_rows, floating
+from jaxgmm.tools.validation import check_rows, floating, is_traced
 
 _ROWS_AT_ONCE = 4096
 
@@ -196,7 +197,12 @@ class VariationalFit(Readable, Hinting):
         x = floating(frames.ordered(x, self.feature_names), "x")
         if x.shape == (self.mean.shape[1],):
             return self._ask(question, x[None])[0]
-        x = check_rows(x, "x", n_features=self.mean.shape[1])
+        x = check_rows(x, "x", n_features=self.mean.shape[1], missing=True)
+        if not is_traced(x) and has_gaps(x):
+            raise UserError(
+                "x has missing values, which predictive densities don't take: ask the mixture of expectations, "
+                "fit.expected_gmm(), or fill them in, fit.expected_gmm().impute(x)."
+            )
         q = Conjugate(self.concentration, self.mean, self.mean_precision, self.degrees_of_freedom, self.scale)
         dtype = precision.compute_dtype(x, q)
         out = precision.answer_dtype(x, dtype)
