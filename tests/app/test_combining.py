@@ -76,8 +76,13 @@ def config_of(tmp_path):
             ["data.missing=keep", "compare.loo=true"],
             "doesn't go with compare.loo: set data.missing = 'drop', or take",
         ),
-        ("compare", ["data.missing=keep", "compare.loo=true"], "doesn't go with compare.loo"),
-        ("compare", ["compare.noise=true"], "unknown key 'compare.noise'; did you mean 'fit.noise'?"),
+        (
+            "compare",
+            ["compare.noise=true", "compare.elbo=true"],
+            "compare.noise doesn't go with compare.elbo: remove compare.noise, or take",
+        ),
+        ("compare", ["compare.noise=true", "compare.loo=true"], "compare.noise doesn't go with compare.loo"),
+        ("compare", ["compare.noise=[1.0, -1.0]"], "compare.noise: give true, or a list with the width of the box"),
         ("fit", ["fit.noise=1"], "fit.noise: give true, or a list with the width of the box in each column, not 1"),
         (
             "fit",
@@ -110,6 +115,8 @@ def test_what_does_not_go_together_is_one_line_that_names_both(config_of, stage,
         ("fit", ["data.labels=c", "posterior.method=svi", "posterior.batch_size=9"]),
         ("fit", ["data.labels=c", "fit.noise=true", "fit.family=factors:1"]),
         ("compare", ["data.missing=keep", "posterior.method=gibbs", "compare.held_out_folds=2"]),
+        ("compare", ["data.missing=keep", "compare.noise=[1, 2]", "compare.held_out_folds=2"]),
+        ("compare", ["data.missing=keep", "compare.elbo=true", "compare.criterion=log_evidence"]),
     ],
 )
 def test_what_goes_together_reads_back_the_same(config_of, stage, settings):

@@ -32,13 +32,19 @@ def check_combination(
         "gaps": ("data.missing = 'keep'", data.missing == "keep", "set data.missing = 'drop'"),
         "errors": ("data.standard_errors", data.standard_errors is not None, "remove data.standard_errors"),
         "labels": ("data.labels", data.labels is not None, "remove data.labels"),
-        "noise": ("fit.noise", fit is not None and fit.noise is not False, "remove fit.noise"),
+        "noise": _noise(fit, compare),
     }
     _check_truncated(data, fit)
     for part in (*_of_rows(data, fit, compare), *_of_stages(compare, posterior, count)):
         for kind, (key, is_given, way_out) in given.items():
             if is_given and kind not in part.takes:
                 raise UserError(f"{key} doesn't go with {part.name}: {way_out}, or {part.way_out}")
+
+
+def _noise(fit: FitTable | None, compare: CompareTable | None) -> tuple[str, bool, str]:
+    """The key that asks for noise, whether it does, and the way out."""
+    name, table = ("compare", compare) if fit is None else ("fit", fit)
+    return f"{name}.noise", table is not None and table.noise is not False, f"remove {name}.noise"
 
 
 def _check_truncated(data: DataTable, fit: FitTable | None) -> None:
@@ -68,9 +74,10 @@ def _of_rows(data: DataTable, fit: FitTable | None, compare: CompareTable | None
 
 def _of_stages(compare: CompareTable | None, posterior: PosteriorTable | None, count: CountTable | None) -> Iterator[Part]:
     if compare is not None:
-        yield Part("[compare]", ("gaps",), "name one model in [fit] instead")
-        if compare.loo:
-            yield Part("compare.loo", (), "take compare.held_out_folds")
+        yield Part("[compare]", ("gaps", "noise"), "name one model in [fit] instead")
+        for name, takes in {"loo": (), "elbo": ("gaps",)}.items():
+            if getattr(compare, name):
+                yield Part(f"compare.{name}", takes, "take compare.held_out_folds")
     if posterior is not None:
         yield Part("[posterior]", ("gaps", "errors", "labels"), "remove [posterior]")
         if not METHODS[posterior.method].partly:

@@ -2,13 +2,24 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from jaxgmm.app.config.strict import Names, Positive, Seed, StrictTable
 from jaxgmm.covariance import FAMILIES, get_family
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import is_finite_number
+
+
+def _a_box(value: Any) -> bool | tuple[float, ...]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and value and all(is_finite_number(width) and width > 0 for width in value):
+        return tuple(map(float, value))
+    raise UserError(f"give true, or a list with the width of the box in each column, not {value!r}")
+
+
+type Box = Annotated[bool | tuple[float, ...], PlainValidator(_a_box, json_schema_input_type=bool | list[float])]
 
 
 class PriorTable(StrictTable):
@@ -66,7 +77,7 @@ class FitTable(StrictTable):
     n_init: Annotated[int, Field(ge=1)] = 10
     rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
     max_steps: Annotated[int, Field(ge=1)] = 500
-    noise: bool | tuple[float, ...] = False
+    noise: Box = False
     stopping: Literal["relative", "aitken"] = "relative"
     acceleration: Literal["none", "squarem"] = "none"
     truncate: Annotated[float, Field(ge=0, le=1e-8)] = 0.0
@@ -75,15 +86,6 @@ class FitTable(StrictTable):
     def options(self) -> Facts:
         """The arguments of `fit`, but for its key."""
         return self.model_dump(exclude={"seed"}) | {"acceleration": None if self.acceleration == "none" else self.acceleration}
-
-    @field_validator("noise", mode="plain", json_schema_input_type=bool | list[float])
-    @classmethod
-    def _a_box(cls, value: Any) -> bool | tuple[float, ...]:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, list | tuple) and value and all(is_finite_number(width) and width > 0 for width in value):
-            return tuple(map(float, value))
-        raise UserError(f"give true, or a list with the width of the box in each column, not {value!r}")
 
     @field_validator("family")
     @classmethod
@@ -106,6 +108,7 @@ class CompareTable(StrictTable):
         n_init: number of starts of each model.
         rtol: stop once an EM step gains less than this, in nats per unit of weight.
         max_steps: of EM, for every start.
+        noise: as in `[fit]`, of every model.
     """
 
     families: Names = ("full", "tied", "diag", "spherical")
@@ -119,6 +122,7 @@ class CompareTable(StrictTable):
     n_init: Annotated[int, Field(ge=1)] = 10
     rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
     max_steps: Annotated[int, Field(ge=1)] = 500
+    noise: Box = False
 
     @property
     def options(self) -> Facts:
