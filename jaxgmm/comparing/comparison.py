@@ -179,6 +179,8 @@ class Comparison(Readable):
         if name not in CRITERIA:
             raise unknown("criterion", name, CRITERIA)
         if name not in self.criteria:
+            if name != "held_out" and any(row.fit is not None and row.fit.noise is not None for row in self.rows):
+                raise UserError(f"criterion {name!r} isn't for models with noise: compare(..., held_out_folds=5) has another.")
             how = {"held_out": "held_out_folds=5", "loo": "loo=True", "log_evidence": "elbo=True"}[name]
             or_later = ", or comparison.with_loo(x, key=key)" if name == "loo" else ""
             raise UserError(f"criterion {name!r} wasn't computed: compare(..., {how}){or_later}.")

@@ -4,7 +4,7 @@ A family (full, tied, VEV, ...) is a parametrisation; its *structure* is the alg
 one mixture, K components, and a block of B rows `z` that has been shifted to a common centre, as have the `means`:
 
 * *whitened*: y_nk = W_k' (z_n - m_k), with Sigma_k^-1 = W_k W_k'. Rounding grows as eps * spread / sigma.
-* *moments*: log N(z | m, Sigma) is linear in T(z) = [z, columns(z)]. Two plain matrix products an iteration, but rounding
+* *moments*: log N(z | m, Sigma) is linear in T(z) = [z, columns(z), 1]. Two plain matrix products an iteration, but rounding
   grows as eps * (spread / sigma)^2.
 """
 

@@ -144,12 +144,13 @@ def e_step_moments(
 ) -> Statistics:
     """E-step by the moments engine, in the dtype of `centre`; reads `factor.whitener` alone."""
     structure, n_features = components.structure, components.n_features
-    coefficients = linear_form(components, centre)
+    coefficients, active = linear_form(components, centre)
 
     def block(rows: Array, w: Array, known: Array | None = None) -> tuple[Array, ...]:
         columns = expand_rows(structure, rows, centre) if expanded is None else rows
         z = columns[:, :n_features]
-        responsibilities, log_density = normalise(coefficients @ columns.T, w, components, known)
+        joint = jnp.where(active[:, None], coefficients @ columns.T, -jnp.inf)
+        responsibilities, log_density = normalise(joint, w, components, known)
         return responsibilities @ columns, structure.total(z, w), log_density, w.sum()
 
     summed = x if expanded is None else expanded
@@ -157,10 +158,12 @@ def e_step_moments(
     return about_means(components, centre, *reduce_rows(block, summed, weight, block_size, *others, n_rows=n_rows))
 
 
-def linear_form(components: Components, centre: Float[Array, " D"]) -> Float[Array, "K P"]:
-    """The coefficients of the log joint, a linear function of expanded rows."""
+def linear_form(components: Components, centre: Float[Array, " D"]) -> tuple[Float[Array, "K P"], Bool[Array, " K"]]:
+    """The coefficients of the log joint, a linear function of expanded rows, and of which components: of others it is -inf."""
     linear, quadratic, norm = components.structure.coefficients(components.means - centre, components.factor)
-    return jnp.concatenate([linear, quadratic, (components.log_constant - norm / 2)[:, None]], axis=1)
+    active = components.log_constant > -jnp.inf  # as a coefficient, -inf would be NaN where a row's tangent is 0
+    constant = jnp.where(active, components.log_constant, 0) - norm / 2
+    return jnp.concatenate([linear, quadratic, constant[:, None]], axis=1), active
 
 
 def about_means(

@@ -117,12 +117,8 @@ def patterns_of(
     share = mT(whole.scale) @ jnp.where(seen[..., None, :, None], whitener, 0)
     # What wasn't seen is integrated out: of a mixture, this leaves log weights_k - log |L| of what was - D/2 log 2 pi.
     unseen = (seen.shape[-1] - seen.sum(-1, keepdims=True)) / 2 * jnp.log(2 * jnp.pi)
-    return Pattern(seen, whitener, share, components.log_constant + half_log_dets(whole.scale) - half_log_dets(scale) + unseen)
-
-
-def half_log_dets(scale: Float[Array, "... D D"]) -> Float[Array, "..."]:
-    """Half the log determinants of matrices with these Cholesky factors."""
-    return jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
+    half_log_det = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
+    return Pattern(seen, whitener, share, components.log_constant + components.factor.half_log_det - half_log_det + unseen)
 
 
 def matrices_of(errors: Float[Array, "..."], seen: Bool[Array, "... D"]) -> Float[Array, "... D D"]:

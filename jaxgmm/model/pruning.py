@@ -92,7 +92,7 @@ def e_step_pruned(
     """
     structure, n_components = components.structure, components.means.shape[0]
     n_blocks, n_rows = before.densities.shape
-    coefficients = linear_form(components, centre)
+    coefficients, active = linear_form(components, centre)
     likely = likely_shares(components, before)
     kept = ~(likely < jnp.log(truncate / (_ROOM * n_components)))
     left_out, n_kept = jnp.where(kept, 0, jnp.exp(likely)).sum(1), kept.sum(1)
@@ -104,7 +104,7 @@ def e_step_pruned(
         rows, w = (lax.dynamic_slice_in_dim(array, b * n_rows, n_rows) for array in (x, weight))
         columns = expand_rows(structure, rows, centre)
         some = every if size == n_components else ranked[b, :size]
-        joint = coefficients[some] @ columns.T
+        joint = jnp.where(active[some, None], coefficients[some] @ columns.T, -jnp.inf)
         responsibilities, density = share_out(joint, w, components.weights[some])
         fell = (before.densities[b] - density).max()
         good = (size == n_components) | (left_out[b] * jnp.exp(fell) <= truncate)

@@ -85,6 +85,6 @@ def draw(prior: ScaledPrior, terms: Terms, uniform: Float[Array, ""]) -> Float[A
 
 
 def given[P: ScaledPrior](prior: P, scale: Any) -> P:
-    """The prior given s: one without a random scale; unchecked, since s = 0 leaves what doesn't depend on s."""
+    """The prior given s: one without a random scale."""
     changes = {"scale": prior.scale * scale, "mean_precision": prior.mean_precision * scale, "least_scale": None}
     return unchecked(type(prior), **vars(prior) | changes)

@@ -20,7 +20,7 @@ def rows_present(weight: Array) -> Array:
 
 
 def short_blocks(block_size: int, n_samples: int) -> int:
-    """A block size that leaves most of the padding out. An accelerator takes so few rows all at once as fast as an eighth."""
+    """A block size that leaves most of the padding out. An accelerator takes so few rows all at once as fast as a sixteenth."""
     padded = n_samples in SHORT_LENGTHS and jax.default_backend() == "cpu"
     return min(block_size, n_samples // _BLOCKS) if padded else block_size
 

@@ -175,8 +175,8 @@ def check_rows(
                 if name.isidentifier():
                     ways = f"drop these rows, {whole}, or fill them in, {name} = fit({name}, ...).gmm.impute({name})"
                 raise UserError(
-                    f"{name} has missing values (NaN) in {rows_named(gaps)}. fit, compare, posterior and a mixture's answers "
-                    f"about rows in memory take them, this doesn't: {ways}."
+                    f"{name} has missing values (NaN) in {rows_named(gaps)}. fit, fit_vb, compare, posterior and a mixture's "
+                    f"answers about rows in memory take them, this doesn't: {ways}."
                 )
     return array
 

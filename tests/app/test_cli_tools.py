@@ -162,7 +162,8 @@ def test_schema_knows_every_key(jaxgmm):
     sections = dict(re.findall(r"(?s)## `\[([\w.]+)\]`\n\n(.*?)(?=\n## |\Z)", out))
     assert list(sections) == list(TABLES)
     for name, model in TABLES.items():
-        described = dict(re.findall(r"(?m)^\| `(\w+)` \| .*? \| .*? \| (.*) \|$", sections[name]))
+        described = dict(re.findall(r"(?m)^\| `(\w+)` \| .+? \| .*? \| (.*) \|$", sections[name]))
+        assert not re.search(r"(?m)^\| `\w+` \|  \|", sections[name]), name  # each has a type
         own = {key for key in model.model_fields if f"{name}.{key}" not in TABLES}
         assert described.keys() == own
         assert all(described.values()), name  # each is explained

@@ -92,3 +92,5 @@ def test_what_takes_no_noise_says_so():
         jg.choice_shares(comparison, X, key=KEY)
     with pytest.raises(ValueError, match="noise beside its mixture"):
         comparison.with_loo(X, key=KEY)
+    with pytest.raises(ValueError, match=r"'loo' isn't for models with noise.*held_out_folds=5"):
+        comparison.select("loo")

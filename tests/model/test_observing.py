@@ -260,3 +260,16 @@ def test_errors_of_values_that_are_missing_do_not_matter():
         GMM.log_prob(GAPPY, error_covariances=errors) for errors in (np.where(np.isnan(GAPPY), np.nan, VARIANCES), VARIANCES)
     )
     np.testing.assert_array_equal(some, all_of_them)
+
+
+def test_what_was_not_seen_costs_no_digits():
+    """The density of a well-conditioned part is as exact as it is alone, however nearly collinear the whole is."""
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    covariance = q @ np.diag(np.geomspace(1, 1e-10, 5)) @ q.T
+    covariance = (covariance + covariance.T) / 2
+    gmm = jg.GMM([1.0], np.zeros((1, 5)), covariance[None])
+    x = np.full((10, 5), np.nan)
+    x[:, :2] = rng.normal(size=(10, 2))
+    alone = multivariate_normal(np.zeros(2), covariance[:2, :2]).logpdf(x[:, :2])
+    np.testing.assert_allclose(gmm.log_prob(x), alone, rtol=1e-12, atol=1e-12 * np.linalg.cond(covariance[:2, :2]))

@@ -252,3 +252,17 @@ def test_operations_a_row(n_features, n_components):
 
     products = 4 * n_components * (1 + n_features + n_features * (n_features + 1) // 2)
     assert products <= (flops(600) - flops(200)) / 400 <= 1.1 * products
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tangents_are_numbers_beside_a_component_that_takes_no_part(engine):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    gmm = jg.GMM([0.5, 0.5, 0.0], [[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]], np.stack([np.eye(2)] * 3))
+
+    def of(shift, rows):
+        moved = jg.GMM.unchecked(gmm.weights, gmm.means + shift, gmm.covariances, gmm.family)
+        return jg.e_step(moved, rows, engine=engine).log_likelihood
+
+    for argument in (0, 1):
+        tangent = jax.jacfwd(of, argument)(0.0, x)
+        np.testing.assert_allclose(tangent, jax.grad(of, argument)(0.0, x), rtol=1e-10)

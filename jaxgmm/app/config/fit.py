@@ -19,7 +19,7 @@ def _a_box(value: Any) -> bool | tuple[float, ...]:
     raise UserError(f"give true, or a list with the width of the box in each column, not {value!r}")
 
 
-type Box = Annotated[bool | tuple[float, ...], PlainValidator(_a_box, json_schema_input_type=bool | list[float])]
+Box = Annotated[bool | tuple[float, ...], PlainValidator(_a_box, json_schema_input_type=bool | list[float])]
 
 
 class PriorTable(StrictTable):

@@ -19,7 +19,6 @@ from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.account import restarts_of
 from jaxgmm.fitting.arguments import errors_of, names_in, resolve_init, source_of
 from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
-from jaxgmm.fitting.labels import in_dtype
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
@@ -125,7 +124,6 @@ def fit_vb(
     with precision.scope(dtype):
         data: Source = source
         if isinstance(source, ArraySource):
-            source = in_dtype(source, dtype)
             data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         rows = on_device(data.some_rows(key, ROWS_FOR_SEEDS))

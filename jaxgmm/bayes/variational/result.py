@@ -59,7 +59,7 @@ class VariationalFit(Readable, Hinting):
         prior: of the parameters.
         weights: "dirichlet" or "stick-breaking".
         family: covariance family.
-        fingerprint: of the rows and weights.
+        fingerprint: of the rows, weights and errors of measurement.
         feature_names: the columns of the frame that was fitted, or None.
     """
 
