@@ -345,7 +345,7 @@ BAD = [
     ({"key": 0}, TypeError, "key must be one PRNG key"),
     ({"family": "fulll"}, ValueError, "did you mean 'full'"),
     ({"sample_weight": -np.ones(20)}, ValueError, "sample_weight is negative"),
-    ({"x": np.full((20, 2), np.nan)}, ValueError, "missing values"),
+    ({"x": np.full((20, 2), np.nan)}, ValueError, "no value at all in rows"),
 ]
 
 
