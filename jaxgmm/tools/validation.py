@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
@@ -17,6 +17,7 @@ from jaxgmm.tools.forks import check_not_forked
 from jaxgmm.tools.types import Numbers, on_host
 
 MOST_STEPS = 10_000_000  # of any loop that keeps its objective after each
+_NOTHING = np.zeros((), np.float32)
 _SHOWN = 5  # offending rows named in a message
 
 
@@ -27,9 +28,8 @@ def is_traced(*values: PyTree) -> bool:
 
 def in_jit() -> bool:
     """True while a function is being compiled, even if no traced value has come our way (closures). RuntimeError in a fork."""
-    check_not_forked()  # the zeros may have to be compiled
-    with jax.transfer_guard("allow"):
-        return isinstance(jnp.zeros(()), jax.core.Tracer)
+    check_not_forked()  # here, since whatever may compile asks this first
+    return isinstance(lax.stop_gradient(_NOTHING), jax.core.Tracer)  # an operation that outside compiles and moves nothing
 
 
 def host_only(call: str, *values: PyTree, instead: str = "") -> None:
