@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 import scipy.sparse
@@ -19,7 +20,7 @@ KEY = jax.random.key(0)
 
 
 def as_polars(frame):
-    return pytest.importorskip("polars").from_pandas(frame)
+    return polars.from_pandas(frame)
 
 
 class OfAnotherLibrary:
