@@ -19,16 +19,14 @@ from jaxgmm.data import ArraySource, fingerprint
 from jaxgmm.data.observed import check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import pad_rows
 from jaxgmm.fitting.account import rows_per_weight
-from jaxgmm.fitting.arguments import check_family, check_rows_for, source_of
+from jaxgmm.fitting.arguments import check_family, check_rows_for, source_of, step_of
 from jaxgmm.fitting.batch import Settings, model_key
-from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import check_name, not_a_prior
-from jaxgmm.model.engines import COMPLETE
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -151,6 +149,8 @@ def compare(
             _check_gaps(source, folds)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
     data_id = fingerprint(source)
+    step = step_of((), "relative", "auto", None, source.n_present)
+    step = dataclasses.replace(step, engine=OBSERVING) if partly else step
     with precision.scope(dtype):
         keys = {family: [model_key(key, family, k) for k in counts] for family in names}
         scored: Scored
@@ -166,8 +166,7 @@ def compare(
             if report is not None:
                 report.say(family)
                 report(done, len(names))
-            step, log_widths = EM(engine=OBSERVING if partly else COMPLETE), None if box is None else box.log_widths
-            settings = Settings(family, init, n_init, float(rtol), max_steps, step, log_widths)
+            settings = Settings(family, init, n_init, float(rtol), max_steps, step, None if box is None else box.log_widths)
             sweep = Sweep(scored, counts, prior, per_weight, settings, dtype, out, box)
             rows += sweep.rows(scored.weight, keys[family], folds, data_id, elbo)
         if report is not None:

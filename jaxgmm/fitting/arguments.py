@@ -26,7 +26,8 @@ from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
 STOPPING = ("relative", "aitken")
-ACCELERATION = ("squarem",)
+ACCELERATION = ("auto", "squarem")
+_WORTH_COMPILING = 2000  # rows: so many, and the steps that SQUAREM saves take longer than the third of a second it compiles
 MOST_TRUNCATED = 1e-8  # more, and what is left out would pass for a fall of the objective
 
 type Init = str | Mixture | ArrayLike | Sequence[int]
@@ -148,7 +149,15 @@ def check_truncate(truncate: float, family: str, source: Source, dtype: np.dtype
     return float(truncate)
 
 
-def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, given: Given, *, left: bool = False) -> EM:
+def step_of(
+    fixed: tuple[str, ...],
+    stopping: str,
+    acceleration: str | None,
+    given: Given,
+    n_rows: int,
+    *,
+    left: bool = False,
+) -> EM:
     """The loop's step; `left` says that something besides the parameters is to be fitted.
 
     Raises:
@@ -158,10 +167,12 @@ def step_of(fixed: tuple[str, ...], stopping: str, acceleration: str | None, giv
         raise unknown("stopping", stopping, STOPPING)
     if acceleration is not None and acceleration not in ACCELERATION:
         raise unknown("acceleration", acceleration, ACCELERATION)
-    if acceleration and stopping == "aitken":
-        raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration=None, or stopping='relative'.")
+    if acceleration == "squarem" and stopping == "aitken":
+        raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration='auto', or stopping='relative'.")
     if fixed and not isinstance(given, GMM):
         raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
     if len(fixed) == len(PARAMETERS) and not left:
         raise UserError("fixed names all three parameters: nothing is left to fit.")
-    return (Squarem if acceleration else EM)(fixed, stopping)
+    if acceleration == "auto":
+        acceleration = "squarem" if n_rows >= _WORTH_COMPILING and stopping == "relative" else None
+    return (EM if acceleration is None else Squarem)(fixed, stopping)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgmm.covariance import get_family
 from jaxgmm.fitting.em_step import EM, EMRules, Ready
@@ -53,7 +53,7 @@ class Squarem(EM):
         """A plain step or, where it is time, an extrapolation: a trial."""
         plain, memory = super().propose(search, rules), search.memory
         extrapolated = memory.phase == _PLAIN_STEPS
-        far, length = _extrapolate(memory.anchor, search.point, plain.point, memory.reach)
+        far, length = extrapolate(memory.anchor, search.point, plain.point, memory.reach)
         if "covariances" not in self.fixed:
             far = jax.vmap(_within_family)(far, search.point.weights)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
@@ -73,15 +73,23 @@ class Squarem(EM):
         )
 
 
-def _extrapolate(before: GMM, now: GMM, after: GMM, reach: Float[Array, " R"]) -> tuple[GMM, Float[Array, " R"]]:
-    """SQUAREM's step from three successive EM iterates, before + 2 a r + a^2 v with a = |r| / |v| in [1, reach]; and a."""
+def extrapolate(before: GMM, now: GMM, after: GMM, reach: Float[Array, " R"]) -> tuple[GMM, Float[Array, " R"]]:
+    """SQUAREM's step from three successive EM iterates, before + 2 a r + a^2 v with a = |r| / |v| in [1, reach]; and a.
+
+    Components without weight never move, and have no say in how far the others go.
+    """
     r = jax.tree.map(jnp.subtract, now, before)
     v = jax.tree.map(lambda c, b, d: c - b - d, after, now, r)
     tiny = jnp.finfo(now.means.dtype).tiny
+    pooled = get_family(now.family).structure.pooled
+    active = now.weights > 0
+    sizes = GMM.unchecked(
+        now.weights, _of(active, now.means), now.covariances if pooled else _of(active, now.covariances), now.family
+    )
 
     def squared_norm(change: GMM) -> Float[Array, " R"]:
         """Each leaf in units of its own size, so that units of the data don't matter much."""
-        parts = jax.tree.map(lambda d, b: _squares(d) / (_squares(b) + tiny), change, now)
+        parts = jax.tree.map(lambda d, b: _squares(d) / (_squares(b) + tiny), change, sizes)
         return jnp.sum(jnp.stack(jax.tree.leaves(parts)), axis=0)
 
     a = jnp.sqrt(squared_norm(r) / (squared_norm(v) + tiny))
@@ -98,6 +106,10 @@ def _within_family(gmm: GMM, weights: Float[Array, " K"]) -> GMM:
     """The mixture itself, or the nearest whose covariances share what its family says."""
     covariances = get_family(gmm.family).nearest(gmm.covariances, weights, gmm.n_features)
     return GMM.unchecked(gmm.weights, gmm.means, covariances, gmm.family)
+
+
+def _of(active: Bool[Array, "R K"], leaf: Array) -> Array:
+    return jnp.where(active.reshape(active.shape + (1,) * (leaf.ndim - 2)), leaf, 0)
 
 
 def _squares(leaf: Array) -> Float[Array, " R"]:

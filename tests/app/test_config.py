@@ -36,9 +36,8 @@ def config_file(tmp_path):
 def test_defaults_are_those_of_fit(config_file):
     written = load_config(config_file).fit
     python = {name: p.default for name, p in inspect.signature(jg.fit).parameters.items()}
-    for name in FitTable.model_fields.keys() - {"n_components", "seed", "acceleration"}:
+    for name in FitTable.model_fields.keys() - {"n_components", "seed"}:
         assert getattr(written, name) == python[name], name
-    assert (written.acceleration, python["acceleration"]) == ("none", None)
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from sklearn.mixture import GaussianMixture
 
 import jaxgmm as jg
 from jaxgmm.fitting import loop
+from jaxgmm.fitting.arguments import step_of
+from jaxgmm.fitting.em_step import EM
+from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.tools import precision
 
 KEY = jax.random.key(0)
@@ -150,7 +153,7 @@ def test_default_tolerance_is_tight_enough(overlapping):
 def test_squarem_and_aitken_reach_the_same_optimum(overlapping):
     start = jg.initialise(overlapping, 2, key=KEY)
     options = {"key": KEY, "init": start, "max_steps": 5000}
-    plain = jg.fit(overlapping, rtol=1e-10, **options)
+    plain = jg.fit(overlapping, rtol=1e-10, acceleration=None, **options)
     fast = jg.fit(overlapping, rtol=1e-10, acceleration="squarem", **options)
     aitken = jg.fit(overlapping, rtol=1e-7, stopping="aitken", **options)
     for fit in (plain, fast, aitken):
@@ -160,6 +163,12 @@ def test_squarem_and_aitken_reach_the_same_optimum(overlapping):
     assert fast.objective == pytest.approx(plain.objective, abs=1e-6 * n)
     assert aitken.objective == pytest.approx(plain.objective, abs=1e-6 * n)
     assert fast.n_steps < plain.n_steps / 2
+    np.testing.assert_array_equal(jg.fit(overlapping, rtol=1e-10, **options).trace, fast.trace)  # the default, for 4000 rows
+
+
+def test_squarem_is_the_default_from_2000_rows_on():
+    for n_rows, stopping, kind in ((1999, "relative", EM), (2000, "relative", Squarem), (2000, "aitken", EM)):
+        assert type(step_of((), stopping, "auto", None, n_rows)) is kind
 
 
 def test_rtol_zero_takes_every_step():

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 
 import jaxgmm as jg
 from jaxgmm.data import ArraySource, Pieces
-from jaxgmm.fitting import loop
+from jaxgmm.fitting import loop, squarem
 from jaxgmm.fitting.em_step import EM, Own, Shared
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.squarem import Squarem
@@ -36,6 +36,26 @@ def test_rows_in_pieces_give_the_search_of_rows_in_memory(step):
     np.testing.assert_allclose(pieces.objective, whole.objective, rtol=1e-10)
     np.testing.assert_allclose(pieces.point.means, whole.point.means, rtol=1e-5)
     np.testing.assert_allclose(pieces.trace[:, :20], whole.trace[:, :20], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), ()])  # covariances of components of their own, and of all of them
+def test_components_without_weight_have_no_say_in_how_far_squarem_goes(shape):
+
+    def iterate(step, padded):
+        """Weights, means and covariances that creep, in one start, beside a third component far away."""
+        weights = np.array([0.3, 0.7]) + np.array([0.1, -0.1]) * 0.5**step
+        means = np.array([[0.0, 1.0], [4.0, 2.0]]) + 0.7**step
+        covariances = np.broadcast_to(np.eye(2) * (2 + 0.8**step), (*shape[:1], 2, 2))
+        if padded:
+            weights, means = np.append(weights, 0), np.concatenate([means, [[1e4, 1e4]]])
+            covariances = np.concatenate([covariances, 1e6 * np.eye(2)[None]]) if shape else covariances
+        return jg.GMM.unchecked(weights[None], means[None], covariances[None], "full" if shape else "tied")
+
+    reach = np.array([100.0])
+    (far, length), (padded, same) = (squarem.extrapolate(*(iterate(i, p) for i in range(3)), reach) for p in (False, True))
+    assert 1 < float(length[0]) < 100
+    assert float(same[0]) == pytest.approx(float(length[0]), rel=1e-14)
+    np.testing.assert_allclose(padded.means[:, :2], far.means, rtol=1e-14)
 
 
 def test_a_search_that_is_reported_on_is_the_same_search(monkeypatch):

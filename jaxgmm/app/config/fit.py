@@ -66,7 +66,7 @@ class FitTable(StrictTable):
         noise: true for a component besides that is uniform over the box of the rows, which outliers are of; or the widths of a
             box, one for each column.
         stopping: the rule that rtol is applied by.
-        acceleration: "none" for plain EM, or "squarem".
+        acceleration: "auto", as `fit` chooses by the number of rows; "none" for plain EM; or "squarem".
         truncate: with hundreds of components, the share of a row's density that may be left out to be faster, such as 1e-9.
     """
 
@@ -79,7 +79,7 @@ class FitTable(StrictTable):
     max_steps: Annotated[int, Field(ge=1)] = 500
     noise: Box = False
     stopping: Literal["relative", "aitken"] = "relative"
-    acceleration: Literal["none", "squarem"] = "none"
+    acceleration: Literal["auto", "none", "squarem"] = "auto"
     truncate: Annotated[float, Field(ge=0, le=1e-8)] = 0.0
 
     @property
