@@ -18,11 +18,15 @@ collect_ignore = ["benchmarks", "downstream.py"]
 
 
 def pytest_configure(config):
-    """What several tests compile, in whichever worker, or the processes that they start, is compiled once."""
+    """What several tests compile, in whichever worker, or the processes that they start, is compiled once.
+
+    In a folder of this run or, from one run to the next, in that of $JAX_COMPILATION_CACHE_DIR.
+    """
     matplotlib.use("agg")  # no windows; kernels of notebooks have their own
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the environment
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit the environment
         config.programs = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgmm-programs-")
-    cache = {"compilation_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"], "persistent_cache_min_compile_time_secs": 0}
+    folder = os.path.abspath(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    cache = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0}
     for name, value in (cache | {"persistent_cache_min_entry_size_bytes": -1}).items():
         jax.config.update(f"jax_{name}", value)
         os.environ[f"JAX_{name}".upper()] = str(value)
