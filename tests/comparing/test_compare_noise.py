@@ -15,7 +15,8 @@ SIGNAL = np.concatenate([RNG.normal([10, 20], 1, (125, 2)), RNG.normal([18, 24],
 X = np.concatenate([SIGNAL, RNG.uniform([-30, -30], [50, 70], (25, 2))])
 GAPS = np.where(RNG.random(X.shape) < 0.1, np.nan, X)
 GAPS[np.isnan(GAPS).all(1)] = X[np.isnan(GAPS).all(1)]
-OPTIONS = {"n_init": 3, "families": ["full", "spherical"], "n_components": [1, 2, 3]}
+SETTINGS = {"n_init": 3, "max_steps": 2000}  # the number of starts and the length of the trace are part of a program
+OPTIONS = SETTINGS | {"families": ["full", "spherical"], "n_components": [1, 2, 3]}
 
 
 def joint_by_hand(fit, x):
@@ -33,17 +34,16 @@ def joint_by_hand(fit, x):
 
 @pytest.mark.parametrize("x", [X, GAPS], ids=["whole", "gaps"])
 def test_each_model_is_what_fit_gives_and_criteria_are_sums_by_hand(x):
-    comparison = jg.compare(x, key=KEY, noise=True, rtol=1e-11, max_steps=2000, **OPTIONS)
+    comparison = jg.compare(x, key=KEY, noise=True, rtol=1e-11, **OPTIONS)
     for row, bic, icl in zip(comparison.rows, comparison.criteria["bic"], comparison.criteria["icl"], strict=True):
         alone = jg.fit(
             x,
             row.n_components,
             key=model_key(KEY, row.family, row.n_components),
             family=row.family,
-            n_init=3,
             noise=True,
             rtol=1e-11,
-            max_steps=2000,
+            **SETTINGS,
         )
         assert row.fit.log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-6)
         assert row.fit.noise.weight == pytest.approx(alone.noise.weight, abs=1e-5)
@@ -87,7 +87,7 @@ def test_bad_input(options, message):
 
 
 def test_what_takes_no_noise_says_so():
-    comparison = jg.compare(X, key=KEY, families=["full"], n_components=[2], n_init=2, noise=True)
+    comparison = jg.compare(X, key=KEY, noise=True, **OPTIONS | {"families": ["full"]})
     with pytest.raises(ValueError, match="the models have noise"):
         jg.choice_shares(comparison, X, key=KEY)
     with pytest.raises(ValueError, match="noise beside its mixture"):
