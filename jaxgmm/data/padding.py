@@ -1,4 +1,4 @@
-"""Numbers of rows that share a compiled program: rows are padded, by weight 0, to one of a few lengths."""
+"""Numbers of rows, or of draws, that share a compiled program: rows are padded, by weight 0, to one of a few lengths."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from jaxgmm.data.source import ArraySource
 from jaxgmm.tools import precision
 from jaxgmm.tools.blocks import SHORT_LENGTHS
 from jaxgmm.tools.validation import in_jit, is_traced
+
+_FEWEST_DRAWS = 64
 
 
 def padded_length(n_samples: int, *, summed: bool = True) -> int:
@@ -58,6 +60,13 @@ def first_rows(values: Array, n_samples: int) -> Any:
         return values
     # A slice would be compiled for each length.
     return jax.device_put(np.asarray(values)[:n_samples]) if precision.platform(values) == "cpu" else values[:n_samples]
+
+
+def padded_draws[Draws](draws: Draws) -> Draws:
+    """Draws (S, ...), the last of them repeated up to the next power of two from 64 on; for functions of few numbers a draw."""
+    n_draws = jax.tree.leaves(draws)[0].shape[0]
+    length = max(_FEWEST_DRAWS, 1 << (n_draws - 1).bit_length())
+    return jax.tree.map(lambda leaf: _padded(leaf, length, repeat=True), draws)
 
 
 def _padded(x: Any, length: int, repeat: bool) -> Any:

@@ -77,12 +77,32 @@ def _n_blocks(n_samples: int, block_size: int, n_rows: Array | None) -> int | Ar
     return -(-n_samples // block_size) if n_rows is None else -(-n_rows // block_size)
 
 
-def map_draws[Draws, Values](f: Callable[[Draws], Values], draws: Draws, at_once: int) -> Values:
-    """`f` of each draw, several at once; the last block is filled up, since `lax.map` compiles one of another size anew."""
+def map_draws[Draws, Values](
+    f: Callable[[Draws], Values], draws: Draws, at_once: int, n_present: Array | None = None
+) -> Values:
+    """`f` of each draw, several at once; the last block is filled up, since `lax.map` compiles one of another size anew.
+
+    Blocks of draws from `n_present` on are left out, and zeros.
+    """
     n_draws = jax.tree.leaves(draws)[0].shape[0]
     n_blocks = -(-n_draws // at_once)
     if n_blocks == 1:
         return jax.vmap(f)(draws)
     index = jnp.minimum(jnp.arange(n_blocks * at_once), n_draws - 1).reshape(n_blocks, at_once)
-    values = lax.map(lambda i: jax.vmap(f)(jax.tree.map(lambda leaf: leaf[i], draws)), index)
+
+    def of_block(i: Array) -> Values:
+        return jax.vmap(f)(jax.tree.map(lambda leaf: leaf[i], draws))
+
+    def put(block: Array, values: Values) -> Values:
+        new = of_block(lax.dynamic_index_in_dim(index, block, keepdims=False, allow_negative_indices=False))
+        return jax.tree.map(
+            lambda into, own: lax.dynamic_update_index_in_dim(into, own, block, 0, allow_negative_indices=False), values, new
+        )
+
+    if n_present is None:
+        values = lax.map(of_block, index)
+    else:
+        shapes = jax.eval_shape(of_block, index[0])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros((n_blocks, *leaf.shape), leaf.dtype), shapes)
+        values = lax.fori_loop(0, -(-n_present // at_once), put, zeros)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n_draws], values)

@@ -37,6 +37,7 @@ from jaxgmm.bayes.trees.schema import (
     parameter_dims,
     require,
 )
+from jaxgmm.data.padding import padded_draws
 from jaxgmm.data.placed import Seen, roots_of
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -140,15 +141,16 @@ def _groups(
     gmm, placed, rows = precision.cast(flatten_draws(draws.gmm), dtype), seen.placed(dtype, padded=True), np.asarray(seen.x)
     x, w = placed.rows, placed.weight
     shape, dims = np.shape(draws.gmm.weights)[:2], parameter_dims(gmm.family)
+    many, n_present = padded_draws(gmm), np.int32(shape[0] * shape[1])  # what takes few numbers of each draw is compiled once
     key_labels, key_rows, key_prior = jax.random.split(key, 3)
 
     def per_draw(values: Any) -> np.ndarray:
-        return np.asarray(values).reshape(*shape, *values.shape[1:])
+        return np.asarray(values)[:n_present].reshape(*shape, *values.shape[1:])
 
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
-    values |= {name: per_draw(value) for name, value in label_invariant(gmm, x, w, key_labels).items()}
+    values |= {name: per_draw(value) for name, value in label_invariant(many, x, w, key_labels, n_present).items()}
     if prior is not None:
-        hidden = summed_out_of_draws(gmm, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
+        hidden = summed_out_of_draws(many, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
         values |= {name: per_draw(value) for name, value in hidden.items()}
     n_clusters = values.pop("n_clusters").astype(int)
     posterior_dims = dims | {"sorted_weights": ("rank",)}
@@ -169,8 +171,8 @@ def _groups(
             {ROW: ((*_DRAW, "obs_id"), per_draw(placed.in_order(log_density_of_rows(gmm, x, w), 1)))}, coords
         )
     if "log_prior" in wanted:
-        extra = {name: jnp.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
-        log_prior = log_prior_of_draws(gmm, extra, precision.cast(prior, dtype))
+        extra = {name: np.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
+        log_prior = log_prior_of_draws(many, padded_draws(extra) if extra else {}, precision.cast(prior, dtype))
         made["log_prior"] = dataset_of({"log_prior": (_DRAW, per_draw(log_prior))}, coords)
     if "prior" in wanted:
         n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)

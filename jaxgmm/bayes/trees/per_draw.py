@@ -34,8 +34,10 @@ def flatten_draws(gmm: GMM) -> GMM:
 
 
 @jax.jit
-def label_invariant(gmm: GMM, x: Rows, weight: Float[Array, " M"], key: Array) -> dict[str, Float[Array, "S ..."]]:
-    """Quantities of each draw that don't change when its components change places.
+def label_invariant(
+    gmm: GMM, x: Rows, weight: Float[Array, " M"], key: Array, n_draws: Int[Array, ""]
+) -> dict[str, Float[Array, "S ..."]]:
+    """Quantities of each draw that don't change when its components change places; of the first `n_draws`, others are padding.
 
     Returns:
         `log_likelihood` (S,), sum_n w_n log p(x_n), nats; `sorted_weights` (S, K), descending; `entropy` (S,), the mean of
@@ -65,7 +67,7 @@ def label_invariant(gmm: GMM, x: Rows, weight: Float[Array, " M"], key: Array) -
         return log_likelihood, entropy / total, (owned > 0).sum().astype(gmm.means.dtype)
 
     keys = jax.random.split(key, gmm.weights.shape[0])
-    log_likelihood, entropy, n_clusters = map_draws(of_draw, (gmm, keys), at_once)
+    log_likelihood, entropy, n_clusters = map_draws(of_draw, (gmm, keys), at_once, n_draws)
     return {
         "log_likelihood": log_likelihood,
         "sorted_weights": jnp.sort(gmm.weights, axis=-1)[:, ::-1],
@@ -138,8 +140,12 @@ def memberships_of(gmm: GMM, x: Rows, weight: Float[Array, " M"]) -> Float[Array
 
 
 @jax.jit
-def agreement(gmm: GMM, x: Rows, weight: Float[Array, " M"], pivot: Float[Array, "M K"]) -> Float[Array, "S K K"]:
-    """sum_n w_n r_nk p_nj: how much of component k of each draw is in component j of the pivot's memberships p."""
+def agreement(
+    gmm: GMM, x: Rows, weight: Float[Array, " M"], pivot: Float[Array, "M K"], n_draws: Int[Array, ""]
+) -> Float[Array, "S K K"]:
+    """sum_n w_n r_nk p_nj: how much of component k of each draw is in component j of the pivot's memberships p; of the first
+    `n_draws`, others are padding.
+    """
     at_once, block_size = _blocks(gmm, n_places(x))
 
     def of_draw(g: GMM) -> Array:
@@ -150,7 +156,7 @@ def agreement(gmm: GMM, x: Rows, weight: Float[Array, " M"], pivot: Float[Array,
 
         return reduce_blocks(of_rows, x, weight, block_size, pivot)
 
-    return map_draws(of_draw, gmm, at_once)
+    return map_draws(of_draw, gmm, at_once, n_draws)
 
 
 @jax.jit

@@ -12,6 +12,7 @@ from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws, memberships_of
 from jaxgmm.bayes.trees.schema import PARAMETERS, group_of, require, seen_of
 from jaxgmm.covariance import get_family
+from jaxgmm.data.padding import padded_draws
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import precision
@@ -90,7 +91,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
     with precision.scope(dtype):
         placed, flat = seen.placed(dtype, padded=True), precision.cast(flatten_draws(draws), dtype)
         memberships = memberships_of(precision.cast(pivot, dtype), placed.rows, placed.weight)
-        shared = np.asarray(agreement(flat, placed.rows, placed.weight, memberships))
+        n_draws = np.int32(shape[0] * shape[1])
+        shared = np.asarray(agreement(padded_draws(flat), placed.rows, placed.weight, memberships, n_draws))[:n_draws]
     slack = _TIE * float(np.sum(np.asarray(seen.weight)))
     alike = _interchangeable(seen.evidence, draws.n_components)
     permutation = np.array([_assign(matrix, slack, alike) for matrix in shared]).reshape(*shape, -1)

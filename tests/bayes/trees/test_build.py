@@ -154,6 +154,22 @@ def test_blocks_change_nothing(blobs, monkeypatch, numbers):
         xarray.testing.assert_allclose(blocks[group].to_dataset(), whole[group].to_dataset(), rtol=1e-12)
 
 
+def test_other_numbers_of_draws_compile_nothing(blobs, compilations):
+    """What is compiled for 200 draws serves 129 to 256 of them."""
+
+    def ask(n_draws):
+        gmm, prior = random_member("full"), jg.Prior.default(blobs, 3)
+        return jg.relabel(tree_of(draws_around(gmm, (4, n_draws)), blobs, prior=prior, groups=("log_prior",)), gmm)
+
+    jax.clear_caches()
+    ask(50)
+    of_draws = {f"jit({name})" for name in ("label_invariant", "summed_out_of_draws", "log_prior_of_draws", "agreement")}
+    assert of_draws < set(compilations)
+    compilations.clear()
+    ask(60)
+    assert not of_draws & set(compilations)
+
+
 def test_log_likelihood_of_rows(tree, faithful):
     rows = tree["log_likelihood"]["x"]
     assert rows.dims == ("chain", "draw", "obs_id")
