@@ -46,7 +46,7 @@ def test_float64_data_keep_float64_parameters():
 
 def percentages(rng):
     """Compositions: rows that add up to 100, but for rounding."""
-    return 100 * rng.dirichlet([5, 5, 5, 5], 300)
+    return 100 * rng.dirichlet([5, 5, 5], 300)
 
 
 def nearly_a_line(rng):
@@ -70,8 +70,16 @@ FLOAT32 = {
 
 @pytest.mark.default_precision
 @pytest.mark.filterwarnings("ignore:.* components have no rows:jaxgmm.FitWarning")
-@pytest.mark.parametrize("family", ["full", "tied", "diag"])
-@pytest.mark.parametrize("rows", FLOAT32)
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [
+        *(("full", rows) for rows in FLOAT32),
+        ("tied", "percentages"),
+        ("tied", "large"),
+        ("diag", "a sum column"),
+        ("diag", "small"),
+    ],
+)
 def test_the_mixture_of_float32_rows_has_the_likelihood_of_its_fit(rows, family):
     for seed in range(3):
         x = FLOAT32[rows](np.random.default_rng(seed)).astype(np.float32)
@@ -147,7 +155,7 @@ WITHOUT_A_MAXIMUM = {
     "three values": lambda rng: np.repeat([[0.0, 0], [1, 1], [2, 0]], 20, axis=0),
     "collinear": lambda rng: rng.normal(size=(60, 1)) * [1.0, 2.0],
     "fewer rows than columns": lambda rng: rng.normal(size=(8, 10)),
-    "a row a component": lambda rng: rng.normal(size=(8, 2)),
+    "a row a component": lambda rng: rng.normal(size=(4, 2)),
     "an atom": lambda rng: np.concatenate([rng.normal(size=(40, 2)), np.zeros((20, 2))]),
     "an outlier": lambda rng: np.concatenate([rng.normal(size=(59, 2)), [[1e6, 1e6]]]),
 }
@@ -159,9 +167,9 @@ def test_maximum_likelihood_is_finite_or_an_error(data, family):
     """Every number of every start is that of a mixture with a density; where there is none, FitError says so."""
     x = WITHOUT_A_MAXIMUM[data](np.random.default_rng(0))
     ended = []
-    for k in (1, 3, 8):
+    for k in (1, 3, 4):  # one program, and that of `test_fit.fit_small`
         try:
-            fit = jg.fit(x, k, key=KEY, family=family, prior=None, n_init=4)
+            fit = jg.fit(x, k, key=KEY, family=family, prior=None, n_init=20, max_steps=5000)
         except jg.FitError:
             assert not has_density(x, family)
             continue
