@@ -23,15 +23,17 @@ X = np.einsum("ndq,nq->nd", LOADINGS[LABELS], RNG.normal(size=(400, 2))) + SDS[L
 X += 3.0 * LABELS[:, None]
 
 
+SETTINGS = {"key": KEY, "n_init": 3, "max_steps": 2000}  # of fits that share a program
+
+
 @pytest.fixture(scope="module")
 def fitted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jg.FitWarning)
-        return {prior: jg.fit(X, 2, key=KEY, family="factors:2", prior=prior, n_init=3) for prior in ("default", None)}
+        return {prior: jg.fit(X, 2, family="factors:2", prior=prior, **SETTINGS) for prior in ("default", None)}
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-@pytest.mark.parametrize("acceleration", [None, "squarem"])
+@pytest.mark.parametrize(("rank", "acceleration"), [(1, None), (2, None), (2, "squarem")])
 def test_one_component_is_scikit_learns_factor_analysis(rank, acceleration):
     x = X[LABELS == 0]
     theirs = FactorAnalysis(rank, tol=1e-7, max_iter=20000, svd_method="lapack").fit(x)
@@ -92,7 +94,7 @@ def test_it_finds_what_was_put_in(fitted):
 def test_units_and_offsets_do_not_matter(fitted):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jg.FitWarning)
-        other = jg.fit(1e6 + X * np.geomspace(1e-4, 1e4, 8), 2, key=KEY, family="factors:2", n_init=3)
+        other = jg.fit(1e6 + X * np.geomspace(1e-4, 1e4, 8), 2, family="factors:2", **SETTINGS)
     assert other.objective == pytest.approx(fitted["default"].objective, abs=1e-3)
 
 
@@ -116,9 +118,7 @@ def test_what_such_a_mixture_answers(fitted, tmp_path):
 
 
 def test_it_is_compared_and_goes_with_labels_noise_and_weights():
-    table = jg.compare(
-        X, families=["diag", "factors:1", "factors:2"], n_components=[2], key=KEY, n_init=2, max_steps=2000
-    ).table
+    table = jg.compare(X, families=["diag", "factors:1", "factors:2"], n_components=[2], **SETTINGS).table
     assert table["bic"].idxmin() == "factors:2 2"
     fit = jg.fit(X, 2, key=KEY, family="factors:2", labels=np.where(np.arange(400) % 9 == 0, LABELS, -1), max_steps=2000)
     assert (np.asarray(fit.predict(X)) == LABELS).mean() > 0.99
