@@ -41,22 +41,23 @@ def run(script, devices=8):
 
 
 def test_fifty_steps_are_those_of_one_device():
-    """Every structure, with weights, in float64 and float32, on meshes with explicit axes and with an axis more."""
+    """Every structure, dtype and kind of mesh (with explicit axes; with an axis more), all meshes for one; with weights."""
     script = """
 auto, explicit = AxisType.Auto, AxisType.Explicit
 meshes = [jax.make_mesh((8,), ("rows",), axis_types=(kind,)) for kind in (auto, explicit)]
 meshes.append(jax.make_mesh((4, 2), ("rows", "others"), axis_types=(auto, auto)))
 options = {"key": KEY, "rtol": 0, "max_steps": 50}
-for family in ("full", "tied", "diag", "spherical", "VEV"):
+cases = [("full", np.float64, meshes), ("full", np.float32, meshes[:1]), ("tied", np.float64, meshes[:1])]
+cases += [("diag", np.float32, meshes[1:2]), ("spherical", np.float64, meshes[2:]), ("VEV", np.float32, meshes[:1])]
+for family, dtype, some in cases:
     start = jg.initialise(x, 4, key=KEY, family=family)
-    for dtype in (np.float64, np.float32):
-        whole = jg.fit(x.astype(dtype), init=start, sample_weight=weight, **options)
-        for mesh in meshes[: 1 if family in ("tied", "spherical", "VEV") else 3]:
-            fit = jg.fit(spread(x.astype(dtype), mesh), init=start, sample_weight=spread(weight, mesh), **options)
-            close(fit.trace, whole.trace)
-            close(fit.gmm.means, whole.gmm.means, 1e-8)
-            close(fit.expected_rows, whole.expected_rows, 1e-8)
-            assert fit.status is whole.status and fit.fingerprint == whole.fingerprint
+    whole = jg.fit(x.astype(dtype), init=start, sample_weight=weight, **options)
+    for mesh in some:
+        fit = jg.fit(spread(x.astype(dtype), mesh), init=start, sample_weight=spread(weight, mesh), **options)
+        close(fit.trace, whole.trace)
+        close(fit.gmm.means, whole.gmm.means, 1e-8)
+        close(fit.expected_rows, whole.expected_rows, 1e-8)
+        assert fit.status is whole.status and fit.fingerprint == whole.fingerprint
 print("same")
 """
     assert run(script) == "same"
@@ -67,7 +68,6 @@ def test_starts_criteria_and_bounds_too():
 shards = spread(x)
 whole, fit = (jg.fit(rows, 4, key=KEY, n_init=3) for rows in (x, shards))
 close(fit.restarts.objective, whole.restarts.objective)
-close(jg.fit(shards, 4, key=KEY, n_init=3, prior=None).objective, jg.fit(x, 4, key=KEY, n_init=3, prior=None).objective)
 close(jg.fit(shards, 4, key=KEY, n_init=3, acceleration="squarem").objective, fit.objective, 1e-7)
 noisy = [jg.fit(rows, 4, key=KEY, n_init=3, noise=True) for rows in (x, shards)]
 close(noisy[0].noise.weight, noisy[1].noise.weight, 1e-6)
