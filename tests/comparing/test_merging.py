@@ -89,7 +89,7 @@ def skewed(n=300):
 
 def test_a_skewed_cluster_is_one():
     x = skewed()
-    fit = jg.fit(x, 3, key=KEY, n_init=5)
+    fit = jg.fit(x, 3, key=KEY)
     merging = jg.merge_components(fit.gmm, x)
     assert merging.choose() == 2
     far = np.arange(len(x)) >= 300
@@ -161,7 +161,7 @@ def test_one_component(blobs):
 def test_counts_over_draws():
     """Draws close to a mixture merge like it; labels don't matter; shares are those of the draws."""
     x = skewed()
-    fit = jg.fit(x, 3, key=KEY, n_init=5)
+    fit = jg.fit(x, 3, key=KEY)
     draws, _ = shuffled(draws_around(fit.gmm, (2, 20), 0.02))
     tree = tree_of(draws, x)
     counts = jg.merged_counts(tree)

@@ -23,7 +23,7 @@ def drawn(n, seed=0):
 def test_one_chunk_that_replaces_the_start_is_a_step_of_em(family):
     """With a delay of 0 the first step size is 1."""
     x = drawn(400)
-    fit = jg.fit(x[:200], 3, key=KEY, n_init=2, family=family)
+    fit = jg.fit(x[:200], 3, key=KEY, family=family)
     for prior in (None, fit.prior):
         after = jg.stepwise(fit, prior=prior, delay=0).update(x)
         expected = jg.m_step(jg.e_step(fit.gmm, x), fit.gmm, prior)
@@ -34,7 +34,7 @@ def test_one_chunk_that_replaces_the_start_is_a_step_of_em(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_start_is_a_fixed_point_of_what_it_expects(family):
     """Of rows that say nothing new: statistics of a mixture's own, and the M-step of them."""
-    gmm = jg.fit(drawn(300), 3, key=KEY, n_init=2, family=family).gmm
+    gmm = jg.fit(drawn(300), 3, key=KEY, family=family).gmm
     state = jg.stepwise(gmm)
     again = jg.m_step(state.statistics, gmm)
     for name in ("weights", "means", "covariances"):
@@ -44,7 +44,7 @@ def test_the_start_is_a_fixed_point_of_what_it_expects(family):
 def test_averages_by_hand():
     """Two chunks: the statistics about 0 are the weighted averages of raw moments, whatever centres they were summed about."""
     x = drawn(900)
-    gmm = jg.fit(x[:300], 3, key=KEY, n_init=2).gmm
+    gmm = jg.fit(x[:300], 3, key=KEY).gmm
     state = jg.stepwise(gmm, decay=0.8, delay=2)
     weights = np.random.default_rng(1).uniform(0, 2, 300)
     raw = np.concatenate([[gmm.weights[:, None]], [np.asarray(gmm.weights)[:, None] * gmm.means]], axis=2)[0]
@@ -93,7 +93,7 @@ def test_far_from_zero():
 
 
 def test_it_reads_and_stands_for_its_mixture():
-    state = jg.stepwise(jg.fit(drawn(300), 3, key=KEY, n_init=2)).update(drawn(100, 1))
+    state = jg.stepwise(jg.fit(drawn(300), 3, key=KEY)).update(drawn(100, 1))
     assert "Stepwise: full, 3 components" in repr(state).splitlines()[0]
     assert "1 chunk, total weight 100" in repr(state)
     assert jg.density_level(state, drawn(5), key=KEY).shape == (5,)
@@ -104,7 +104,7 @@ def test_it_reads_and_stands_for_its_mixture():
 
 
 def test_chunks_of_one_size_compile_once(compilations):
-    state = jg.stepwise(jg.fit(drawn(300), 3, key=KEY, n_init=2)).update(drawn(1000))
+    state = jg.stepwise(jg.fit(drawn(300), 3, key=KEY)).update(drawn(1000))
     compilations.clear()
     for n in (1000, 900, 1500):
         state = state.update(drawn(n))
