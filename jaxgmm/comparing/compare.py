@@ -26,6 +26,7 @@ from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
+from jaxgmm.model.holding import FREE
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
@@ -149,7 +150,7 @@ def compare(
             _check_gaps(source, folds)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
     data_id = fingerprint(source)
-    step = step_of((), "relative", "auto", None, source.n_present)
+    step = step_of(FREE, "relative", "auto", None, source.n_present)
     step = dataclasses.replace(step, engine=OBSERVING) if partly else step
     with precision.scope(dtype):
         keys = {family: [model_key(key, family, k) for k in counts] for family in names}

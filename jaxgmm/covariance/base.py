@@ -131,6 +131,11 @@ class Family(abc.ABC):
         """Whether not all covariances of its shape will do."""
         return self.name != self.general
 
+    @property
+    def separate(self) -> bool:
+        """Whether a component's covariance has nothing in common with the others': each can be fitted by itself."""
+        return self.per_component and (not self.restricted or self.structure.rank > 0)
+
     def nearest(self, covariances: Array, weights: Float[Array, " K"], n_features: int) -> Array:
         """The covariances that an M-step has for so many rows with these: themselves, if they are of the family."""
         if not self.restricted:

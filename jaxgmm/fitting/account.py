@@ -76,8 +76,11 @@ def account(search: Search, model: Model, settings: Settings, source: Source, ou
     vanished &= not vanished.all()  # as where noise has all rows
     if model.prior is not None:
         vanished &= np.asarray(model.prior.concentration) <= 1
-    if vanished.any() and "weights" not in settings.step.fixed:
-        weights = np.where(vanished, WITHOUT_ROWS, weights / weights[~vanished].sum())
+    held = settings.step.fixed.mask("weights", n_components)
+    vanished &= ~held
+    if vanished.any() and not (vanished | held).all():
+        shared = weights * (1 - weights[held].sum()) / weights[~(vanished | held)].sum()
+        weights = np.where(vanished, WITHOUT_ROWS, np.where(held, weights, shared))
     leaves = weights, chosen.means[best, :n_components], covariances
     gmm = GMM.unchecked(*leaves, family=chosen.family, feature_names=source.feature_names)
     return Fit(
@@ -92,6 +95,7 @@ def account(search: Search, model: Model, settings: Settings, source: Source, ou
         fingerprint=data,
         expected_rows=expected_rows,
         total_weight=source.total_weight,
+        fixed=settings.step.fixed,
     )
 
 

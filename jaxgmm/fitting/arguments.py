@@ -20,8 +20,8 @@ from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.holding import Held
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.steps import PARAMETERS
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
@@ -150,7 +150,7 @@ def check_truncate(truncate: float, family: str, source: Source, dtype: np.dtype
 
 
 def step_of(
-    fixed: tuple[str, ...],
+    held: Held,
     stopping: str,
     acceleration: str | None,
     given: Given,
@@ -169,10 +169,16 @@ def step_of(
         raise unknown("acceleration", acceleration, ACCELERATION)
     if acceleration == "squarem" and stopping == "aitken":
         raise UserError("stopping='aitken' needs successive plain EM steps: use acceleration='auto', or stopping='relative'.")
-    if fixed and not isinstance(given, GMM):
-        raise UserError(f"fixed={fixed!r} keeps values of the start, so init must be a GMM that holds them.")
-    if len(fixed) == len(PARAMETERS) and not left:
-        raise UserError("fixed names all three parameters: nothing is left to fit.")
+    if held:
+        check_held(held, given, left=left)
     if acceleration == "auto":
         acceleration = "squarem" if n_rows >= _WORTH_COMPILING and stopping == "relative" else None
-    return (EM if acceleration is None else Squarem)(fixed, stopping)
+    return (EM if acceleration is None else Squarem)(held, stopping)
+
+
+def check_held(held: Held, given: Given, *, left: bool = False) -> None:
+    """Raises ValueError where there are no values to hold, or where nothing else is `left` to fit or to draw."""
+    if not isinstance(given, GMM):
+        raise UserError(f"fixed holds {held.in_words} at the values of the start, so init must be a GMM that has them.")
+    if not left and held.n_parameters(given) == given.n_parameters:
+        raise UserError(f"fixed holds {held.in_words}: nothing is left to fit.")

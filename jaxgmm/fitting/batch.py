@@ -225,8 +225,9 @@ def rules_of(models: Sequence[Model], moments: Moments, active: np.ndarray, sett
         constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
         priors.append(as_dtype(padded, dtype))
     floor = pivot_floor(moments, get_family(settings.family), dtype)
-    if "covariances" in settings.step.fixed:  # what is held can't collapse
-        floor = np.zeros_like(floor)
+    held = settings.step.fixed
+    if held.covariances:  # what is held can't collapse
+        floor = np.where(held.mask("covariances", active.shape[1])[:, None], 0, floor)
     values = constants or [0.0] * len(models), moments.mean, floor, moments.total_weight, settings.rtol
     constant, *shared, total, rtol = (on_host(np.asarray(value, dtype)) for value in values)
     prior = jax.tree.map(lambda *leaves: np.stack(leaves), *priors) if priors else None

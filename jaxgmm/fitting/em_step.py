@@ -13,6 +13,7 @@ from jaxgmm.covariance import Factor, Family, get_family
 from jaxgmm.fitting.step import Proposal, Rules, Search
 from jaxgmm.model.density import WITHOUT_ROWS, Components, Uniform
 from jaxgmm.model.engines import COMPLETE, Engine
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel_and_scale
 from jaxgmm.model.random_scale import given
@@ -74,12 +75,12 @@ class EM:
     """A `Step` whose points are mixtures.
 
     Attributes:
-        fixed: names of parameters that stay.
+        fixed: what stays as it is.
         stopping: "relative" or "aitken".
         engine: how rows are summed over, by how they were observed.
     """
 
-    fixed: tuple[str, ...] = ()
+    fixed: Held = FREE
     stopping: str = "relative"
     engine: Engine = COMPLETE
 
@@ -102,8 +103,11 @@ class EM:
         if prior is not None and prior.least_scale is not None:
             prior = jax.vmap(given)(prior, self.scale(search.memory))
         refit = jax.vmap(lambda s, g, own, active: maximise(s, g, own, active, self.fixed))
-        point, statistics = refit(search.statistics, search.point, prior, rules.own.active), search.statistics
-        if self.log_widths(rules) is not None:
+        point, statistics, noisy = search.point, search.statistics, self.log_widths(rules) is not None
+        if noisy and self.fixed.weights:  # they are held beside the noise
+            point = with_share(point, jnp.ones(point.weights.shape[0], point.weights.dtype))
+        point = refit(statistics, point, prior, rules.own.active)
+        if noisy:
             share = statistics.counts.sum(1) / jnp.where(statistics.total_weight > 0, statistics.total_weight, 1)
             point = with_share(point, jnp.minimum(share, 1))
         return Proposal(point)
@@ -157,12 +161,13 @@ class EM:
     def judge(
         self, point: GMM, ready: Ready, statistics: Statistics, rules: EMRules
     ) -> tuple[Float[Array, " R"], Bool[Array, " R"] | bool]:
-        """Log-likelihood, plus the prior's log density; without a prior, components need rows."""
+        """Log-likelihood, plus the prior's log density; without a prior, components need rows, but for covariances held."""
         objective, own = statistics.log_likelihood, rules.own
         if ready.log_prior is not None:
             return objective + ready.log_prior + own.constant, False
         least = 10 * jnp.finfo(objective.dtype).eps * rules.total_weight[..., None]
-        return objective, (own.active & ~(statistics.counts > least)).any(1)
+        need = own.active & ~self.fixed.mask("covariances", own.active.shape[1]) if self.fixed.covariances else own.active
+        return objective, (need & ~(statistics.counts > least)).any(1)
 
     def remember(self, search: Search[GMM], proposal: Proposal[GMM], ready: Ready, accepted: Array) -> PyTree[Array]:
         """The scale."""

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ from jaxgmm.fitting.pruned_step import pruned
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.asking import Errors
+from jaxgmm.model.holding import Fixed, check_fixed
+from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
-from jaxgmm.model.steps import check_fixed
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import OF_STARTS, keywords
@@ -67,7 +68,7 @@ def fit(
     error_covariances: Errors = None,
     labels: ArrayLike | None = None,
     noise: bool | Float[ArrayLike, " D"] = False,
-    fixed: Sequence[str] = (),
+    fixed: Fixed = (),
     stopping: str = "relative",
     acceleration: str | None = "auto",
     truncate: float = 0.0,
@@ -110,7 +111,10 @@ def fit(
             something is known is no noise.
         noise: True for a component besides the Gaussians that is uniform over the box of the rows, or (D,) widths of a box:
             outliers are its own then (Banfield & Raftery 1993). Its share has a uniform prior. `Fit.noise` has it.
-        fixed: parameters to keep at the values of a GMM given as `init`: of "weights", "means", "covariances". Exact.
+        fixed: what to keep at the values of a GMM given as `init`: names, of "weights", "means", "covariances"; or a mapping
+            from names to components, `{"means": [0, 2], "weights": "all"}`: their numbers, (K,) flags, or "all". Each step is
+            the exact maximum over the rest; weights that aren't held share what the held ones leave. With noise, weights
+            are those of the mixture beside it.
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
         acceleration: "squarem" extrapolates every second step, and takes it back where the objective falls (Varadhan & Roland
@@ -162,7 +166,8 @@ def fit(
     if given is not None or all_labelled(source):
         n_starts = 1
     max_steps = check_steps(max_steps)
-    step = step_of(check_fixed(fixed), stopping, acceleration, given, source.n_present, left=box is not None)
+    held_parts = check_fixed(fixed, n_components, family)
+    step = step_of(held_parts, stopping, acceleration, given, source.n_present, left=box is not None)
     partly = isinstance(source, ArraySource) and (errors is not None or has_gaps(source.x))
     check_family(family, source.n_features, partly)
     if partly:
@@ -208,6 +213,8 @@ def fit(
         with_errors=errors is not None,
         n_labelled=n_labelled(source),
     )
+    if isinstance(given, GMM):
+        fitted = dataclasses.replace(fitted, gmm=step.fixed.put_back(fitted.gmm, given))
     fitted = fitted if box is None else with_noise(fitted, search, box)
     if kept is not None and not keep_checkpoint:
         kept.forget()

@@ -15,6 +15,7 @@ from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model import reading
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import about_rows
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames
@@ -145,6 +146,7 @@ class Fit(Readable, Hinting):
         with_errors: whether the rows had errors of measurement, which the mixture is without.
         n_labelled: rows of whose component something was known.
         noise: what rows are from besides the mixture, or None.
+        fixed: what was held.
     """
 
     gmm: GMM
@@ -162,6 +164,7 @@ class Fit(Readable, Hinting):
     with_errors: bool = False
     n_labelled: int = 0
     noise: Noise | None = None
+    fixed: Held = FREE
 
     _elsewhere = OF_FITS | {name: f"gmm.{name}" for name in dir(GMM) if not name.startswith("_")}
 
@@ -216,8 +219,9 @@ class Fit(Readable, Hinting):
 
     @property
     def n_parameters(self) -> int:
-        """Free parameters: the mixture's, and one of the noise, or two where its box was made of the rows."""
-        return self.gmm.n_parameters + (0 if self.noise is None else self.noise.n_parameters)
+        """Free parameters: the mixture's that weren't held, and one of the noise, or two where its box was made of the rows."""
+        of_mixture = self.gmm.n_parameters - self.fixed.n_parameters(self.gmm)
+        return of_mixture + (0 if self.noise is None else self.noise.n_parameters)
 
     @property
     def bic(self) -> float:
@@ -259,6 +263,7 @@ class Fit(Readable, Hinting):
                 self.restarts.in_words,
                 f"{counted(self.n_missing, 'value')} missing, taken as missing at random" if self.n_missing else "",
                 "a mixture of rows without their errors of measurement" if self.with_errors else "",
+                f"held as they were: {self.fixed.in_words}" if self.fixed else "",
                 "" if self.noise is None else f"noise: {self.noise.in_words}",
                 f"{counted(self.n_labelled, 'row')} of which the component was known, or partly" if self.n_labelled else "",
                 without_rows(self) if self.empty.any() else "",

@@ -54,7 +54,7 @@ class Squarem(EM):
         plain, memory = super().propose(search, rules), search.memory
         extrapolated = memory.phase == _PLAIN_STEPS
         far, length = extrapolate(memory.anchor, search.point, plain.point, memory.reach)
-        if "covariances" not in self.fixed:
+        if not self.fixed.whole("covariances"):  # of families that aren't separate none is, then
             far = jax.vmap(_within_family)(far, search.point.weights)
         return Proposal(choose(extrapolated, far, plain.point), extrapolated, length)
 

@@ -14,6 +14,7 @@ from jaxgmm.fitting.result import Fit
 from jaxgmm.model import reading
 from jaxgmm.model.coercion import Mixture, about_rows
 from jaxgmm.model.default_prior import not_a_prior
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics, recentre
@@ -27,7 +28,7 @@ from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_single, host_only, is_finite_number
 
 
-@pytree(static=("decay", "delay"))
+@pytree(static=("decay", "delay", "fixed"))
 @dataclass(frozen=True, eq=False, repr=False)
 class Stepwise(Readable):
     """A mixture in the midst of a stream of rows; `update` gives the next. A pytree: `jax.tree` and pickle take it.
@@ -41,6 +42,7 @@ class Stepwise(Readable):
         log_prob: mean log density of the last chunk's rows, under the mixture that had not seen them, nats; NaN before.
         decay: of the step size, (n_updates + delay)^-decay.
         delay: see `decay`.
+        fixed: what is held, as in the fit that it began with.
     """
 
     gmm: GMM
@@ -51,6 +53,7 @@ class Stepwise(Readable):
     log_prob: float
     decay: float
     delay: float
+    fixed: Held = FREE
 
     def update(self, x: Float[ArrayLike, "N D"], sample_weight: Float[ArrayLike, " N"] | None = None) -> "Stepwise":
         """The mixture after a chunk of rows: one E-step of it, averaged into the statistics, and an M-step.
@@ -67,7 +70,7 @@ class Stepwise(Readable):
         weight = float(np.asarray(fresh.total_weight))
         step, total = float((self.n_updates + 1 + self.delay) ** -self.decay), self.total_weight + weight
         statistics = _blend(self.statistics, fresh, step / weight, 1 - step, self.gmm)
-        gmm = m_step(_times(statistics, total), self.gmm, self.prior)
+        gmm = m_step(_times(statistics, total), self.gmm, self.prior, fixed=self.fixed)
         return dataclasses.replace(
             self,
             gmm=gmm,
@@ -99,7 +102,7 @@ def stepwise(start: Mixture, *, prior: Prior | str | None = "fit", decay: float 
     mixture, such as the fit of the first rows, which a decay near 1 or a large delay holds on to for longer.
 
     Args:
-        start: a Fit, or a GMM; not of factor analysers, nor a fit with noise.
+        start: a Fit, whose held parts stay held, or a GMM; not of factor analysers, nor a fit with noise.
         prior: "fit", that of the fit or Stepwise, none for a GMM; or a `Prior`, or None for maximum likelihood. It counts as
             ever beside all rows so far, so it fades.
         decay: above 0.5, at most 1.
@@ -132,6 +135,7 @@ def stepwise(start: Mixture, *, prior: Prior | str | None = "fit", decay: float 
     if not is_finite_number(delay) or delay < 0:
         raise UserError(f"delay must be a number of at least 0, got {delay!r}.")
     own: Any = prior
+    held = start.fixed if isinstance(start, Fit | Stepwise) else FREE
     if prior == "fit":
         own = start.prior if isinstance(start, Fit | Stepwise) else None
     elif prior is not None and not isinstance(prior, Prior):
@@ -139,7 +143,7 @@ def stepwise(start: Mixture, *, prior: Prior | str | None = "fit", decay: float 
     if own is not None:
         own.check_fits(gmm)
     gmm = precision.as_parameters(gmm, np.dtype(np.float64)) if precision.platform(gmm.means) == "cpu" else gmm
-    return Stepwise(gmm, _expected_of(gmm), own, 0.0, 0, float("nan"), float(decay), float(delay))
+    return Stepwise(gmm, _expected_of(gmm), own, 0.0, 0, float("nan"), float(decay), float(delay), held)
 
 
 def _expected_of(gmm: GMM) -> Statistics:

@@ -10,6 +10,7 @@ from jaxgmm.data.moments import rows_of_frequencies
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Ready
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.step import Search
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.model.statistics import Statistics
@@ -42,7 +43,13 @@ class EMOfWeights(EM):
 
 
 def climb_weighted(
-    starts: GMM, data: ArraySource, rules: EMRules, own: Own, weight: Float[np.ndarray, "R N"], max_steps: int
+    starts: GMM,
+    data: ArraySource,
+    rules: EMRules,
+    own: Own,
+    weight: Float[np.ndarray, "R N"],
+    max_steps: int,
+    held: Held = FREE,
 ) -> Search[GMM]:
     """EM of R starts to their end, each with weights of its own for the rows, padded as the data are.
 
@@ -53,9 +60,10 @@ def climb_weighted(
         own: of each start.
         weight: whose rows add up to the total weight of the rules.
         max_steps: the most steps of a start.
+        held: what of the starts stays.
     """
     weighted: PyTree = OwnWeights(own.prior, own.constant, own.active, on_host(weight))
-    return climb(starts, data, rules._replace(own=weighted), max_steps, EMOfWeights(), traced=False)
+    return climb(starts, data, rules._replace(own=weighted), max_steps, EMOfWeights(held), traced=False)
 
 
 def resampled_weights(rng: np.random.Generator, weight: Float[np.ndarray, " N"], n: int) -> Float[np.ndarray, "n N"]:

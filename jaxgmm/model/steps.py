@@ -1,7 +1,6 @@
 """The two steps of EM: rows to `Statistics`, and `Statistics` to the next mixture."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ from jaxgmm.data.padding import pad_rows, padded_rows
 from jaxgmm.model.coercion import Mixture, about_rows, as_gmm
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.model.engines import ENGINES, choose_block_size, e_step_moments, e_step_whitened, ill_conditioned
-from jaxgmm.model.mixture import GMM, PARAMETERS
+from jaxgmm.model.holding import FREE, Fixed, Held, check_fixed
+from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, given_mixture
 from jaxgmm.model.projecting import e_step_projected
 from jaxgmm.model.statistics import Statistics, recentre
@@ -100,7 +100,7 @@ def _e_step(gmm, x, weight, engine, block_size, dtype, padded):
     return (moments if engine == "moments" else whitened)(components)
 
 
-def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, fixed: Sequence[str] = ()) -> GMM:
+def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, fixed: Fixed = ()) -> GMM:
     """The mixture that maximises the expected log joint given the statistics: maximum likelihood, or MAP with a prior.
 
     In families whose covariances have no closed form (VEI, VEE, VEV, EVE, VVE), one that comes closer to it than `gmm`.
@@ -114,13 +114,14 @@ def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, 
         statistics: from `e_step`.
         gmm: the mixture that made them; supplies the family, what is fixed, and which components are inactive (weight 0).
         prior: None for maximum likelihood.
-        fixed: names of parameters to keep: any of "weights", "means", "covariances". The rest is the exact constrained mode.
+        fixed: what to keep: names, of "weights", "means", "covariances", or a mapping from names to components, as for `fit`.
+            The rest is the exact constrained mode.
 
     Returns:
         A mixture of the same family. A component that received no weight keeps its mean and, without a prior, its covariance.
 
     Raises:
-        ValueError: a prior of another family or dimension, an unknown name in `fixed`.
+        ValueError: a prior of another family or dimension, an unknown name or component in `fixed`.
 
     Example:
         >>> import jaxgmm as jg
@@ -128,23 +129,22 @@ def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, 
         >>> jg.m_step(jg.e_step(gmm, [[1.0], [3.0]]), gmm).means.tolist()
         [[2.0]]
     """
-    fixed, gmm = check_fixed(fixed), as_gmm(gmm)
+    gmm = as_gmm(gmm)
+    held = check_fixed(fixed, gmm.n_components, gmm.family)
     if prior is not None:
         prior.check_fits(gmm)
     dtype = precision.compute_dtype(statistics.counts, gmm, statistics, prior)
     with precision.scope(dtype):
-        result = _m_step(*precision.cast((statistics, gmm, prior), dtype), fixed)
+        result = _m_step(*precision.cast((statistics, gmm, prior), dtype), held)
     return precision.keep(result).named(gmm.feature_names)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _m_step(statistics, gmm, prior, fixed):
-    return maximise(statistics, gmm, prior, gmm.weights > 0, fixed)
+def _m_step(statistics, gmm, prior, held):
+    return maximise(statistics, gmm, prior, gmm.weights > 0, held)
 
 
-def maximise(
-    statistics: Statistics, gmm: GMM, prior: Prior | None, active: Bool[Array, " K"], fixed: tuple[str, ...] = ()
-) -> GMM:
+def maximise(statistics: Statistics, gmm: GMM, prior: Prior | None, active: Bool[Array, " K"], held: Held = FREE) -> GMM:
     """`m_step` without checks, for traced arrays of one dtype; `active` says which components take part."""
     family = get_family(gmm.family)
     structure, n_features = family.structure, gmm.n_features
@@ -153,14 +153,12 @@ def maximise(
     strength = jnp.zeros((), counts.dtype) if prior is None else prior.mean_precision
     total = counts + strength
 
-    if "means" in fixed:
-        shift = gmm.means - centre
-    else:
-        pull = 0 if prior is None else strength * (prior.mean - centre)
-        shift = jnp.where((active & (total > 0))[:, None], (sums + pull) / jnp.where(total > 0, total, 1)[:, None], 0)
-    means = centre + shift
+    pull = 0 if prior is None else strength * (prior.mean - centre)
+    shift = jnp.where((active & (total > 0))[:, None], (sums + pull) / jnp.where(total > 0, total, 1)[:, None], 0)
+    shift = held.keep("means", gmm.means - centre, shift)
+    means = held.keep("means", gmm.means, centre + shift)
 
-    if "covariances" in fixed:
+    if held.whole("covariances"):
         covariances = gmm.covariances
     else:
         scatter = recentre(structure, statistics.scatter, sums, counts, shift, gmm.covariances)
@@ -171,26 +169,20 @@ def maximise(
         if family.per_component and not family.restricted:  # the others know themselves whom they share with
             known = active & (counts > 0) if prior is None else active
             covariances = jnp.where(per_component(known, covariances), covariances, gmm.covariances)
+        covariances = held.keep("covariances", gmm.covariances, covariances)
 
-    if "weights" in fixed:
-        weights = gmm.weights
-    else:
-        extra = 0 if prior is None else jnp.where(active, prior.concentration - 1, 0)
-        mass = counts + extra
-        # A weight that underflows stays positive: zero would mean an inactive component.
-        weights = jnp.where(active, jnp.maximum(mass / mass.sum(), WITHOUT_ROWS), 0)
+    extra = 0 if prior is None else jnp.where(active, prior.concentration - 1, 0)
+    weights = _shares(counts + extra, gmm.weights, active, held)
     return GMM.unchecked(weights, means, covariances, gmm.family)
 
 
-def check_fixed(fixed: Sequence[str]) -> tuple[str, ...]:
-    """`fixed` as a sorted tuple of parameter names.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if isinstance(fixed, str):
-        fixed = (fixed,)
-    for name in fixed:
-        if name not in PARAMETERS:
-            raise unknown("parameter in fixed", name, PARAMETERS)
-    return tuple(name for name in PARAMETERS if name in fixed)
+def _shares(mass: Float[Array, " K"], weights: Float[Array, " K"], active: Bool[Array, " K"], held: Held) -> Float[Array, " K"]:
+    """New weights: what those that are held leave, in proportion to the mass of the others."""
+    # A weight that underflows stays positive: zero would mean an inactive component.
+    if not held.weights:
+        return jnp.where(active, jnp.maximum(mass / mass.sum(), WITHOUT_ROWS), 0)
+    fixed = held.mask("weights", weights.size)
+    free = active & ~fixed
+    mass, left = jnp.where(free, jnp.maximum(mass, WITHOUT_ROWS), 0), 1 - jnp.where(fixed, weights, 0).sum()
+    shared = left * mass / jnp.where(free.any(), mass.sum(), 1)
+    return jnp.where(free, jnp.maximum(shared, WITHOUT_ROWS), weights)

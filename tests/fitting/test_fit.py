@@ -18,6 +18,7 @@ from jaxgmm.fitting import loop
 from jaxgmm.fitting.arguments import step_of
 from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.squarem import Squarem
+from jaxgmm.model.holding import FREE
 from jaxgmm.tools import precision
 
 KEY = jax.random.key(0)
@@ -168,7 +169,7 @@ def test_squarem_and_aitken_reach_the_same_optimum(overlapping):
 
 def test_squarem_is_the_default_from_2000_rows_on():
     for n_rows, stopping, kind in ((1999, "relative", EM), (2000, "relative", Squarem), (2000, "aitken", EM)):
-        assert type(step_of((), stopping, "auto", None, n_rows)) is kind
+        assert type(step_of(FREE, stopping, "auto", None, n_rows)) is kind
 
 
 def test_rtol_zero_takes_every_step():
