@@ -17,6 +17,7 @@ from numpyro.infer.autoguide import AutoDelta
 from jaxgmm.bayes.priors.base import log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.target.bfgs import WhitenedMinimize
+from jaxgmm.bayes.target.conditional import values_of_sites
 from jaxgmm.bayes.target.coordinates import constrain_factored, layout_of
 from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.bayes.target.whitening import frame_at, shifted, spread
@@ -25,14 +26,16 @@ from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.moments import Moments
 from jaxgmm.data.padding import on_device, pad_rows, padded_rows
 from jaxgmm.fitting.account import in_rows
-from jaxgmm.fitting.arguments import names_in, resolve_init
+from jaxgmm.fitting.arguments import check_held, names_in, resolve_init
 from jaxgmm.fitting.fit import fit
 from jaxgmm.fitting.priors import check_mode_exists, resolve_prior
 from jaxgmm.fitting.result import Fit, Restarts
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import not_a_prior
+from jaxgmm.model.holding import Fixed, Held, check_fixed
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
+from jaxgmm.model.steps import e_step
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import OF_STARTS, keywords
@@ -57,6 +60,7 @@ def fit_map(
     rtol: float = 1e-15,
     max_steps: int = 1000,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    fixed: Fixed = (),
 ) -> Fit:
     """The maximum a posteriori mixture as NumPyro finds it: an `AutoDelta` guide of `numpyro_model`, by `Minimize` (BFGS).
 
@@ -77,6 +81,7 @@ def fit_map(
         rtol: converged where an EM step would gain less than `rtol` nats per unit of weight, or than rounding.
         max_steps: the most BFGS steps.
         sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
+        fixed: what to keep at the values of a GMM given as `init`, as for `fit`.
 
     Returns:
         Fit. `n_steps` and `trace` count the steps of EM, if it made the start, and then those of BFGS. Of the `restarts`, only
@@ -103,6 +108,8 @@ def fit_map(
         raise not_a_prior(prior, "a RichardsonGreen")
     given, n_components, family = resolve_init(init, n_components, family, source)
     check_unrestricted(family, "fit_map")
+    if held := check_fixed(fixed, n_components, family):
+        check_held(held, given)
     if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
         empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
         raise UserError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")
@@ -129,10 +136,10 @@ def fit_map(
             if Status.interrupted in start.restarts.status:  # by Ctrl-C, which ends this, too
                 raise KeyboardInterrupt
             given = start.gmm
-        climbed = _climb(given, source, prior, moments, rtol, max_steps, dtype)
+        climbed = _climb(given, source, prior, moments, rtol, max_steps, dtype, held)
     if start is not None and isinstance(prior, RichardsonGreen):
         start = None  # the steps of another objective are no part of this one
-    return _account(climbed, start, prior, out, source)
+    return _account(climbed, start, prior, out, source, held)
 
 
 class _Run(NamedTuple):
@@ -167,6 +174,7 @@ def _climb(
     rtol: float,
     max_steps: int,
     dtype: np.dtype,
+    held: Held,
 ) -> _Climb:
     """Runs of BFGS, each in coordinates made where the last one ended."""
     total, shift = moments.total_weight, jnp.asarray(moments.mean, dtype)
@@ -174,7 +182,7 @@ def _climb(
     weight = pad_rows(np.asarray(source.weight, dtype), len(x))
     prior = shifted(precision.cast(prior, dtype), shift)
     start = precision.cast(start, dtype)
-    layout = layout_of(start, prior)
+    layout = layout_of(start, prior, held)
     gmm = start.moved(-shift)
     extra = start_of_extra(prior, gmm)
     constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), dtype)
@@ -199,35 +207,47 @@ def _climb(
             break
         if trace.size > max_steps or steps.size == 1:
             break
-    return _Climb(jax.tree.map(np.asarray, gmm.moved(shift)), status, log_likelihood, trace)
+    found = held.put_back(jax.tree.map(np.asarray, gmm.moved(shift)), start)
+    return _Climb(found, status, log_likelihood, trace)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "trace_length"))
 def _descend(x, weight, prior, constant, start, extra, max_steps, gtol, layout, trace_length):
     """One run of BFGS, which descends: in minus the log density."""
     frame = frame_at(start, extra, prior, weight.sum(), layout)
-    sites = {"weights": start.weights, "means": start.means, "covariances": start.covariances} | extra
+    sites = values_of_sites(start, extra, layout.held)
+
+    def moving(vector: Array) -> Array:
+        return vector[layout.free] if layout.held else vector
+
     # Without the rows: NumPyro tries out what a guide is made for, and these values need no trial.
     guide = AutoDelta(handlers.block(numpyro_model, hide=["x"]), init_loc_fn=init_to_value(values=sites))
-    optimiser = WhitenedMinimize(lambda v: spread(frame, v, layout), max_steps, gtol, trace_length)
+    optimiser = WhitenedMinimize(lambda v: moving(spread(frame, v, layout)), max_steps, gtol, trace_length)
     search = SVI(numpyro_model, guide, optimiser, Trace_ELBO())
     arguments = (x, layout.n_components, layout.family, prior)
-    state = search.init(jax.random.key(0), *arguments, sample_weight=weight)
-    state, _ = search.update(state, *arguments, sample_weight=weight)
+    known: dict[str, Any] = {"sample_weight": weight} | ({"fixed": layout.held, "init": start} if layout.held else {})
+    state = search.init(jax.random.key(0), *arguments, **known)
+    state, _ = search.update(state, *arguments, **known)
     found, parameters = state.optim_state
-    gmm, factor, extra, _ = constrain_factored(parameters.flat_params, layout)  # NumPyro's coordinates are ours
+    vector = parameters.flat_params  # NumPyro's coordinates are ours, of what moves
+    vector = frame.origin.at[layout.free].set(vector) if layout.held else vector
+    gmm, factor, extra, _ = constrain_factored(vector, layout)
+    gmm = layout.held.put_back(gmm, start, jnp)
     log_prior = log_prior_kernel(prior, gmm, factor, extra) + constant
     return _Run(gmm, extra, log_prior, (found.gradient**2).sum() / 2, found.n_steps, -found.trace)
 
 
-def _expected_rows(weights: np.ndarray, prior: Any, source: ArraySource) -> np.ndarray:
+def _expected_rows(gmm: GMM, prior: Any, source: ArraySource, held: Held) -> np.ndarray:
     """What weights at the mode say of the rows: weights_k = (N_k + alpha_k - 1) / (N + sum_j (alpha_j - 1))."""
+    if held.weights:  # they say nothing
+        return in_rows(np.asarray(e_step(gmm, source.x, source.weight).counts), source)
+    weights = np.asarray(gmm.weights)
     total = np.asarray(source.weight, float).sum()
     pseudo = np.broadcast_to(np.asarray(prior.concentration, float) - 1, weights.shape)
     return in_rows(weights * (total + pseudo.sum()) - pseudo, source)
 
 
-def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, source: ArraySource) -> Fit:
+def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, source: ArraySource, held: Held) -> Fit:
     """What `fit` would say of it; warns once."""
     gmm, status, log_likelihood, trace = climbed
     if status is not Status.converged:
@@ -264,6 +284,7 @@ def _account(climbed: _Climb, start: Fit | None, prior: Any, out: np.dtype, sour
         restarts=restarts,
         prior=prior,
         fingerprint=fingerprint(source),
-        expected_rows=_expected_rows(np.asarray(gmm.weights), prior, source),
+        expected_rows=_expected_rows(gmm, prior, source, held),
         total_weight=float(np.asarray(source.weight, float).sum()),
+        fixed=held,
     )

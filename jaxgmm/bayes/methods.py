@@ -20,6 +20,7 @@ class Method(NamedTuple):
         n_warmup: steps of a chain that are thrown away unless the caller says how many; None: it has no warm-up.
         options: the keyword arguments that are its own, as the function orders them.
         partly: whether it takes rows however they were seen: with gaps, errors of measurement or labels.
+        holds: whether it draws the rest of a mixture of which parts are held.
     """
 
     function: str
@@ -27,6 +28,7 @@ class Method(NamedTuple):
     n_warmup: int | None = None
     options: tuple[str, ...] = ()
     partly: bool = False
+    holds: bool = False
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself."""
@@ -36,21 +38,35 @@ class Method(NamedTuple):
 
 METHODS = {
     "nuts": Method(
-        "jaxgmm.bayes.samplers.nuts:nuts", "chain", 500, ("target_accept", "max_tree_depth", "dense_mass"), partly=True
+        "jaxgmm.bayes.samplers.nuts:nuts",
+        "chain",
+        500,
+        ("target_accept", "max_tree_depth", "dense_mass"),
+        partly=True,
+        holds=True,
     ),
-    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500, ("thin",), partly=True),
+    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500, ("thin",), partly=True, holds=True),
     "svi": Method(
         "jaxgmm.bayes.samplers.svi:svi",
         "approximation",
         options=("guide", "n_steps", "learning_rate", "batch_size"),
         partly=True,
+        holds=True,
     ),
-    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True),
+    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True, holds=True),
     "vb": Method("jaxgmm.bayes.variational.draws:vb", "approximation", options=("rtol", "max_steps")),
-    "sandwich": Method("jaxgmm.bayes.samplers.sandwich:sandwich", "approximation", partly=True),
-    "bootstrap": Method("jaxgmm.bayes.samplers.weighted_likelihood:bootstrap", "approximation", options=("rtol", "max_steps")),
+    "sandwich": Method("jaxgmm.bayes.samplers.sandwich:sandwich", "approximation", partly=True, holds=True),
+    "bootstrap": Method(
+        "jaxgmm.bayes.samplers.weighted_likelihood:bootstrap",
+        "approximation",
+        options=("rtol", "max_steps"),
+        holds=True,
+    ),
     "weighted-likelihood": Method(
-        "jaxgmm.bayes.samplers.weighted_likelihood:weighted_likelihood", "approximation", options=("rtol", "max_steps")
+        "jaxgmm.bayes.samplers.weighted_likelihood:weighted_likelihood",
+        "approximation",
+        options=("rtol", "max_steps"),
+        holds=True,
     ),
 }
 

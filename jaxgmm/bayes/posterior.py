@@ -22,13 +22,14 @@ from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import errors_of, names_in
+from jaxgmm.fitting.arguments import check_held, errors_of, names_in
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import about_rows, as_gmm
 from jaxgmm.model.default_prior import not_a_prior
+from jaxgmm.model.holding import FREE, Fixed, Held, check_fixed
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
@@ -54,6 +55,7 @@ def posterior(
     sample_weight: Float[ArrayLike, " N"] | None = None,
     error_covariances: Errors = None,
     labels: ArrayLike | None = None,
+    fixed: Fixed | None = None,
     groups: Sequence[str] = (),
     feature_names: Sequence[str] | None = None,
     progress: OfProgress = "auto",
@@ -95,6 +97,8 @@ def posterior(
         error_covariances: of the rows' errors of measurement, as in the fit.
         labels: of the rows whose component is known, as in the fit. These and gaps are for "nuts", "gibbs", "svi", "laplace"
             and "sandwich"; "gibbs" draws what wasn't seen of a row, the others sum over it.
+        fixed: what is held at the values of `fit`, as for `jaxgmm.fit`: draws are from the posterior of the rest, given that.
+            None for what was held in the fit; () for nothing. Not for "vb".
         groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
             "posterior_predictive".
         feature_names: names of the columns; default those of the fit or the frame, else x0, x1, ...
@@ -161,7 +165,9 @@ def posterior(
             f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows, sample_weight, "
             "error_covariances and labels, or fit.gmm to start from the mixture alone."
         )
+    held = _held(fixed, fit, gmm, method, groups)
     settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}
+    settings |= {"fixed": held.in_words} if held else {}
     schedule = None
     if row.kind == "chain":
         if n_chains < 2 or n_draws < _LEAST_DRAWS:
@@ -183,7 +189,7 @@ def posterior(
             placed.weight,
             precision.cast(gmm, dtype),
             precision.cast(target, dtype),
-            layout_of(gmm, target),
+            layout_of(gmm, target, held),
         )
         key_draws, key_tree = jax.random.split(key)
         draws: Draws
@@ -194,10 +200,12 @@ def posterior(
         else:
             told = {"report": report} if "report" in inspect.signature(draw).parameters else {}
             draws = draw(problem, key_draws, n_draws, n_chains, **options, **told)
+        draws = draws._replace(gmm=held.put_back(draws.gmm, problem.start))
         attrs = settings | draws.attrs | {"fingerprint": data}
         tree = to_datatree(
             draws, seen, target,
             key=key_tree, groups=groups, feature_names=names, row_labels=frames.row_labels(x), attrs=attrs,
+            held=held,
         )  # fmt: skip
     if checkpoint is not None and not keep_checkpoint:
         forget(check_path(checkpoint, "checkpoint"))
@@ -210,6 +218,28 @@ def _check_options(method: str, options: Facts) -> None:
     for name in options:
         if name not in known:
             raise unknown(f"option of method {method!r}:", name, known or ["(none)"])
+
+
+def _held(fixed: Fixed | None, fit: Any, gmm: GMM, method: str, groups: Sequence[str]) -> Held:
+    """What is held: as said, or as in the fit that is given.
+
+    Raises:
+        TypeError, ValueError: what can't be held, by this method or at all.
+    """
+    if fixed is None:
+        fixed = fit.fixed if isinstance(fit, Fit) else FREE
+    held = check_fixed(fixed, gmm.n_components, gmm.family)
+    if not held:
+        return held
+    if not METHODS[method].holds:
+        able = ", ".join(name for name, method in METHODS.items() if method.holds)
+        raise UserError(
+            f"method {method!r} draws all parameters, but {held.in_words} are to be held: take one of {able}, or fixed=()."
+        )
+    check_held(held, gmm)
+    if "prior" in groups:
+        raise UserError("groups has 'prior', draws from the prior, but what is held isn't drawn from it: leave 'prior' out.")
+    return held
 
 
 def _n_warmup(method: str, asked: Any) -> int:

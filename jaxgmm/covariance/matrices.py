@@ -184,11 +184,10 @@ class Dense:
         a = (reals[..., -d:, None] * jnp.eye(d, dtype=reals.dtype)).at[..., i, j].set(reals[..., :-d])
         return jnp.concatenate([(scale @ a)[..., i, j], reals[..., -d:]], -1).reshape(-1)
 
-    def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
-        """Log determinant of `relative`, and of `apply` to the means of all components."""
+    def log_volumes(self, scale: Array, n_features: int) -> tuple[Float[Array, "*K"], Float[Array, "*K"]]:
+        """Log determinants of `relative` and of `apply`, of each factor."""
         diagonal = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
-        copies = 1 if diagonal.ndim == 2 else n_components  # a shared factor whitens every mean
-        return copies * diagonal.sum() + (np.arange(n_features) * diagonal).sum()
+        return (diagonal * np.arange(n_features)).sum(-1), diagonal.sum(-1)
 
     # whitened engine
 

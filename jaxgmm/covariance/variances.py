@@ -102,8 +102,9 @@ class Diagonal:
     def relative(self, scale: Array, reals: Array) -> Array:
         return reals
 
-    def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
-        return jnp.log(scale).sum()
+    def log_volumes(self, scale: Array, n_features: int) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        volume = jnp.log(scale).sum(-1)
+        return jnp.zeros_like(volume), volume
 
     def whiten(self, z: Array, means: Array, factor: Factor) -> Float[Array, "K B D"]:
         return (z[None] - means[:, None]) * factor.whitener[:, None]
@@ -183,8 +184,9 @@ class Isotropic(Diagonal):
     def information(self, rows: Array, prior_rows: Array, n_features: int) -> Array:
         return (n_features * rows + prior_rows) / 2
 
-    def log_volume(self, scale: Array, n_components: int, n_features: int) -> Array:
-        return n_features * jnp.log(scale).sum()
+    def log_volumes(self, scale: Array, n_features: int) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        volume = n_features * jnp.log(scale[:, 0])
+        return jnp.zeros_like(volume), volume
 
     def whitened_scatter(self, responsibilities: Array, y: Array, factor: Factor) -> Array:
         return jnp.einsum("kb,kbd->k", responsibilities, y**2)

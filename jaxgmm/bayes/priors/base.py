@@ -16,9 +16,11 @@ from jax.scipy.special import gammaln as jax_gammaln
 from jaxtyping import Array, Float
 
 from jaxgmm.covariance import Factor
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics
 from jaxgmm.tools.errors import UserTypeError
+from jaxgmm.tools.variates import dirichlet_weights
 
 host_gammaln = np.vectorize(math.lgamma)
 
@@ -110,7 +112,7 @@ def start_in_partitions(prior: MixturePrior, variance: Float[Array, " D"], n_clu
 
 @functools.singledispatch
 def draw_parameters(
-    prior: MixturePrior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]
+    prior: MixturePrior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array], held: Held = FREE
 ) -> tuple[GMM, Factor, dict[str, Array]]:
     """A draw of weights, means, covariances and the prior's own further parameters, given allocated rows.
 
@@ -118,8 +120,10 @@ def draw_parameters(
         prior: a `Prior` or a `RichardsonGreen`.
         key: a PRNG key.
         statistics: of the rows, about any centres. A component without rows draws from the prior.
-        gmm: the current mixture: gives the family, and what a prior that is only conditionally conjugate conditions on.
+        gmm: the current mixture: gives the family, what is held, and what a prior that is only conditionally conjugate
+            conditions on.
         extra: the prior's further parameters; those `names_in_partitions`, where the rows' blocks are a chain's own.
+        held: what stays as it is in `gmm`: the draw is one of the rest, given that.
 
     Returns:
         The mixture, its covariances taken apart, and the further parameters.
@@ -128,6 +132,17 @@ def draw_parameters(
         TypeError: no known prior.
     """
     raise UserTypeError(f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}.")
+
+
+def draw_weights(log_gamma: Float[Array, " K"], gmm: GMM, held: Held = FREE) -> Float[Array, " K"]:
+    """Weights of log-gamma variates: those that aren't held share what the others leave."""
+    if not held.weights:
+        return dirichlet_weights(log_gamma)
+    if held.whole("weights"):
+        return gmm.weights
+    fixed = held.mask("weights", gmm.n_components)
+    left = 1 - jnp.where(fixed, gmm.weights, 0).sum()
+    return held.keep("weights", gmm.weights, left * dirichlet_weights(jnp.where(fixed, -jnp.inf, log_gamma)))
 
 
 class Blocks(NamedTuple):

@@ -15,6 +15,7 @@ from jaxgmm.bayes.priors.base import (
     Blocks,
     draw_parameters,
     draw_summed_out,
+    draw_weights,
     host_gammaln,
     log_evidence,
     log_prior_constant,
@@ -30,6 +31,7 @@ from jaxgmm.covariance import Factor, check_unrestricted, get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.model import random_scale
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, log_kernel, log_normaliser, scale_terms
 from jaxgmm.model.statistics import Statistics, recentre
@@ -43,14 +45,16 @@ SCALE = "relative_scale"  # s, the random scale, in trees
 
 
 @draw_parameters.register
-def _draw_conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
+def _draw_conjugate(
+    prior: Prior, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array], held: Held = FREE
+) -> Any:
     if prior.least_scale is None:
-        return *draw_conjugate(key, posterior_given(prior, statistics, gmm.family), gmm.family), {}
+        return *_draw_rest(key, prior, statistics, gmm, held), {}
     key_scale, key = jax.random.split(key)
     if SCALE not in extra:  # the chain is one of mixtures: s given the mixture, then the next mixture given s
         factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
         own = at(prior, draw_summed_out(prior, key_scale, gmm, factor))
-        return *draw_conjugate(key, posterior_given(own, statistics, gmm.family), gmm.family), {}
+        return *_draw_rest(key, own, statistics, gmm, held), {}
     new, factor = draw_conjugate(key, posterior_given(at(prior, extra), statistics, gmm.family), gmm.family)
     # Components without rows say nothing of s: they are summed out here; given the new s their covariances are in proportion.
     filled = statistics.counts > 0
@@ -59,6 +63,11 @@ def _draw_conjugate(prior: Prior, key: Array, statistics: Statistics, gmm: GMM, 
     ratio = jnp.where(filled, 1, scale / extra[SCALE])
     new = dataclasses.replace(new, covariances=new.covariances * per_component(ratio, new.covariances))
     return new, get_family(new.family).factor(new.covariances, new.n_features), {SCALE: scale}
+
+
+def _draw_rest(key: Array, prior: Prior, statistics: Statistics, gmm: GMM, held: Held) -> tuple[GMM, Factor]:
+    """A draw of what isn't held, given a prior without a random scale."""
+    return draw_conjugate(key, posterior_given(prior, statistics, gmm.family, gmm, held), gmm.family, gmm, held)
 
 
 def at(prior: Prior, extra: dict[str, Array]) -> Prior:
@@ -106,26 +115,36 @@ class Conjugate(NamedTuple):
     scale: Float[Array, "..."]
 
 
-def posterior_given(prior: Prior, statistics: Statistics, family: str) -> Conjugate:
+def posterior_given(prior: Prior, statistics: Statistics, family: str, gmm: GMM | None = None, held: Held = FREE) -> Conjugate:
     """The posterior of a mixture's parameters given the statistics of allocated rows, about any centres.
 
     Psi_k = Psi0 + sum (x - m_k)(x - m_k)' + kappa0 (m_k - m0)(m_k - m0)' about the posterior mean m_k: digits
-    are lost only to the squared distance of the centres from it.
+    are lost only to the squared distance of the centres from it. A mean that is `held`, as it is in `gmm`, is m_k itself, and
+    counts as a row: its density has a |Sigma_k|^-1/2 that isn't integrated out.
     """
     kind, counts = get_family(family), statistics.counts
     strength = counts + prior.mean_precision
     shift = (statistics.sums + prior.mean_precision * (prior.mean - statistics.centre)) / strength[:, None]
     mean = statistics.centre + shift
+    if held.means:
+        assert gmm is not None
+        shift, mean = held.keep("means", gmm.means - statistics.centre, shift), held.keep("means", gmm.means, mean)
     scatter = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
     away = mean - prior.mean
     scale = prior.scale + scatter + kind.structure.outer(jnp.full_like(strength, prior.mean_precision), away, away)
-    rows = counts if kind.per_component else counts.sum()
+    rows = counts + held.mask("means", counts.size) if held.means else counts
+    rows = rows if kind.per_component else rows.sum()
     rows = kind.structure.rows_of(rows, mean.shape[1])
     return Conjugate(prior.concentration + counts, mean, strength, prior.degrees_of_freedom + rows, scale)
 
 
-def draw_conjugate(key: Array, posterior: Conjugate, family: str) -> tuple[GMM, Factor]:
-    """Sigma_k with the mean integrated out, then mu_k given Sigma_k: one exact draw of both; and weights."""
+def draw_conjugate(
+    key: Array, posterior: Conjugate, family: str, gmm: GMM | None = None, held: Held = FREE
+) -> tuple[GMM, Factor]:
+    """Sigma_k with the mean integrated out, then mu_k given Sigma_k: one exact draw of both; and weights.
+
+    What is `held` is as in `gmm`, and the posterior one given that.
+    """
     kind, mean = get_family(family), posterior.mean
     key_gamma, key_normal = jax.random.split(key)
     half_degrees = half_degrees_of_freedom(kind.structure, posterior.degrees_of_freedom, mean.shape[1])
@@ -133,8 +152,15 @@ def draw_conjugate(key: Array, posterior: Conjugate, family: str) -> tuple[GMM, 
     below = posterior.scale.shape if kind.structure.dense else ()
     noise, noise_below = normals(key_normal, mean.shape, below, dtype=mean.dtype)
     factor = kind.structure.draw(posterior.scale, positive_exp(log_gamma), mean.shape[1], noise_below)
+    if held.covariances:
+        assert gmm is not None
+        own = kind.factor(gmm.covariances, gmm.n_features)
+        factor = Factor(*(held.keep("covariances", *leaves) for leaves in zip(own, factor, strict=True)))
     means = mean + kind.structure.apply(factor.scale, noise / jnp.sqrt(posterior.mean_precision)[:, None])
-    return GMM.unchecked(dirichlet_weights(weights), means, kind.structure.multiply(factor), family), factor
+    new = GMM.unchecked(dirichlet_weights(weights), means, kind.structure.multiply(factor), family)
+    if gmm is None or not held:
+        return new, factor
+    return held.put_back(GMM.unchecked(draw_weights(weights, gmm, held), new.means, new.covariances, family), gmm, jnp), factor
 
 
 def half_degrees_of_freedom(structure: Structure, degrees_of_freedom: Array, n_features: int) -> Float[Array, "*K B p"]:

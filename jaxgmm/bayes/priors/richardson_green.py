@@ -17,6 +17,7 @@ from jaxgmm.bayes.priors.base import (
     Blocks,
     draw_parameters,
     draw_variance,
+    draw_weights,
     host_gammaln,
     log_evidence,
     log_prior_constant,
@@ -28,6 +29,7 @@ from jaxgmm.bayes.priors.base import (
     start_of_extra,
 )
 from jaxgmm.covariance import Factor, get_family
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.statistics import Statistics, recentre
 from jaxgmm.tools.errors import UserError
@@ -35,7 +37,7 @@ from jaxgmm.tools.pytree import pytree
 from jaxgmm.tools.reading import Page, Readable, of_arrays
 from jaxgmm.tools.special import log_gamma
 from jaxgmm.tools.validation import check_rows, floating, is_traced, unknown
-from jaxgmm.tools.variates import dirichlet_weights, log_gammas, logistic, normals, positive_exp
+from jaxgmm.tools.variates import log_gammas, logistic, normals, positive_exp
 
 
 @pytree(static=("family",))
@@ -159,11 +161,14 @@ def _richardson_green_constant(prior: RichardsonGreen, n_components: int, xp: An
 
 
 @draw_parameters.register
-def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array]) -> Any:
+def _semi_conjugate(
+    prior: RichardsonGreen, key: Array, statistics: Statistics, gmm: GMM, extra: dict[str, Array], held: Held = FREE
+) -> Any:
     """In turn: rate given the variances of components with rows; means given variances; variances given means and rate."""
     family, counts = get_family(gmm.family), statistics.counts
     key_gamma, key_normal = jax.random.split(key)
     variance, filled = gmm.covariances.reshape(-1), counts > 0
+    filled = filled | held.mask("covariances", counts.size) if held.covariances else filled
     # Variances without rows say nothing of the rate: they are summed out here, and drawn below given the new rate.
     rate_shape = (prior.rate_shape + filled.sum() * prior.shape)[None]
     gammas = log_gammas(key_gamma, prior.concentration + counts, prior.shape + counts / 2, rate_shape)
@@ -173,12 +178,13 @@ def _semi_conjugate(prior: RichardsonGreen, key: Array, statistics: Statistics, 
     pull = (prior.mean - statistics.centre[:, 0]) / prior.mean_variance + statistics.sums[:, 0] / variance
     (noise,) = normals(key_normal, counts.shape, dtype=counts.dtype)
     shift = pull / precision + noise / jnp.sqrt(precision)
-    means = statistics.centre + shift[:, None]
+    shift = held.keep("means", gmm.means[:, 0] - statistics.centre[:, 0], shift)
+    means = held.keep("means", gmm.means, statistics.centre + shift[:, None])
 
     scatter = recentre(family.structure, statistics.scatter, statistics.sums, counts, shift[:, None]).reshape(-1)
     variance = (rate + jnp.maximum(scatter, 0) / 2) / positive_exp(gammas[1])  # rounding can leave a scatter of -eps
-    covariances = variance.reshape(family.shape(counts.size, 1))
-    new = GMM.unchecked(dirichlet_weights(gammas[0]), means, covariances, gmm.family)
+    covariances = held.keep("covariances", gmm.covariances, variance.reshape(family.shape(counts.size, 1)))
+    new = GMM.unchecked(draw_weights(gammas[0], gmm, held), means, covariances, gmm.family)
     return new, family.factor(covariances, 1), {"rate": rate}
 
 

@@ -24,6 +24,7 @@ from jaxgmm.data.source import Labelled
 from jaxgmm.fitting.status import FitError
 from jaxgmm.model.density import Components, log_joint
 from jaxgmm.model.engines import assigned_statistics
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import completed, dense, patterns_of, root_of, whiten
 from jaxgmm.model.statistics import Statistics
@@ -60,7 +61,12 @@ def gibbs_start(key: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Flo
 
 
 def gibbs_step(
-    key: Array, state: GibbsState, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None
+    key: Array,
+    state: GibbsState,
+    x: Rows,
+    prior: MixturePrior,
+    present: Float[Array, " N"] | None = None,
+    held: Held = FREE,
 ) -> GibbsState:
     """One sweep: (weights, means, covariances) | allocations, then allocations | (weights, means, covariances).
 
@@ -74,6 +80,7 @@ def gibbs_step(
         x: (N, D), or rows with labels, or by pattern.
         prior: `Prior` (the means integrated out of the covariances' conditional) or `RichardsonGreen`.
         present: (N,), 1 for rows and 0 for the padding after them; None: no padding.
+        held: what stays as it is; static.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -87,7 +94,7 @@ def gibbs_step(
         3.0
     """
     key_parameters, key_labels = jax.random.split(key)
-    gmm, factor, extra = draw_parameters(prior, key_parameters, state.statistics, state.gmm, state.extra)
+    gmm, factor, extra = draw_parameters(prior, key_parameters, state.statistics, state.gmm, state.extra, held)
     return _allocated(key_labels, gmm, factor, extra, x, prior, present)
 
 
@@ -175,10 +182,10 @@ class GibbsChain(NamedTuple):
         key_labels, rng_key = jax.random.split(key)
         return cls(gibbs_start(key_labels, gmm, x, prior, present), rng_key)
 
-    def advance(self, x: Rows, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
+    def advance(self, x: Rows, prior: MixturePrior, present: Array | None = None, held: Held = FREE) -> "GibbsChain":
         """The chain a sweep later."""
         rng_key, key_step = jax.random.split(self.rng_key)
-        return GibbsChain(gibbs_step(key_step, self.state, x, prior, present), rng_key)
+        return GibbsChain(gibbs_step(key_step, self.state, x, prior, present, held), rng_key)
 
 
 class _Data(NamedTuple):
@@ -192,10 +199,11 @@ class _Stepper:
     """What `run_chains` asks for."""
 
     thin: int
+    held: Held
     heavy: ClassVar = False
 
     def step(self, chain: GibbsChain, data: _Data) -> GibbsChain:
-        return lax.fori_loop(0, self.thin, lambda _, state: state.advance(*data), chain)
+        return lax.fori_loop(0, self.thin, lambda _, state: state.advance(*data, self.held), chain)
 
     def keep(self, chain: GibbsChain, data: _Data) -> tuple[GMM, dict[str, Array], Array]:
         return chain.state.gmm, chain.state.extra, chain.lp
@@ -223,7 +231,7 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
     thin = int(np.clip(_ROWS_A_DRAW // int(present.sum()), 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
     data = _Data(jax.device_put(x), problem.prior, jax.device_put(present))
     states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
-    gmm, extra, lp = run_chains(_Stepper(thin), states, data, schedule)
+    gmm, extra, lp = run_chains(_Stepper(thin, problem.layout.held), states, data, schedule)
     if not np.isfinite(lp).all():
         chain, draw = np.argwhere(~np.isfinite(lp))[0]
         raise FitError(

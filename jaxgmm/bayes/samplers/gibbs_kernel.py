@@ -12,7 +12,9 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
 from jaxgmm.bayes.samplers.kernel import ChainKernel
 from jaxgmm.covariance import check_unrestricted
+from jaxgmm.fitting.result import Fit
 from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.holding import FREE
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -28,7 +30,7 @@ class GibbsKernel(ChainKernel):
     precision; `jaxgmm.posterior` computes in float64 on CPUs.
 
     Args:
-        start: one mixture, every weight positive.
+        start: one mixture, every weight positive; what was held in a Fit stays as it is.
         prior: a `Prior` or a `RichardsonGreen` that fits it.
 
     Raises:
@@ -50,6 +52,7 @@ class GibbsKernel(ChainKernel):
             raise UserTypeError(
                 f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: fit.prior, of a MAP fit."
             )
+        self._held = start.fixed if isinstance(start, Fit) else FREE
         start = as_gmm(start, "start")
         check_single(start.weights, "GibbsKernel(g, prior)")
         check_unrestricted(start.family, "GibbsKernel")
@@ -66,7 +69,7 @@ class GibbsKernel(ChainKernel):
 
     def _advance(self, x: ArrayLike) -> Callable[[GibbsChain], GibbsChain]:
         rows, _, prior = self._cast(x)
-        return lambda chain: chain.advance(rows, prior)
+        return lambda chain: chain.advance(rows, prior, held=self._held)
 
     def get_diagnostics_str(self, state: GibbsChain) -> str:
         """What the progress bar says of `state`."""

@@ -133,7 +133,7 @@ def _modes(
         active = on_host(np.ones((several, start.n_components), bool))
         own = Own(jax.tree.map(for_each, whole), for_each(constant), active)
         rules = Rules(own, shared, on_host(np.asarray(total, dtype)), on_host(np.asarray(rtol, dtype)))
-        searches.append(climb_weighted(jax.tree.map(for_each, start), data, rules, own, weight, max_steps))
+        searches.append(climb_weighted(jax.tree.map(for_each, start), data, rules, own, weight, max_steps, problem.layout.held))
         done += several
         if report is not None:
             report(done, n)

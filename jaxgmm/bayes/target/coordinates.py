@@ -3,6 +3,9 @@
 The coordinates are NumPyro's own (`biject_to` of each site's support, sites in alphabetical order), so a vector here is one
 of its autoguides' latent vectors. The log posterior is the one of `numpyro_model` (tested), but the covariances stay
 Cholesky factors throughout: nothing is multiplied out only to be factored again.
+
+What is held has its coordinates, too, but they don't move: means and covariances have their own, and the sticks of the held
+weights are broken off first, so that the others share what they leave.
 """
 
 from typing import Any, NamedTuple
@@ -10,25 +13,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior, log_prior_kernel, names_of_extra
 from jaxgmm.covariance import Factor, check_unrestricted, get_family
 from jaxgmm.data.placed import Rows, n_places
 from jaxgmm.model.coercion import Mixture, as_gmm
-from jaxgmm.model.mixture import GMM
+from jaxgmm.model.holding import FREE, Held
+from jaxgmm.model.mixture import GMM, PARAMETERS
 from jaxgmm.model.rows import log_likelihood_of
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_single, is_traced
 
 
 class Layout(NamedTuple):
-    """Which mixture a vector is: static. `extra` names positive parameters of the prior that come along."""
+    """Which mixture a vector is: static. `extra` names positive parameters of the prior that come along; `held` are those of
+    the mixture that stay.
+    """
 
     n_components: int
     n_features: int
     family: str
     extra: tuple[str, ...] = ()
+    held: Held = FREE
 
     @property
     def covariance_size(self) -> int:
@@ -37,14 +44,38 @@ class Layout(NamedTuple):
         return get_family(self.family).n_covariance_parameters(k, d)
 
     @property
-    def size(self) -> int:
-        """Length of the vector: covariances, means, weights (K - 1), and the extra ones, by name."""
+    def length(self) -> int:
+        """Of the vector: covariances, means, weights (K - 1), and the extra ones, by name."""
         return self.covariance_size + self.n_components * self.n_features + self.n_components - 1 + len(self.extra)
 
+    @property
+    def size(self) -> int:
+        """How many entries of the vector move."""
+        return self.free.size
 
-def layout_of(gmm: GMM, prior: MixturePrior | None = None) -> Layout:
+    @property
+    def free(self) -> Int[np.ndarray, " size"]:
+        """Their positions."""
+        k, held = self.n_components, {name: self.held.mask(name, self.n_components) for name in PARAMETERS}
+        shared = not get_family(self.family).per_component
+        of_covariances = held["covariances"][:1] if shared else held["covariances"]
+        parts = {
+            "covariances": np.repeat(of_covariances, self.covariance_size // of_covariances.size),
+            "means": np.repeat(held["means"], self.n_features),
+            "weights": np.arange(k - 1) < held["weights"].sum(),
+        }
+        parts |= {name: np.zeros(1, bool) for name in self.extra}
+        return np.flatnonzero(~np.concatenate([parts[name] for name in sorted(parts)]))
+
+    @property
+    def order(self) -> Int[np.ndarray, " K"]:
+        """The components in the order in which their sticks are broken off: those of held weights first."""
+        return np.argsort(~self.held.mask("weights", self.n_components), kind="stable")
+
+
+def layout_of(gmm: GMM, prior: MixturePrior | None = None, held: Held = FREE) -> Layout:
     """The layout of a mixture's vector under a prior."""
-    return Layout(gmm.n_components, gmm.n_features, gmm.family, names_of_extra(prior))
+    return Layout(gmm.n_components, gmm.n_features, gmm.family, names_of_extra(prior), held)
 
 
 def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Array, " size"]:
@@ -73,12 +104,18 @@ def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Ar
             f"weights {np.asarray(gmm.weights).tolist()} hold a zero: a component of weight 0 has no unconstrained value. "
             "Drop it, or fit with Prior.concentration > 1."
         )
+    return vector_of(gmm, extra or {}, np.arange(gmm.n_components))
+
+
+def vector_of(gmm: GMM, extra: dict[str, Array], order: Int[np.ndarray, " K"]) -> Float[Array, " length"]:
+    """`unconstrain` without checks, with sticks in this order of the components, of which the last has what is left."""
     shape = get_family(gmm.family).structure.to_reals(jnp.asarray(gmm.covariances))
     weights = jnp.asarray(gmm.weights)
+    weights = weights if (order == np.arange(order.size)).all() else weights[order]
     rest = jnp.cumsum(weights[::-1])[::-1][1:]  # what is left of the stick: summed, since 1 - cumsum loses small weights
     sticks = jnp.log(weights[:-1] / rest) + np.log(np.arange(weights.size - 1, 0, -1))
     parts = {"covariances": shape, "means": jnp.asarray(gmm.means), "weights": sticks}
-    parts |= {name: jnp.log(jnp.asarray(value)) for name, value in (extra or {}).items()}
+    parts |= {name: jnp.log(jnp.asarray(value)) for name, value in extra.items()}
     return jnp.concatenate([parts[name].reshape(-1) for name in sorted(parts)])
 
 
@@ -102,17 +139,17 @@ def constrain(vector: Float[Array, " size"], n_components: int, n_features: int,
     """
     check_unrestricted(family, "constrain")
     layout = Layout(n_components, n_features, get_family(family).name)
-    if jnp.shape(vector) != (layout.size,):
+    if jnp.shape(vector) != (layout.length,):
         raise UserError(
             f"vector has shape {jnp.shape(vector)}; {n_components} components of {n_features} features and family "
-            f"{layout.family!r} take ({layout.size},)."
+            f"{layout.family!r} take ({layout.length},)."
         )
     gmm, _, _, log_jacobian = constrain_factored(jnp.asarray(vector), layout)
     return gmm, log_jacobian
 
 
 def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict[str, Array], Float[Array, ""]]:
-    """Mixture, factored covariances, the prior's extra parameters, and log Jacobian. For traced vectors."""
+    """Mixture, factored covariances, the prior's extra parameters, and log Jacobian, of what moves. For traced vectors."""
     k, d, family = layout.n_components, layout.n_features, get_family(layout.family)
     sizes = {"covariances": layout.covariance_size, "means": k * d, "weights": k - 1} | dict.fromkeys(layout.extra, 1)
     parts, start = {}, 0
@@ -127,15 +164,24 @@ def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict
     log_share, log_left = jax.nn.log_sigmoid(x), jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum(jax.nn.log_sigmoid(-x))])
     log_weights = jnp.concatenate([log_share, jnp.zeros(1, x.dtype)]) + log_left
     weights = jnp.exp(log_weights)
-    log_jacobian = (log_weights[:-1] + jax.nn.log_sigmoid(-x)).sum() + sum(parts[name].sum() for name in layout.extra)
+    of_sticks = log_weights[:-1] + jax.nn.log_sigmoid(-x)
 
-    covariances, factor, of_covariances = family.structure.from_reals(parts["covariances"], family.shape(k, d), d)
-    log_jacobian += of_covariances
+    reals = parts["covariances"]
+    covariances, factor, of_covariances = family.structure.from_reals(reals, family.shape(k, d), d)
+    if held := layout.held:
+        weights = weights[np.argsort(layout.order)]
+        of_sticks = of_sticks[sum(held.weights) :]
+        if held.whole("covariances"):
+            of_covariances = jnp.zeros((), reals.dtype)
+        elif held.covariances:
+            moving = reals.reshape(k, -1)[~held.mask("covariances", k)]
+            of_covariances = family.structure.from_reals(moving.reshape(-1), family.shape(len(moving), d), d)[2]
+    log_jacobian = of_sticks.sum() + sum(parts[name].sum() for name in layout.extra) + of_covariances
     return GMM.unchecked(weights, means, covariances, layout.family), factor, extra, log_jacobian
 
 
 def log_posterior(
-    vector: Float[Array, " size"],
+    vector: Float[Array, " length"],
     layout: Layout,
     x: Rows,
     weight: Float[Array, " M"] | None,

@@ -1,5 +1,7 @@
 """`numpyro_model`: the mixture as a NumPyro model, with the very density that MAP-EM climbs."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,18 +14,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxgmm.bayes.priors.base import sample_mixture
-from jaxgmm.bayes.target.distribution import Mixture
+from jaxgmm.bayes.target import distribution
+from jaxgmm.bayes.target.conditional import sample_rest
 from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.data.observed import check_columns, has_gaps
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import errors_of
+from jaxgmm.fitting.arguments import check_held, errors_of
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.model.asking import Errors
+from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.density import Uniform
+from jaxgmm.model.holding import Fixed, Held, check_fixed
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.rows import log_joint_of, weighted
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -40,6 +45,8 @@ def numpyro_model(
     error_covariances: Errors = None,
     labels: ArrayLike | None = None,
     noise: bool | Float[ArrayLike, " D"] = False,
+    fixed: Fixed = (),
+    init: Mixture | None = None,
     n_samples: int | None = None,
     batch_size: int | None = None,
 ) -> GMM:
@@ -63,6 +70,10 @@ def numpyro_model(
         labels: of the rows whose component is known, as for `fit`.
         noise: a component besides, uniform over a box, as for `fit`; its share is the site `noise_weight`, uniform. With gaps,
             errors, labels or noise, the rows are a factor `x`, not a site that can be drawn.
+        fixed: what is held at the values that `init` has, as for `fit`. Then a parameter of which something is held is
+            deterministic, and the site `means_free`, say, has the other components'; of weights, their shares of what is left.
+            The prior is a factor, its density of the whole mixture; from it nothing can be drawn, so x must be given.
+        init: a mixture of this K and family, for `fixed`.
         n_samples: how many rows to draw where x is None.
         batch_size: rows in a random minibatch, for `SVI`; their log density is scaled up to all N.
 
@@ -84,7 +95,12 @@ def numpyro_model(
     family = get_family(family).name
     check_unrestricted(family, "numpyro_model")
     prior = _resolve_prior(x, n_components, family, prior, sample_weight)
+    sampled = functools.partial(sample_mixture, prior, n_components)
+    if (held := check_fixed(fixed, n_components, family)) or init is not None:
+        sampled = functools.partial(sample_rest, prior, _values(init, n_components, family, held), held)
     if x is None:
+        if held:
+            raise UserError("x is None, to draw from the prior, but fixed holds what isn't drawn from it: give x, or no fixed.")
         if sample_weight is not None or batch_size is not None:
             raise UserError("sample_weight and batch_size are for rows that are given, but x is None.")
         if error_covariances is not None or labels is not None or noise is not False:
@@ -104,23 +120,25 @@ def numpyro_model(
         if known or not is_traced(x, sample_weight):
             source = as_source(x, sample_weight, missing=True)
             if known or has_gaps(source.x):
-                return _partly_seen(x, source, n_components, prior, sample_weight, error_covariances, labels, noise, batch_size)
+                return _partly_seen(
+                    x, source, n_components, sampled, sample_weight, error_covariances, labels, noise, batch_size
+                )
         x = jax.numpy.asarray(check_rows(x, "x"))
         n_samples = x.shape[0]
         if batch_size is not None and not 1 <= batch_size <= n_samples:
             raise UserError(f"batch_size must lie in 1..{n_samples}, the rows of x, got {batch_size}.")
     weight = check_weights(sample_weight, n_samples)
 
-    gmm = sample_mixture(prior, n_components)
+    gmm = sampled()
     with numpyro.plate("obs_id", n_samples, subsample_size=batch_size):
         rows = None if x is None else numpyro.subsample(x, event_dim=1)
         if weight is None:
-            numpyro.sample("x", Mixture(gmm), obs=rows)
+            numpyro.sample("x", distribution.Mixture(gmm), obs=rows)
         else:
             w = numpyro.subsample(jax.numpy.asarray(weight), event_dim=0)
             present = w > 0  # `scale` takes no zeros
             with numpyro.handlers.mask(mask=present), numpyro.handlers.scale(scale=jax.numpy.where(present, w, 1)):
-                numpyro.sample("x", Mixture(gmm), obs=rows)
+                numpyro.sample("x", distribution.Mixture(gmm), obs=rows)
     return gmm
 
 
@@ -128,7 +146,7 @@ def _partly_seen(
     x: Any,
     source: ArraySource,
     n_components: int,
-    prior: Any,
+    sampled: Callable[[], GMM],
     sample_weight: Any,
     error_covariances: Errors,
     labels: ArrayLike | None,
@@ -142,7 +160,7 @@ def _partly_seen(
     source, box = with_labels(source, labels, n_components), box_of(noise, source)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
     seen = Seen(source.x, source.weight, errors_of(error_covariances, x, source), evidence)
-    gmm = sample_mixture(prior, n_components)
+    gmm = sampled()
     placed = seen.placed(np.dtype(gmm.means.dtype))
     joint = log_joint_of(gmm.components(), placed.rows)
     if box is not None:
@@ -154,6 +172,21 @@ def _partly_seen(
         joint = jnp.concatenate([joint + jnp.log1p(-share), jnp.broadcast_to(rest, joint.shape[:1])[:, None]], axis=1)
     log_density = logsumexp(joint, axis=-1)
     numpyro.factor("x", weighted(placed.weight, log_density).sum())
+    return gmm
+
+
+def _values(init: Any, n_components: int, family: str, held: Held) -> GMM:
+    """The mixture that has the values of what is held."""
+    if not held:
+        raise UserError("init has the values of what is held, and fixed names nothing: leave init out.")
+    if init is None:
+        raise UserError(f"fixed holds {held.in_words} at the values of a mixture: pass it as init.")
+    gmm = as_gmm(init, "init")
+    check_held(held, gmm)
+    if (gmm.n_components, gmm.family) != (n_components, family):
+        raise UserError(
+            f"init has {gmm.n_components} components of family {gmm.family!r}, but the model {n_components} of {family!r}."
+        )
     return gmm
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.target.coordinates import Layout, unconstrain
+from jaxgmm.bayes.target.coordinates import Layout, vector_of
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -23,14 +23,14 @@ class Frame(NamedTuple):
     """An affine map from whitened coordinates to the unconstrained vector.
 
     Attributes:
-        origin: (size,), the unconstrained vector of the mixture in the middle.
+        origin: (length,), the unconstrained vector of the mixture in the middle.
         scale: that mixture's covariance factors: they whiten means and factors.
-        unit: (size,), standard deviations given the allocations, once whitened.
+        unit: (length,), standard deviations given the allocations, once whitened.
     """
 
-    origin: Float[Array, " size"]
+    origin: Float[Array, " length"]
     scale: Array
-    unit: Float[Array, " size"]
+    unit: Float[Array, " length"]
 
 
 def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, layout: Layout) -> Frame:
@@ -44,8 +44,8 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
         layout: of the vector.
     """
     family, d = get_family(gmm.family), gmm.n_features
-    weights = jnp.asarray(gmm.weights)
-    counts = total_weight * weights
+    counts = total_weight * jnp.asarray(gmm.weights)
+    weights = jnp.asarray(gmm.weights)[layout.order] if layout.held.weights else jnp.asarray(gmm.weights)
     if isinstance(prior, Prior):
         mean_rows, scale_rows = prior.mean_precision, prior.degrees_of_freedom
     else:
@@ -61,12 +61,14 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
         information["rate"] = prior.rate_shape + gmm.n_components * prior.shape
     unit = jnp.concatenate([jnp.reshape(information[name], -1) ** -0.5 for name in sorted(information)])
     factor = family.factor(jnp.asarray(gmm.covariances), d)
-    return Frame(unconstrain(gmm, extra), factor.scale, unit)
+    return Frame(vector_of(gmm, extra, layout.order), factor.scale, unit)
 
 
-def spread(frame: Frame, whitened: Float[Array, " size"], layout: Layout) -> Float[Array, " size"]:
+def spread(frame: Frame, whitened: Float[Array, " size"], layout: Layout) -> Float[Array, " length"]:
     """How far from the origin whitened coordinates lead: linear. The unconstrained vector is the origin plus this."""
     k, d, structure = layout.n_components, layout.n_features, get_family(layout.family).structure
+    if layout.held:
+        whitened = jnp.zeros_like(frame.unit).at[layout.free].set(whitened)
     v = frame.unit * whitened
     n = layout.covariance_size
     shape, means, rest = v[:n], v[n : n + k * d].reshape(k, d), v[n + k * d :]
@@ -75,9 +77,12 @@ def spread(frame: Frame, whitened: Float[Array, " size"], layout: Layout) -> Flo
 
 
 def log_volume(frame: Frame, layout: Layout) -> Float[Array, ""]:
-    """Log determinant of `spread`."""
-    k, d, structure = layout.n_components, layout.n_features, get_family(layout.family).structure
-    return jnp.log(frame.unit).sum() + structure.log_volume(frame.scale, k, d)
+    """Log determinant of `spread`, of what moves."""
+    free = {name: ~layout.held.mask(name, layout.n_components) for name in ("means", "covariances")}
+    of_factors, of_means = get_family(layout.family).structure.log_volumes(frame.scale, layout.n_features)
+    moving = free["covariances"] if of_factors.ndim else free["covariances"][0]  # a shared factor whitens every mean
+    unit = frame.unit[layout.free] if layout.held else frame.unit
+    return jnp.log(unit).sum() + (moving * of_factors).sum() + (free["means"] * of_means).sum()
 
 
 def shifted(prior: Any, shift: Float[Array, " D"]) -> Any:

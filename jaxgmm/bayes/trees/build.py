@@ -26,6 +26,7 @@ from jaxgmm.bayes.trees.schema import (
     ERRORS,
     EVIDENCE,
     GROUPS,
+    HELD,
     PARAMETERS,
     ROW,
     check_feature_names,
@@ -39,6 +40,7 @@ from jaxgmm.bayes.trees.schema import (
 )
 from jaxgmm.data.padding import padded_draws
 from jaxgmm.data.placed import Seen, roots_of
+from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -63,6 +65,7 @@ def to_datatree(
     feature_names: Sequence[str] | None = None,
     row_labels: np.ndarray | None = None,
     attrs: Mapping[str, Any] | None = None,
+    held: Held = FREE,
 ) -> xarray.DataTree:
     """Draws as an ArviZ tree, with the quantities that label switching leaves alone.
 
@@ -90,6 +93,7 @@ def to_datatree(
         feature_names: D of them; default x0, x1, ...
         row_labels: (N,), the coordinate obs_id, such as `frames.row_labels`; default 0, 1, ...
         attrs: facts about the run; what isn't a string or a number is written as JSON, so that files keep it.
+        held: what all draws have as it was; constant_data keeps the flags.
 
     Raises:
         TypeError, ValueError: arguments that can't be used; names them.
@@ -124,6 +128,10 @@ def to_datatree(
     dtype = precision.compute_dtype(rows)
     with precision.scope(dtype):
         made = _groups(draws, seen, prior, key, coordinates(names, row_labels), set(groups), dtype)
+    for name in PARAMETERS:
+        if getattr(held, name):
+            flags = held.mask(name, draws.gmm.weights.shape[-1])
+            made["constant_data"][f"{HELD}{name}"] = (("component_id",), flags)
     tree = xarray.DataTree.from_dict(made)
     tree.attrs = encode_facts(facts)
     return tree

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws, memberships_of
-from jaxgmm.bayes.trees.schema import PARAMETERS, group_of, require, seen_of
+from jaxgmm.bayes.trees.schema import HELD, PARAMETERS, group_of, require, seen_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data.padding import padded_draws
 from jaxgmm.model.coercion import Mixture, as_gmm
@@ -40,7 +40,7 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
       component mean little (Frühwirth-Schnatter 2011; here in units of the spread within a label).
     - `switch_rate`: the share of successive draws of a chain whose permutations differ.
 
-    Where rows have labels, components that these tell apart keep their places.
+    Where rows have labels, components that these tell apart keep their places, and so do those that differ in what is held.
 
     Args:
         tree: from `posterior`.
@@ -94,7 +94,7 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
         n_draws = np.int32(shape[0] * shape[1])
         shared = np.asarray(agreement(padded_draws(flat), placed.rows, placed.weight, memberships, n_draws))[:n_draws]
     slack = _TIE * float(np.sum(np.asarray(seen.weight)))
-    alike = _interchangeable(seen.evidence, draws.n_components)
+    alike = _interchangeable(seen.evidence, draws, group_of(tree, "constant_data"))
     permutation = np.array([_assign(matrix, slack, alike) for matrix in shared]).reshape(*shape, -1)
 
     posterior = group_of(tree, "posterior").map(_permuted, keep_attrs=True, permutation=permutation)
@@ -145,11 +145,20 @@ def _highest(draws: GMM, lp: Float[np.ndarray, "chain draw"]) -> GMM:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[best], draws)
 
 
-def _interchangeable(evidence: Float[np.ndarray, "N K"] | None, n_components: int) -> Bool[np.ndarray, "K K"]:
-    """Which components could change places: rows' labels, if there are any, say the same of both."""
-    if evidence is None:
-        return np.ones((n_components, n_components), bool)
-    return (evidence[:, :, None] == evidence[:, None]).all(0)
+def _interchangeable(
+    evidence: Float[np.ndarray, "N K"] | None, draws: GMM, constants: xarray.Dataset
+) -> Bool[np.ndarray, "K K"]:
+    """Which components could change places: rows' labels, if there are any, say the same of both, and so does what is held."""
+    alike = np.ones((draws.n_components, draws.n_components), bool)
+    if evidence is not None:
+        alike &= (evidence[:, :, None] == evidence[:, None]).all(0)
+    for name in PARAMETERS:
+        if f"{HELD}{name}" not in constants or (name == "covariances" and not get_family(draws.family).per_component):
+            continue
+        held, value = constants[f"{HELD}{name}"].values.astype(bool), np.asarray(getattr(draws, name))[0, 0]
+        value = np.where(held[:, None], value.reshape(len(held), -1), np.nan)
+        alike &= (held == held[:, None]) & (~held | (value[:, None] == value).all(-1))
+    return alike
 
 
 def _assign(agreement: Float[np.ndarray, "K K"], slack: float, alike: Bool[np.ndarray, "K K"]) -> Int[np.ndarray, " K"]:

@@ -20,6 +20,7 @@ GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on 
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
 PARAMETERS = ("weights", "means", "covariances")
 ERRORS, EVIDENCE = "error_covariances", "label_evidence"  # of constant_data: what is known of rows besides
+HELD = "held_"  # of constant_data, and the name of a parameter: whose of it was held
 ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
 _RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder
 
