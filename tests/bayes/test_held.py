@@ -257,10 +257,9 @@ def test_gibbs_and_nuts_agree(tmp_path):
     assert tree["constant_data"]["held_means"].values.tolist() == [False, True, False]
     assert tree.attrs["switch_rate"] == 0
     assert jg.diagnose(tree).problems == ()
-    np.testing.assert_allclose(
-        jg.intervals(tree)["means"].sel(component_id=1), np.full((3, 1), 2.8), rtol=1e-14
-    )  # a mean rounds
-    np.testing.assert_allclose(jg.intervals(fit, x=x, key=KEY)["weights"].sel(component_id=0), [0.45] * 3, rtol=1e-14)
+    own = jg.intervals(tree)["means"].sel(component_id=1)
+    np.testing.assert_allclose(own, np.full((3, 1), 2.8), rtol=1e-12)  # the mean of 4000 rounds as often
+    np.testing.assert_allclose(jg.intervals(fit, x=x, key=KEY)["weights"].sel(component_id=0), [0.45] * 3, rtol=1e-12)
 
 
 def test_components_that_differ_in_what_is_held_keep_their_places():
