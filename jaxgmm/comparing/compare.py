@@ -26,8 +26,8 @@ from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.starts import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
-from jaxgmm.model.holding import FREE
 from jaxgmm.model.default_prior import check_name, not_a_prior
+from jaxgmm.model.holding import FREE
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
