@@ -1,13 +1,14 @@
-"""Rows of which not everything was seen, or not exactly: with missing values, or errors of measurement of their own.
+"""Rows of which not everything was seen, or not exactly: with missing values, errors of measurement of their own, or limits.
 
-What was seen of a row, which features and with which error covariance, is its pattern; rows of one pattern share the algebra of
-it. They stand together in blocks of one length, several blocks in a group, and sums go from group to group.
+What was seen of a row, which features, with which error covariance, and which of them as limits, is its pattern; rows of one
+pattern share the algebra of it. They stand together in blocks of one length, several blocks in a group, and sums go from group
+to group.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +27,18 @@ _ROWS_FOR_A_BLOCK = 16  # that take as long as what is to be done for a block
 _NUMBERS_IN_A_GROUP = 1 << 15  # entries of its patterns' matrices
 
 
+class Limits(NamedTuple):
+    """Which values of patterns are limits of what was measured.
+
+    Attributes:
+        order: (M, D), the features, those with limits last.
+        sides: (M, C), of the last C in this order: -1 for an upper limit, 1 for a lower one, 0 for none.
+    """
+
+    order: Int[Array, "M D"]
+    sides: Int[Array, "M C"]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Observed:
@@ -37,6 +50,7 @@ class Observed:
         seen: (M, D), which features were.
         errors: (M, D) variances or (M, D, D) covariances of their errors of measurement; None without.
         n_groups: (), those that have rows.
+        limits: which of the values are limits, of C features of a row at most; None without.
         evidence: (S, G, B, K), of the rows' labels, as `Labelled` has it; None where none is known.
     """
 
@@ -45,11 +59,13 @@ class Observed:
     seen: Bool[Array, "M D"]
     errors: Float[Array, "M ..."] | None
     n_groups: Int[Array, ""]
+    limits: Limits | None = None
     evidence: Float[Array, "S G B K"] | None = None
 
-    def of_patterns(self, which: Int[Array, " G"]) -> tuple[Bool[Array, "G D"], Float[Array, "G ..."] | None]:
-        """What was seen in some of the patterns, and with which errors."""
-        return self.seen[which], None if self.errors is None else self.errors[which]
+    def of_patterns(self, which: Int[Array, " G"]) -> tuple[Bool[Array, "G D"], Float[Array, "G ..."] | None, Limits | None]:
+        """What was seen in some of the patterns, with which errors, and which of it as limits."""
+        limits = None if self.limits is None else Limits(*(leaf[which] for leaf in self.limits))
+        return self.seen[which], None if self.errors is None else self.errors[which], limits
 
     def shifted(self, shift: Float[Array, " D"]) -> "Observed":
         """The rows less `shift`."""
@@ -60,7 +76,7 @@ class Observed:
 @pytree(labels=("feature_names",))
 @dataclass(frozen=True, eq=False)
 class ObservedSource:
-    """A `Source` of rows that have gaps or errors, on the device.
+    """A `Source` of rows that have gaps, errors or limits, on the device.
 
     Attributes:
         rows: by pattern.
@@ -130,7 +146,7 @@ class ObservedSource:
 
 @dataclass(frozen=True, eq=False)
 class Arranged:
-    """Rows with gaps (NaN) or errors, sorted by pattern: what doesn't depend on their weights.
+    """Rows with gaps (NaN), errors or limits, sorted by pattern: what doesn't depend on their weights.
 
     Attributes:
         source: the rows in their order, on the host.
@@ -162,9 +178,9 @@ class Arranged:
         return ObservedSource(rows, self.spread(weight), start, moments, self.source.feature_names)
 
 
-def arrange(source: ArraySource, errors: np.ndarray | None) -> Arranged:
-    """Sort rows by pattern. Errors are (N, D) variances or (N, D, D) covariances, checked, or None."""
-    rows, places = by_pattern(np.asarray(source.x), errors)
+def arrange(source: ArraySource, errors: np.ndarray | None, censored: np.ndarray | None = None) -> Arranged:
+    """Sort rows by pattern. Errors, (N, D) variances or (N, D, D) covariances, and limits' sides, (N, D): checked, or None."""
+    rows, places = by_pattern(np.asarray(source.x), errors, censored)
     return Arranged(source, jax.tree.map(jax.device_put, rows), places)
 
 
@@ -187,11 +203,14 @@ def check_columns(source: ArraySource, present: np.ndarray, why: str = "") -> No
         raise UserError(f"x has no value at all in column {named}{why}: leave it out.")
 
 
-def by_pattern(x: np.ndarray, errors: np.ndarray | None = None) -> tuple[Observed, Int[np.ndarray, " N"]]:
-    """Rows (N, D) with gaps or errors by pattern, and the place of each among the S G B; on the host."""
+def by_pattern(
+    x: np.ndarray, errors: np.ndarray | None = None, censored: np.ndarray | None = None
+) -> tuple[Observed, Int[np.ndarray, " N"]]:
+    """Rows (N, D) with gaps, errors or limits by pattern, and the place of each among the S G B; on the host."""
     n_samples, n_features = x.shape
     seen = ~np.isnan(x)
-    described = seen if errors is None else np.concatenate([seen, errors.reshape(n_samples, -1)], axis=1)
+    known = [part.reshape(n_samples, -1) for part in (errors, censored) if part is not None]
+    described = np.concatenate([seen, *known], axis=1) if known else seen
     patterns, which, sizes = np.unique(described, axis=0, return_inverse=True, return_counts=True)
     length = min(_LENGTHS, key=lambda length: (-(-sizes // length)).sum() * (length + _ROWS_FOR_A_BLOCK))
     n_blocks = -(-sizes // length)  # of each pattern
@@ -213,9 +232,18 @@ def by_pattern(x: np.ndarray, errors: np.ndarray | None = None) -> tuple[Observe
     patterns = np.concatenate([patterns, np.zeros_like(patterns, shape=(more, patterns.shape[1]))])
     own: Any = None
     if errors is not None:
-        own = on_host(patterns[:, n_features:].reshape(-1, *errors.shape[1:]).astype(errors.dtype))
+        last = n_features + errors[0].size
+        own = on_host(patterns[:, n_features:last].reshape(-1, *errors.shape[1:]).astype(errors.dtype))
+    limits = None if censored is None else _limits(patterns[:, -n_features:].astype(np.int32))
     which_seen = on_host(patterns[:, :n_features].astype(bool))
-    return Observed(on_host(values), on_host(pattern), which_seen, own, on_host(np.asarray(n_groups, np.int32))), places
+    return Observed(on_host(values), on_host(pattern), which_seen, own, on_host(np.asarray(n_groups, np.int32)), limits), places
+
+
+def _limits(sides: Int[np.ndarray, "M D"]) -> Limits:
+    """Of patterns whose limits are these, on the host."""
+    order = np.argsort(sides != 0, axis=1, kind="stable").astype(np.int32)
+    most = int((sides != 0).sum(1).max())
+    return Limits(on_host(order), on_host(np.take_along_axis(sides, order, 1)[:, sides.shape[1] - most :]))
 
 
 def _rounded_up(n: int) -> int:

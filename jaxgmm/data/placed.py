@@ -23,17 +23,19 @@ class Seen(NamedTuple):
         weight: (N,), or None where every row counts once.
         errors: (N, D) variances or (N, D, D) covariances of their errors of measurement; None without.
         evidence: (N, K), of their labels, as `Labelled` has it; None where none is known.
+        censored: (N, D), -1 where x is an upper limit, 1 where a lower one, 0 where it was measured; None without limits.
     """
 
     x: Float[Numbers, "N D"]
     weight: Float[Numbers, " N"] | None = None
     errors: Float[np.ndarray, "N ..."] | None = None
     evidence: Float[np.ndarray, "N K"] | None = None
+    censored: Int[np.ndarray, "N D"] | None = None
 
     @property
     def partly(self) -> bool:
         """Whether not all is seen, or not exactly."""
-        return self.errors is not None or has_gaps(self.x)
+        return self.errors is not None or self.censored is not None or has_gaps(self.x)
 
     def take(self, index: Int[np.ndarray, " M"]) -> "Seen":
         """Some of the rows."""
@@ -54,7 +56,7 @@ class Seen(NamedTuple):
             x = jax.device_put(host)
             places = None if len(host) == n_samples else np.arange(n_samples)
             return Placed(Labelled(x, *evidence) if evidence else x, weight, places, None)
-        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors)
+        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors, self.censored)
         n_places = int(np.prod(observed.values.shape[:3]))
         each_once = np.ones(n_samples) if self.weight is None else np.asarray(self.weight)
         weight = jax.device_put(spread(each_once.astype(dtype), places, (n_places,)))

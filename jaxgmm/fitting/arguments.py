@@ -1,5 +1,6 @@
 """The arguments of `fit` and its kin, made into what they stand for: rows, a start, a step."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ from jaxtyping import Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource, Pieces, Processes, Source, as_source
-from jaxgmm.data.measurement import check_errors, errors_in_order
+from jaxgmm.data.measurement import check_errors, in_order
 from jaxgmm.data.moments import rows_of_frequencies
+from jaxgmm.data.observed import check_columns
 from jaxgmm.data.spread import is_spread, spread_source
 from jaxgmm.fitting.batch import Given
 from jaxgmm.fitting.em_step import EM
@@ -18,11 +20,12 @@ from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.squarem import Squarem
 from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
-from jaxgmm.model.asking import Errors
+from jaxgmm.model.asking import Censored, Errors, sides_of
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.holding import Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, is_finite_number, unknown
 
 STOPPING = ("relative", "aitken")
@@ -49,8 +52,27 @@ def errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarra
         return None
     if not isinstance(source, ArraySource):
         raise UserError("error_covariances are given, but x comes in pieces, or is spread over devices: put the rows together.")
-    in_order = errors_in_order(error_covariances, x, source.feature_names)
-    return check_errors(in_order, source.x, np.asarray(source.weight) > 0)
+    ordered = in_order(error_covariances, x, source.feature_names)
+    return check_errors(ordered, source.x, np.asarray(source.weight) > 0)
+
+
+def censored_of(
+    censored: Censored, x: object, source: Source, errors: np.ndarray | None, family: str, noise: object = False
+) -> np.ndarray | None:
+    """Which values of rows in memory are limits, checked, with features in the order of the source's; None where none is."""
+    if censored is None:
+        return None
+    if not isinstance(source, ArraySource):
+        raise UserError("censored is given, but x comes in pieces, or is spread over devices: put the rows together.")
+    present = np.asarray(source.weight) > 0
+    sides = sides_of(censored, x, source.x, source.feature_names, present, errors=errors, family=family)
+    if sides is None:
+        return None
+    if noise is not False:
+        raise UserError("censored doesn't go with noise, whose density beyond a limit isn't known: use noise=False.")
+    measured = on_host(np.where(sides == 0, np.asarray(source.x), np.nan))
+    check_columns(dataclasses.replace(source, x=measured), present, " but limits, beyond which it could be anywhere")
+    return sides
 
 
 def source_of(
@@ -116,7 +138,9 @@ def check_family(family: str, n_features: int, partly: bool = False) -> None:
     """Raises ValueError where a family can't be fitted to so many features, or to rows that weren't seen wholly."""
     kind = get_family(family)
     if kind.structure.rank and partly:
-        raise UserError(f"family {family!r} takes rows that were seen wholly, without errors: take {kind.general!r}.")
+        raise UserError(
+            f"family {family!r} takes rows that were seen wholly, without errors and limits: take {kind.general!r}."
+        )
     check_rank(family, n_features)
 
 

@@ -21,6 +21,7 @@ from jaxgmm.data.padding import on_device
 from jaxgmm.fitting.account import account, in_weight, rows_per_weight, with_noise
 from jaxgmm.fitting.arguments import (
     Init,
+    censored_of,
     check_family,
     check_truncate,
     errors_of,
@@ -38,7 +39,7 @@ from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.pruned_step import pruned
 from jaxgmm.fitting.result import Fit, Progress, without_rows
 from jaxgmm.fitting.status import FitWarning, Status
-from jaxgmm.model.asking import Errors
+from jaxgmm.model.asking import Censored, Errors
 from jaxgmm.model.holding import Fixed, check_fixed
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import OBSERVING
@@ -66,6 +67,7 @@ def fit(
     max_steps: int = 500,
     sample_weight: Float[ArrayLike, " N"] | None = None,
     error_covariances: Errors = None,
+    censored: Censored = None,
     labels: ArrayLike | None = None,
     noise: bool | Float[ArrayLike, " D"] = False,
     fixed: Fixed = (),
@@ -105,6 +107,12 @@ def fit(
         error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, in squared units: the
             mixture is that of the rows without errors (extreme deconvolution; Bovy, Hogg & Roweis 2011). The default prior and
             the starts are made of the rows as they are.
+        censored: (N, D), -1 where x is an upper limit (a non-detection; left-censored), 1 where it is a lower limit, 0 where it
+            is what was measured. EM is exact: the E-step has the probability and the moments of the normal beyond the limit,
+            given the row's other values (Lee & Scott 2012). Limits are of what is measured: of the truth plus its error, where
+            there are `error_covariances`. In families with correlations a row may have one limit, in others any number. The
+            default prior and the starts take limits as values. Whether a value is one may depend on nothing but the values, and
+            without a prior a component all of whose values of a feature are limits has no maximum.
         labels: (N,), the components of rows where they are known, -1 where they aren't; or (N, K), p(what is known of a row's
             label given component k), which multiplies the component's density (Come et al. 2009), ones where nothing is.
             Components start from the rows that can be of no other; one start will do where each has some. A row of which
@@ -150,7 +158,9 @@ def fit(
         >>> fit.status.name, sorted(fit.gmm.weights.round(2).tolist())
         ('converged', [0.36, 0.64])
     """
-    host_only("fit", x, sample_weight, error_covariances, labels, noise, key, instead="; e_step and m_step work inside")
+    host_only(
+        "fit", x, sample_weight, error_covariances, censored, labels, noise, key, instead="; e_step and m_step work inside"
+    )
     check_keeping(checkpoint, resume, keep_checkpoint)
     check_key(key)
     source = source_of(x, sample_weight, names_in(init))
@@ -158,6 +168,7 @@ def fit(
     given, n_components, family = resolve_init(init, n_components, family, source)
     if isinstance(source, ArraySource):
         check_columns(source, np.asarray(source.weight) > 0)
+    sides = censored_of(censored, x, source, errors, family, noise)
     source, box, held = with_labels(source, labels, n_components), box_of(noise, source), noise_in(init)
     if held is not None and box is None:
         raise UserError("init is a fit with noise: pass noise=True, too, or init=fit.gmm, to go on without.")
@@ -168,13 +179,13 @@ def fit(
     max_steps = check_steps(max_steps)
     held_parts = check_fixed(fixed, n_components, family)
     step = step_of(held_parts, stopping, acceleration, given, source.n_present, left=box is not None)
-    partly = isinstance(source, ArraySource) and (errors is not None or has_gaps(source.x))
+    partly = isinstance(source, ArraySource) and (errors is not None or sides is not None or has_gaps(source.x))
     check_family(family, source.n_features, partly)
     if partly:
         step = dataclasses.replace(step, engine=OBSERVING)
     check_rtol(rtol)
     dtype, out = precision.compute_dtype(source.like), precision.parameter_dtype(source.like)
-    others = {"gaps": partly and errors is None, "error_covariances": errors is not None}
+    others = {"error_covariances": errors is not None, "censored": sides is not None, "gaps": partly}
     others |= {"labels": labels is not None, "noise": box is not None}
     truncate = check_truncate(truncate, family, source, dtype, others)
     if truncate:
@@ -185,7 +196,7 @@ def fit(
     settings = Settings(
         family, init if isinstance(init, str) else "", n_starts, float(rtol), max_steps, step, log_widths, share
     )
-    data_id = fingerprint(source, errors, None if labels is None else np.asarray(labels))
+    data_id = fingerprint(source, errors, None if labels is None else np.asarray(labels), sides)
     rows = rows_per_weight(prior, source)
     watched = False if callback is not None and progress == "auto" else progress
     with precision.scope(dtype), reporter(watched, "fit") as report:
@@ -196,7 +207,7 @@ def fit(
             if truncate:
                 data = alike(source, n_components)
             else:
-                data = arrange(source, errors).weighted(source.weight, dtype) if partly else on_device(source)
+                data = arrange(source, errors, sides).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
         kept = None
@@ -210,6 +221,7 @@ def fit(
     fitted = dataclasses.replace(
         fitted,
         n_missing=n_missing(source),
+        n_censored=0 if sides is None else int((sides != 0).sum()),
         with_errors=errors is not None,
         n_labelled=n_labelled(source),
     )

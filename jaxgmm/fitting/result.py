@@ -13,12 +13,13 @@ from jaxtyping import Array, Float, Int
 from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model import reading
-from jaxgmm.model.asking import Errors
+from jaxgmm.model.asking import Censored, Errors
 from jaxgmm.model.coercion import about_rows
 from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames
+from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats, number
 from jaxgmm.tools.hints import OF_FITS, Hinting
 from jaxgmm.tools.reading import Page, Readable, Table, counted
@@ -143,6 +144,7 @@ class Fit(Readable, Hinting):
         expected_rows: (K,), sum_n w_n r_nk, in rows where weights add up to less than there are rows.
         total_weight: sum_n w_n, of the weights as they were given.
         n_missing: values of the rows that were missing.
+        n_censored: values that were limits.
         with_errors: whether the rows had errors of measurement, which the mixture is without.
         n_labelled: rows of whose component something was known.
         noise: what rows are from besides the mixture, or None.
@@ -161,6 +163,7 @@ class Fit(Readable, Hinting):
     expected_rows: np.ndarray
     total_weight: float
     n_missing: int = 0
+    n_censored: int = 0
     with_errors: bool = False
     n_labelled: int = 0
     noise: Noise | None = None
@@ -186,28 +189,38 @@ class Fit(Readable, Hinting):
         """Of the mixture, in the shape of its family; squared units."""
         return self.gmm.covariances
 
-    def predict(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Int[Array, " N"]:
+    def predict(
+        self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None, censored: Censored = None
+    ) -> Int[Array, " N"]:
         """The most probable component of each row: `gmm.predict`; -1 for rows that are noise more probably than any of them."""
         if self.noise is None:
-            return about_rows(self, "predict", error_covariances).predict(x, error_covariances=error_covariances)
-        shares = self.responsibilities(x, error_covariances=error_covariances)
+            gmm = about_rows(self, "predict", error_covariances)
+            return gmm.predict(x, error_covariances=error_covariances, censored=censored)
+        shares = self.responsibilities(x, error_covariances=error_covariances, censored=censored)
         return jnp.where(1 - shares.sum(-1) > shares.max(-1), -1, shares.argmax(-1))
 
-    def responsibilities(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, "N K"]:
+    def responsibilities(
+        self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None, censored: Censored = None
+    ) -> Float[Array, "N K"]:
         """p(component k given x_n): `gmm.responsibilities`; what rows lack to 1 is the probability that they are noise."""
+        beside = 1 if self.noise is None else self._beside_noise(x, error_covariances, censored)[1][..., None]
         gmm = about_rows(self, "responsibilities", error_covariances, beside_noise=True)
-        shares = gmm.responsibilities(x, error_covariances=error_covariances)
-        return shares if self.noise is None else shares * self._beside_noise(x, error_covariances)[1][..., None]
+        return gmm.responsibilities(x, error_covariances=error_covariances, censored=censored) * beside
 
-    def log_prob(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, " N"]:
+    def log_prob(
+        self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None, censored: Censored = None
+    ) -> Float[Array, " N"]:
         """Log density of each row, in nats: `gmm.log_prob`, or of the mixture and noise."""
-        if self.noise is None:
-            return about_rows(self, "log_prob", error_covariances).log_prob(x, error_covariances=error_covariances)
-        return self._beside_noise(x, error_covariances)[0]
+        if self.noise is not None:
+            return self._beside_noise(x, error_covariances, censored)[0]
+        gmm = about_rows(self, "log_prob", error_covariances)
+        return gmm.log_prob(x, error_covariances=error_covariances, censored=censored)
 
-    def _beside_noise(self, x: Float[ArrayLike, "N D"], errors: Errors) -> tuple[Array, Array]:
+    def _beside_noise(self, x: Float[ArrayLike, "N D"], errors: Errors, censored: Censored) -> tuple[Array, Array]:
         """Log density of each row, noise included, and the probability that it isn't noise."""
         assert self.noise is not None
+        if censored is not None:
+            raise UserError("fit has noise, whose density beyond a limit isn't known: leave censored out, or ask fit.gmm.")
         gmm = about_rows(self, "log_prob", errors, beside_noise=True)
         log_prob = gmm.log_prob(x, error_covariances=errors)
         rows = floating(frames.ordered(x, gmm.feature_names), "x")
@@ -262,6 +275,7 @@ class Fit(Readable, Hinting):
                 f"{counted(self.n_parameters, 'parameter')}",
                 self.restarts.in_words,
                 f"{counted(self.n_missing, 'value')} missing, taken as missing at random" if self.n_missing else "",
+                f"{counted(self.n_censored, 'value')} known as limits only (censored)" if self.n_censored else "",
                 "a mixture of rows without their errors of measurement" if self.with_errors else "",
                 f"held as they were: {self.fixed.in_words}" if self.fixed else "",
                 "" if self.noise is None else f"noise: {self.noise.in_words}",

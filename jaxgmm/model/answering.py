@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.model import answers
-from jaxgmm.model.asking import Errors, ask, total
+from jaxgmm.model.asking import Censored, Errors, ask, total
 from jaxgmm.model.explaining import Explanation, explained
 from jaxgmm.model.imputing import impute
 
@@ -14,7 +14,9 @@ from jaxgmm.model.imputing import impute
 class Answering:
     """What a `GMM` is asked about rows. How arguments are checked and rows are padded or sorted, `asking` knows."""
 
-    def log_prob(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, " N"]:
+    def log_prob(
+        self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None, censored: Censored = None
+    ) -> Float[Array, " N"]:
         """Log density of each row, in nats.
 
         Args:
@@ -22,9 +24,11 @@ class Answering:
                 out; of traced rows it gives NaN, or any component.
             error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, in squared units,
                 which are added to the components' own; not inside jit, vmap or grad.
+            censored: (N, D), -1 where x is an upper limit, 1 where a lower one, 0 where it was measured, as for `fit`: then the
+                row's density has the probability of what lies beyond, given its values; not inside jit, vmap or grad.
 
         Raises:
-            ValueError: other columns, infinite entries, rows without a value, error covariances that can't be used.
+            ValueError: other columns, infinite entries, rows without a value, error covariances or limits that can't be used.
 
         Example:
             >>> import jaxgmm as jg
@@ -32,15 +36,19 @@ class Answering:
             >>> float(gmm.log_prob([[0.0, 0.0]])[0])
             -1.837877...
         """
-        return ask(self, "log_prob", answers.log_prob, x, error_covariances)
+        return ask(self, "log_prob", answers.log_prob, x, error_covariances, censored)
 
-    def responsibilities(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Float[Array, "N K"]:
+    def responsibilities(
+        self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None, censored: Censored = None
+    ) -> Float[Array, "N K"]:
         """p(component k given x_n); each row adds up to one. Arguments and errors as for `log_prob`."""
-        return ask(self, "responsibilities", answers.responsibilities, x, error_covariances)
+        return ask(self, "responsibilities", answers.responsibilities, x, error_covariances, censored)
 
-    def predict(self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None) -> Int[Array, " N"]:
+    def predict(
+        self, x: Float[ArrayLike, "N D"], *, error_covariances: Errors = None, censored: Censored = None
+    ) -> Int[Array, " N"]:
         """The most probable component of each row. Arguments and errors as for `log_prob`."""
-        return ask(self, "predict", answers.predict, x, error_covariances)
+        return ask(self, "predict", answers.predict, x, error_covariances, censored)
 
     def log_likelihood(
         self,
@@ -48,6 +56,7 @@ class Answering:
         sample_weight: Float[ArrayLike, " N"] | None = None,
         *,
         error_covariances: Errors = None,
+        censored: Censored = None,
     ) -> Any:
         """Total log-likelihood of the rows, in nats: sum_n w_n log p(x_n).
 
@@ -55,6 +64,7 @@ class Answering:
             x: (N, D), as for `log_prob`.
             sample_weight: (N,), finite, not negative; 1 each by default.
             error_covariances: as for `log_prob`.
+            censored: as for `log_prob`.
 
         Returns:
             A float, or a traced scalar inside jit.
@@ -62,7 +72,7 @@ class Answering:
         Raises:
             ValueError: rows or weights that can't be used.
         """
-        return total(self, "log_likelihood", x, sample_weight, error_covariances)
+        return total(self, "log_likelihood", x, sample_weight, error_covariances, censored)
 
     def aic(
         self,
@@ -70,9 +80,10 @@ class Answering:
         sample_weight: Float[ArrayLike, " N"] | None = None,
         *,
         error_covariances: Errors = None,
+        censored: Censored = None,
     ) -> Any:
         """Akaike's criterion, -2 log L + 2 p (Akaike 1974); smaller is better. Arguments and errors as for `log_likelihood`."""
-        return total(self, "aic", x, sample_weight, error_covariances)
+        return total(self, "aic", x, sample_weight, error_covariances, censored)
 
     def bic(
         self,
@@ -80,6 +91,7 @@ class Answering:
         sample_weight: Float[ArrayLike, " N"] | None = None,
         *,
         error_covariances: Errors = None,
+        censored: Censored = None,
     ) -> Any:
         """Bayesian information criterion, -2 log L + p log N (Schwarz 1978); smaller is better, mclust's sign changed.
 
@@ -91,7 +103,7 @@ class Answering:
             >>> gmm.bic([[0.0], [0.0]])
             5.06204849...
         """
-        return total(self, "bic", x, sample_weight, error_covariances)
+        return total(self, "bic", x, sample_weight, error_covariances, censored)
 
     def icl(
         self,
@@ -99,12 +111,13 @@ class Answering:
         sample_weight: Float[ArrayLike, " N"] | None = None,
         *,
         error_covariances: Errors = None,
+        censored: Censored = None,
     ) -> Any:
         """Integrated completed likelihood, BIC - 2 sum_n w_n log max_k r_nk (Biernacki, Celeux & Govaert 2000).
 
         Smaller is better; equals the negative of mclust's `icl`. Arguments and errors as for `log_likelihood`.
         """
-        return total(self, "icl", x, sample_weight, error_covariances)
+        return total(self, "icl", x, sample_weight, error_covariances, censored)
 
     def impute(
         self,
@@ -113,8 +126,9 @@ class Answering:
         key: Array | None = None,
         n_draws: int | None = None,
         error_covariances: Errors = None,
+        censored: Censored = None,
     ) -> Array:
-        """Rows whose missing values are filled in from what was seen of them; what was seen stays as it is.
+        """Rows whose missing values are filled in from what was seen of them, and limits replaced; values stay as they are.
 
         Without a key by their expectation, sum_k r_k E[x_missing | x_seen, k]: the best single guess, but with less spread than
         the values had. For what is computed from filled rows, draw some sets of them, and compute it from each (Rubin 1987).
@@ -124,6 +138,7 @@ class Answering:
             key: a PRNG key, for draws.
             n_draws: M sets of rows, each missing value drawn given what was seen of its row.
             error_covariances: as for `log_prob`; what is filled in is without errors.
+            censored: as for `log_prob`; what stands in a limit's place lies beyond it, but for errors.
 
         Returns:
             (N, D), columns as in `x`; with `n_draws` (M, N, D).
@@ -138,7 +153,7 @@ class Answering:
             >>> round(float(gmm.impute([[2.0, np.nan]])[0, 1]), 6)
             1.6
         """
-        return impute(self, x, key, n_draws, error_covariances)
+        return impute(self, x, key, n_draws, error_covariances, censored)
 
     def explain(self, x: Float[ArrayLike, "N D"]) -> Explanation:
         """What each feature adds to how surprising rows are, and to the odds of their components: `jaxgmm.explain`.

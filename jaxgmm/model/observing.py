@@ -1,9 +1,11 @@
-"""The E-step of rows with gaps or errors: exact, under missing at random (Little & Rubin 2002; Bovy, Hogg & Roweis 2011).
+"""The E-step of rows with gaps, errors or limits: exact (Little & Rubin 2002; Bovy, Hogg & Roweis 2011; Lee & Scott 2012).
 
 Of a row v ~ Normal(mu, Sigma) we have x = v + error, in the features that were seen. Let T be Sigma plus the errors' covariance
 there, and the identity in the others, T^-1 = W W', and y = W'(x - mu), 0 where nothing was seen. Then log p(x) needs |y|^2 and
 |T|; with Sigma = L L' and B = L'W in the seen features, E[v | x] = mu + L B y and Cov[v | x] = L (1 - B B') L'. So what a block
 of rows adds to the statistics of v follows from sums of y and y y', and in units in which no direction is small.
+
+Where x has limits, W is that of the features with these last; their y are standard normal given the others: `censoring`.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.structure import Structure
-from jaxgmm.data.observed import Observed
+from jaxgmm.data.observed import Limits, Observed
+from jaxgmm.model import censoring
 from jaxgmm.model.density import Components, normalise, with_noise
 from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
@@ -32,13 +35,15 @@ class Pattern(NamedTuple):
         seen: (D,), which features.
         whitener: (K, D, D), W.
         share: (K, D, D), B.
-        constant: (K,), the log joint of a row at the component's mean.
+        constant: (K,), the log joint of a row at the component's mean, but for what limits add.
+        sides: (C,), of limits, as `censoring` has them; None without.
     """
 
     seen: Bool[Array, " D"]
     whitener: Float[Array, "K D D"]
     share: Float[Array, "K D D"]
     constant: Float[Array, " K"]
+    sides: Int[Array, " C"] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,19 +111,31 @@ def patterns_of(
     whole: Matrices,
     seen: Bool[Array, "... D"],
     errors: Float[Array, "..."] | None,
+    limits: Limits | None = None,
 ) -> Pattern:
-    """What the components say where these features were seen, with these errors; leading axes are of patterns."""
+    """What the components say where these features were seen, with these errors and limits; leading axes are of patterns."""
     both, covariances = (seen[..., None] & seen[..., None, :])[..., None, :, :], whole.covariances
     visible = covariances
     if errors is not None:
         visible = covariances + matrices_of(errors, seen).astype(covariances.dtype)[..., None, :, :]
-    scale = jnp.linalg.cholesky(jnp.where(both, visible, jnp.eye(seen.shape[-1], dtype=covariances.dtype)))
+    visible = jnp.where(both, visible, jnp.eye(seen.shape[-1], dtype=covariances.dtype))
+    if limits is not None:  # these last
+        order = limits.order[..., None, :, None]
+        visible = jnp.take_along_axis(jnp.take_along_axis(visible, order, -2), mT(order), -1)
+    scale = jnp.linalg.cholesky(visible)
     whitener = mT(invert_tril(scale))
+    if limits is not None:
+        whitener = jnp.take_along_axis(whitener, jnp.argsort(order, axis=-2), -2)
     share = mT(whole.scale) @ jnp.where(seen[..., None, :, None], whitener, 0)
     # What wasn't seen is integrated out: of a mixture, this leaves log weights_k - log |L| of what was - D/2 log 2 pi.
     unseen = (seen.shape[-1] - seen.sum(-1, keepdims=True)) / 2 * jnp.log(2 * jnp.pi)
-    half_log_det = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1)).sum(-1)
-    return Pattern(seen, whitener, share, components.log_constant + components.factor.half_log_det - half_log_det + unseen)
+    log_sds = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
+    if limits is not None:
+        measured = jnp.pad(limits.sides, [(0, 0)] * (seen.ndim - 1) + [(seen.shape[-1] - limits.sides.shape[-1], 0)]) == 0
+        log_sds = jnp.where(measured[..., None, :], log_sds, 0)
+        unseen = unseen + (~measured).sum(-1, keepdims=True) / 2 * jnp.log(2 * jnp.pi)
+    constant = components.log_constant + components.factor.half_log_det - log_sds.sum(-1) + unseen
+    return Pattern(seen, whitener, share, constant, None if limits is None else limits.sides)
 
 
 def matrices_of(errors: Float[Array, "..."], seen: Bool[Array, "... D"]) -> Float[Array, "... D D"]:
@@ -129,11 +146,12 @@ def matrices_of(errors: Float[Array, "..."], seen: Bool[Array, "... D"]) -> Floa
 def whiten(
     components: Components, pattern: Pattern, values: Float[Array, "B D"]
 ) -> tuple[Float[Array, "K B D"], Float[Array, "K B"]]:
-    """The rows of a block of one pattern, whitened, and their log joint."""
+    """The rows of a block of one pattern, whitened, limits as if they were values; and their log joint, with limits as such."""
     means = components.means
     d = jnp.where(pattern.seen, values.astype(means.dtype) - means[:, None], 0)
     y = jnp.einsum("kbd,kde->kbe", d, pattern.whitener)
-    return y, pattern.constant[:, None] - (y**2).sum(-1) / 2
+    squares = y**2 if pattern.sides is None else censoring.squares(pattern.sides, y)
+    return y, pattern.constant[:, None] - squares.sum(-1) / 2
 
 
 def completed(
@@ -144,6 +162,7 @@ def completed(
     chosen: Int[Array, " B"],
     noise: Float[Array, "B D"],
     errors: Float[Array, "B D"] | None,
+    uniform: Float[Array, "B C"] | None = None,
 ) -> Float[Array, "B D"]:
     """Draws of v given x, less the means of the rows' components: a row drawn without regard to what was seen is off by its
     own residual from the regression.
@@ -156,12 +175,16 @@ def completed(
         chosen: the component of each.
         noise: standard normal.
         errors: draws of the errors of measurement; None without.
+        uniform: variates, for limits; None without.
     """
     anywhere = jnp.einsum("bde,be->bd", whole.scale[chosen], noise)
     measured = anywhere if errors is None else anywhere + errors
     off = jnp.einsum("bde,bd->be", pattern.whitener[chosen], jnp.where(pattern.seen, measured, 0))
-    whitened = y[chosen, jnp.arange(chosen.size)] - off
-    return jnp.einsum("bde,be->bd", (whole.scale @ pattern.share)[chosen], whitened) + anywhere
+    own = y[chosen, jnp.arange(chosen.size)]
+    if pattern.sides is not None:
+        assert uniform is not None
+        own = censoring.draw(pattern.sides, own, uniform)
+    return jnp.einsum("bde,be->bd", (whole.scale @ pattern.share)[chosen], own - off) + anywhere
 
 
 def root_of(errors: Float[Array, "..."], seen: Bool[Array, " D"], dtype: jnp.dtype) -> Float[Array, "D D"]:
@@ -199,9 +222,13 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
     def of_block(pattern: Pattern, values: Array, w: Array, known: Array | None) -> Sums:
         y, joint = whiten(components, pattern, values)
         responsibilities, log_density = normalise(joint, w.astype(dtype), components, known, pattern.seen)
+        if pattern.sides is not None:
+            y, variances = censoring.moments(pattern.sides, y)
         y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
         weighted = responsibilities[:, :, None] * y
         second = jnp.einsum("kbi,kbj->kij", weighted, y)
+        if pattern.sides is not None:
+            second += jnp.einsum("kb,kbi->ki", responsibilities, variances)[:, :, None] * eye
         return Sums(responsibilities.sum(1), weighted.sum(1), second, log_density, w.sum().astype(dtype))
 
     def expected(patterns: Pattern, sums: Sums) -> Sums:
@@ -220,7 +247,7 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
     shapes = (n_components,), (n_components, n_features), (n_components, n_features, n_features), (), ()
     few = n_patterns * n_components * n_features**2 <= _NUMBERS_OF_PATTERNS
     if few and 2 * n_patterns <= x.pattern.size:  # blocks share them: what is to be done for a pattern is done once
-        patterns = patterns_of(components, whole, x.seen, x.errors)
+        patterns = patterns_of(components, whole, x.seen, x.errors, x.limits)
 
         def by_pattern(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
-from jaxgmm.data.measurement import check_errors, errors_in_order
+from jaxgmm.data.measurement import check_errors, in_order
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.asking import Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
@@ -161,7 +161,7 @@ def checked(gmm: GMM, x: ArrayLike, feature_names: Names, n_features: int | None
 
 def errors_of(gmm: GMM, x: ArrayLike, rows: np.ndarray, errors: Errors) -> np.ndarray | None:
     """The errors of measurement of rows that `checked` has made of `x`, features in their order; errors as `fit`."""
-    return None if errors is None else check_errors(errors_in_order(errors, x, gmm.feature_names), rows)
+    return None if errors is None else check_errors(in_order(errors, x, gmm.feature_names), rows)
 
 
 def two_features(features: Sequence[int], n_features: int) -> tuple[int, int]:

@@ -140,20 +140,23 @@ def _completed(key: Array, components: Components, x: Observed) -> tuple[Array, 
     key_labels, key_values = jax.random.split(key)
     uniform = jax.random.uniform(key_labels, shape[:3], dtype)
     noise, errors = normals(key_values, shape, shape if x.errors is not None else (0,), dtype=dtype)
+    beyond = None  # of limits
+    if x.limits is not None:
+        beyond = jax.random.uniform(jax.random.fold_in(key_labels, 1), (*shape[:3], x.limits.sides.shape[-1]), dtype)
 
     def of_block(
-        values: Array, which: Array, known: Array | None, u: Array, noise: Array, errors: Array | None
+        values: Array, which: Array, known: Array | None, u: Array, noise: Array, errors: Array | None, beyond: Array | None
     ) -> tuple[Array, Array, Array]:
-        seen, covariance = x.of_patterns(which)
-        pattern = patterns_of(components, whole, seen, covariance)
+        seen, covariance, limits = x.of_patterns(which)
+        pattern = patterns_of(components, whole, seen, covariance, limits)
         y, joint = whiten(components, pattern, values)
         labels, log_density = draw_labels(joint.T if known is None else joint.T + known, u)
         if covariance is not None:
             assert errors is not None
             errors = errors @ root_of(covariance, seen, dtype).T
-        return completed(components, whole, pattern, y, labels, noise, errors), labels, log_density
+        return completed(components, whole, pattern, y, labels, noise, errors, beyond), labels, log_density
 
-    blocks = x.values, x.pattern, x.evidence, uniform, noise, None if x.errors is None else errors
+    blocks = x.values, x.pattern, x.evidence, uniform, noise, None if x.errors is None else errors, beyond
     drawn = lax.map(lambda group: jax.vmap(of_block)(*group), blocks)
     shift, labels, log_density = (leaf.reshape(-1, *leaf.shape[3:]) for leaf in drawn)
     return shift, labels, log_density
