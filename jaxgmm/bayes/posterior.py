@@ -22,11 +22,11 @@ from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import check_held, errors_of, names_in
+from jaxgmm.fitting.arguments import censored_of, check_held, errors_of, names_in
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
-from jaxgmm.model.asking import Errors
+from jaxgmm.model.asking import Censored, Errors
 from jaxgmm.model.coercion import about_rows, as_gmm
 from jaxgmm.model.default_prior import not_a_prior
 from jaxgmm.model.holding import FREE, Fixed, Held, check_fixed
@@ -54,6 +54,7 @@ def posterior(
     prior: Prior | RichardsonGreen | str | None = None,
     sample_weight: Float[ArrayLike, " N"] | None = None,
     error_covariances: Errors = None,
+    censored: Censored = None,
     labels: ArrayLike | None = None,
     fixed: Fixed | None = None,
     groups: Sequence[str] = (),
@@ -95,8 +96,9 @@ def posterior(
         prior: None for the fit's own; or "default", "fraley-raftery", a `Prior`, a `RichardsonGreen`.
         sample_weight: (N,), as in the fit.
         error_covariances: of the rows' errors of measurement, as in the fit.
-        labels: of the rows whose component is known, as in the fit. These and gaps are for "nuts", "gibbs", "svi", "laplace"
-            and "sandwich"; "gibbs" draws what wasn't seen of a row, the others sum over it.
+        censored: which values are limits, as in the fit.
+        labels: of the rows whose component is known, as in the fit. These, limits and gaps are for "nuts", "gibbs", "svi",
+            "laplace" and "sandwich"; "gibbs" draws what wasn't seen of a row, the others sum over it.
         fixed: what is held at the values of `fit`, as for `jaxgmm.fit`: draws are from the posterior of the rest, given that.
             None for what was held in the fit; () for nothing. Not for "vb".
         groups: further groups to add: of "log_likelihood" (for LOO), "log_prior" (for sensitivity), "prior",
@@ -132,7 +134,7 @@ def posterior(
         >>> tree["posterior"]["weights"].shape
         (4, 100, 2)
     """
-    host_only("posterior", x, sample_weight, error_covariances, labels, key)
+    host_only("posterior", x, sample_weight, error_covariances, censored, labels, key)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     check_key(key)
@@ -149,21 +151,22 @@ def posterior(
     check_feature_names(names, source.n_features)
     check_columns(source, np.asarray(source.weight) > 0)
     errors = errors_of(error_covariances, x, source)
+    sides = censored_of(censored, x, source, errors, as_gmm(fit, "fit").family)
     source = with_labels(source, labels, as_gmm(fit, "fit").n_components)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
-    seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence)
+    seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence, sides)
     if not row.partly and (seen.partly or labels is not None):
         able = ", ".join(name for name, method in METHODS.items() if method.partly)
         raise UserError(
             f"method {method!r} takes rows that were seen wholly, without labels, and x has missing values, "
-            f"error_covariances or labels: take one of {able}."
+            f"error_covariances, limits or labels: take one of {able}."
         )
     gmm, target, fitted_to = _resolve(fit, prior, source, seen)
-    data = fingerprint(source, errors, None if labels is None else np.asarray(labels))
+    data = fingerprint(source, errors, None if labels is None else np.asarray(labels), sides)
     if fitted_to is not None and fitted_to != data:
         raise UserError(
             f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows, sample_weight, "
-            "error_covariances and labels, or fit.gmm to start from the mixture alone."
+            "error_covariances, censored and labels, or fit.gmm to start from the mixture alone."
         )
     held = _held(fixed, fit, gmm, method, groups)
     settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}

@@ -274,7 +274,7 @@ def test_bad_input():
         jg.posterior(X[::12], jg.fit(X[::12], 2, key=KEY), method="sandwich", key=KEY)
     with pytest.raises(ValueError, match="batch_size is for rows"):
         model(X, 2, labels=LABELS, batch_size=5)
-    with pytest.raises(ValueError, match="error_covariances, labels and noise are for rows that are given"):
+    with pytest.raises(ValueError, match="error_covariances, censored, labels and noise are for rows that are given"):
         model(None, 2, prior=fit.prior, n_samples=3, noise=True)
 
 

@@ -20,11 +20,11 @@ from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.data.observed import check_columns, has_gaps
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import check_held, errors_of
+from jaxgmm.fitting.arguments import censored_of, check_held, errors_of
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import named_prior
-from jaxgmm.model.asking import Errors
+from jaxgmm.model.asking import Censored, Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.density import Uniform
@@ -43,6 +43,7 @@ def numpyro_model(
     *,
     sample_weight: Float[ArrayLike, " N"] | None = None,
     error_covariances: Errors = None,
+    censored: Censored = None,
     labels: ArrayLike | None = None,
     noise: bool | Float[ArrayLike, " D"] = False,
     fixed: Fixed = (),
@@ -67,9 +68,10 @@ def numpyro_model(
             site `rate`).
         sample_weight: (N,), non-negative, default 1: each row's log density is multiplied by its weight.
         error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, as for `fit`.
+        censored: which values are limits, as for `fit`; not with `noise`.
         labels: of the rows whose component is known, as for `fit`.
         noise: a component besides, uniform over a box, as for `fit`; its share is the site `noise_weight`, uniform. With gaps,
-            errors, labels or noise, the rows are a factor `x`, not a site that can be drawn.
+            errors, limits, labels or noise, the rows are a factor `x`, not a site that can be drawn.
         fixed: what is held at the values that `init` has, as for `fit`. Then a parameter of which something is held is
             deterministic, and the site `means_free`, say, has the other components'; of weights, their shares of what is left.
             The prior is a factor, its density of the whole mixture; from it nothing can be drawn, so x must be given.
@@ -98,31 +100,36 @@ def numpyro_model(
     sampled = functools.partial(sample_mixture, prior, n_components)
     if (held := check_fixed(fixed, n_components, family)) or init is not None:
         sampled = functools.partial(sample_rest, prior, _values(init, n_components, family, held), held)
+    known = error_covariances is not None or censored is not None or labels is not None or noise is not False
     if x is None:
         if held:
             raise UserError("x is None, to draw from the prior, but fixed holds what isn't drawn from it: give x, or no fixed.")
         if sample_weight is not None or batch_size is not None:
             raise UserError("sample_weight and batch_size are for rows that are given, but x is None.")
-        if error_covariances is not None or labels is not None or noise is not False:
-            raise UserError("error_covariances, labels and noise are for rows that are given, but x is None.")
+        if known:
+            raise UserError("error_covariances, censored, labels and noise are for rows that are given, but x is None.")
         if n_samples is None:
             raise UserError("n_samples, how many rows to draw, is needed where x is None.")
         n_samples = check_count(n_samples, "n_samples")
     else:
         if n_samples is not None:
             raise UserError(f"n_samples is for x=None; here x gives the rows, {n_samples=}.")
-        known = error_covariances is not None or labels is not None or noise is not False
-        if known and is_traced(x, sample_weight, error_covariances, labels, noise):
+        if known and is_traced(x, sample_weight, error_covariances, censored, labels, noise):
             raise UserTypeError(
-                "x, sample_weight, error_covariances, labels and noise are looked at on the host, and JAX traces one of them: "
-                "close the model over them, with functools.partial, instead of passing them through jit, vmap or grad."
+                "x, sample_weight, error_covariances, censored, labels and noise are looked at on the host, and JAX traces "
+                "one of them: close the model over them, with functools.partial, instead of passing them through jit, vmap or "
+                "grad."
             )
         if known or not is_traced(x, sample_weight):
             source = as_source(x, sample_weight, missing=True)
             if known or has_gaps(source.x):
-                return _partly_seen(
-                    x, source, n_components, sampled, sample_weight, error_covariances, labels, noise, batch_size
-                )
+                if batch_size is not None:
+                    raise UserError(
+                        "batch_size is for rows that were seen wholly, without error_covariances, censored, labels and noise."
+                    )
+                errors = errors_of(error_covariances, x, source)
+                sides = censored_of(censored, x, source, errors, family, noise)
+                return _partly_seen(source, n_components, sampled, errors, sides, labels, noise)
         x = jax.numpy.asarray(check_rows(x, "x"))
         n_samples = x.shape[0]
         if batch_size is not None and not 1 <= batch_size <= n_samples:
@@ -143,23 +150,19 @@ def numpyro_model(
 
 
 def _partly_seen(
-    x: Any,
     source: ArraySource,
     n_components: int,
     sampled: Callable[[], GMM],
-    sample_weight: Any,
-    error_covariances: Errors,
+    errors: np.ndarray | None,
+    sides: np.ndarray | None,
     labels: ArrayLike | None,
     noise: bool | Float[ArrayLike, " D"],
-    batch_size: int | None,
 ) -> GMM:
     """The model of rows that weren't seen wholly, or of which more is known, or that may be noise."""
-    if batch_size is not None:
-        raise UserError("batch_size is for rows that were seen wholly, without error_covariances, labels and noise.")
     check_columns(source, np.asarray(source.weight) > 0)
     source, box = with_labels(source, labels, n_components), box_of(noise, source)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
-    seen = Seen(source.x, source.weight, errors_of(error_covariances, x, source), evidence)
+    seen = Seen(source.x, source.weight, errors, evidence, sides)
     gmm = sampled()
     placed = seen.placed(np.dtype(gmm.means.dtype))
     joint = log_joint_of(gmm.components(), placed.rows)

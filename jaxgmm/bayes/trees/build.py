@@ -23,6 +23,7 @@ from jaxgmm.bayes.trees.per_draw import (
     summed_out_of_draws,
 )
 from jaxgmm.bayes.trees.schema import (
+    CENSORED,
     ERRORS,
     EVIDENCE,
     GROUPS,
@@ -77,7 +78,7 @@ def to_datatree(
     - log_likelihood: `x`, w_n log p(x_n) of each draw and row, all features together; memory N x draws numbers.
     - log_prior: log density of the parameters.
     - posterior_predictive: `x`, N rows drawn from each draw, with errors of measurement where the rows have some, but without
-      gaps; memory N x D x draws numbers.
+      gaps and limits; memory N x D x draws numbers.
     - prior: parameters from the prior, and prior_predictive: N rows from each; one chain of at most 1000 draws.
 
     Rows have the dimensions (obs_id, feature), but functions of ArviZ that look at single rows want one number of each:
@@ -219,6 +220,7 @@ def prior_constants(prior: Any, weight: Numbers | None) -> dict[str, tuple[Seque
 def known_of_rows(seen: Seen) -> dict[str, tuple[Sequence[str], Any]]:
     """What is known of rows besides, as variables of constant_data: (dimensions, values)."""
     known = {} if seen.errors is None else {ERRORS: (("obs_id", "feature", "feature_bis")[: seen.errors.ndim], seen.errors)}
+    known |= {} if seen.censored is None else {CENSORED: (("obs_id", "feature"), seen.censored)}
     return known | ({} if seen.evidence is None else {EVIDENCE: (("obs_id", "component_id"), np.asarray(seen.evidence))})
 
 

@@ -19,7 +19,11 @@ from jaxgmm.tools.types import Facts
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
 PARAMETERS = ("weights", "means", "covariances")
-ERRORS, EVIDENCE = "error_covariances", "label_evidence"  # of constant_data: what is known of rows besides
+ERRORS, EVIDENCE, CENSORED = (
+    "error_covariances",
+    "label_evidence",
+    "censored",
+)  # of constant_data: what is known of rows besides
 HELD = "held_"  # of constant_data, and the name of a parameter: whose of it was held
 ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
 _RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder
@@ -102,8 +106,7 @@ def seen_of(tree: xarray.DataTree, user: str) -> Seen:
     """The observed rows with what is known of them besides. `user` needs them; errors as `rows_of`."""
     rows, weight = rows_of(tree, user)
     constants = group_of(tree, "constant_data")
-    errors, evidence = (constants[name].values if name in constants else None for name in (ERRORS, EVIDENCE))
-    return Seen(rows, weight, errors, evidence)
+    return Seen(rows, weight, *(constants[name].values if name in constants else None for name in (ERRORS, EVIDENCE, CENSORED)))
 
 
 def row_labels_of(tree: xarray.DataTree) -> np.ndarray:
