@@ -12,6 +12,7 @@ KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(60, 2)) + 6 * np.repeat([[0], [1]], 30, axis=0)
 GAPPY = np.where(np.arange(120).reshape(60, 2) % 7, X, np.nan)
 WIDE = np.column_stack([X, X @ np.random.default_rng(1).normal(size=(2, 3))]) + np.random.default_rng(2).normal(size=(60, 5))
+LIMITS = np.where(np.arange(120).reshape(60, 2) % 7, 0, -1)
 LABELS = np.where(np.arange(60) % 9 == 0, np.arange(60) // 30, -1)
 GMM = jg.GMM([0.5, 0.5], [[0.0, 0.0], [6.0, 6.0]], [np.eye(2)] * 2)
 FEW = {"key": KEY, "n_draws": 10, "n_warmup": 5}
@@ -22,6 +23,7 @@ PROGRAMS = {
     "EM of axes of their own": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, family="VEV", n_init=2)),
     "EM of rows with gaps": (loop, "_advance", lambda: jg.fit(GAPPY, 2, key=KEY, n_init=2)),
     "EM of rows with errors": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2, error_covariances=X * 0 + 0.1)),
+    "EM of rows with limits": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, n_init=2, censored=LIMITS)),
     "EM of factor analysers": (loop, "_advance", lambda: jg.fit(WIDE, 2, key=KEY, family="factors:2", n_init=2, rtol=1e-4)),
     "EM of components that matter": (loop, "_advance", lambda: jg.fit(X, 32, key=KEY, truncate=1e-9, rtol=1e-3)),
     "EM with labels and noise": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, labels=LABELS, noise=True)),
@@ -33,6 +35,7 @@ PROGRAMS = {
     "variational Bayes": (loop, "_advance", lambda: jg.fit_vb(X, 2, key=KEY, n_init=2)),
     "Gibbs": (chains, "_advance", lambda: jg.posterior(X, GMM, method="gibbs", **FEW)),
     "Gibbs of rows with gaps": (chains, "_advance", lambda: jg.posterior(GAPPY, GMM, method="gibbs", labels=LABELS, **FEW)),
+    "Gibbs of rows with limits": (chains, "_advance", lambda: jg.posterior(X, GMM, method="gibbs", censored=LIMITS, **FEW)),
     "NUTS": (chains, "_advance_one", lambda: jg.posterior(X, GMM, method="nuts", **FEW)),
     "counts": (chains, "_advance_one", lambda: jg.count_clusters(X, max_components=5, **FEW)),
 }

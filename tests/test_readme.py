@@ -63,6 +63,7 @@ def test_calls_of_the_table(monkeypatch, tmp_path):
     monkeypatch.setattr(jg, "compare", functools.partial(jg.compare, families=["full"], n_components=[1, 2]), raising=False)
     names["tree"] = tree = jg.posterior(x, fit, method="gibbs", key=key)
     names["errors"], names["gappy"] = np.ones(x.shape), np.where(np.arange(x.size).reshape(x.shape) % 7, x, np.nan)
+    names["sides"] = np.where(np.arange(x.size).reshape(x.shape) % 7, 0, -1)
     called = {"pi": "weights", "mu": "means", "Sigma": "covariances"}
     names["mcmc"] = {own: tree["posterior"][name].values for own, name in called.items()}
     rows = re.search(r"^\| I want to \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)[0].splitlines()[2:]

@@ -114,7 +114,7 @@ def svi(
     if batch_size is not None:
         if isinstance(problem.x, Observed):
             raise UserError(
-                "batch_size is for rows that were seen wholly: those with gaps or errors go by pattern. Leave it out."
+                "batch_size is for rows that were seen wholly: those with gaps, errors or limits go by pattern. Leave it out."
             )
         batch_size = check_count(batch_size, "batch_size")
         if batch_size > n_samples:
