@@ -110,9 +110,9 @@ def fit(
         censored: (N, D), -1 where x is an upper limit (a non-detection; left-censored), 1 where it is a lower limit, 0 where it
             is what was measured. EM is exact: the E-step has the probability and the moments of the normal beyond the limit,
             given the row's other values (Lee & Scott 2012). Limits are of what is measured: of the truth plus its error, where
-            there are `error_covariances`. In families with correlations a row may have one limit, in others any number. The
-            default prior and the starts take limits as values. Whether a value is one may depend on nothing but the values, and
-            without a prior a component all of whose values of a feature are limits has no maximum.
+            there are `error_covariances`. In families with correlations a row may have one limit, in others any number, and
+            no value. The default prior and the starts take limits as values. Where limits lie may depend on anything but what
+            is beyond them; without a prior, a component of whose values of a feature all are limits has no maximum.
         labels: (N,), the components of rows where they are known, -1 where they aren't; or (N, K), p(what is known of a row's
             label given component k), which multiplies the component's density (Come et al. 2009), ones where nothing is.
             Components start from the rows that can be of no other; one start will do where each has some. A row of which
