@@ -132,8 +132,8 @@ def _draw_all(
 
         n_sweeps = _INNER_SWEEPS if isinstance(data.prior, RichardsonGreen) else 1
         gmm, extra = jax.lax.fori_loop(0, n_sweeps, again, (gmm, extra))
-        joint = log_densities(gmm.means, gmm.factored(), data) + jnp.log(gmm.weights)
+        joint = log_densities(gmm.means, gmm.factored(), data) + jnp.log(gmm.weights)[:, None]
         constant = data.n_samples * gmm.n_features / 2 * jnp.log(2 * jnp.pi)
-        return gmm, extra, jnp.where(data.present, logsumexp(joint, axis=1), 0).sum() - constant
+        return gmm, extra, jnp.where(data.present, logsumexp(joint, axis=0), 0).sum() - constant
 
     return jax.lax.map(one, (keys, labels, gamma, extra), batch_size=_DRAWS_AT_ONCE)

@@ -39,7 +39,7 @@ def centred_data(
     `n_present`: rows after so many are padding.
     """
     prior, partition_prior = precision.cast((prior, partition_prior), rows.dtype)
-    data = Data(rows, prior, partition_prior, n_present)
+    data = Data(rows.T, prior, partition_prior, n_present)
     centre = jnp.where(data.present[:, None], rows, 0).sum(0) / data.n_samples
     about_zero = replace(prior, mean=prior.mean - centre.reshape(jnp.shape(prior.mean)))
     z = jnp.where(data.present[:, None], rows - centre, 0)
@@ -55,7 +55,7 @@ def padded_data(rows: Float[np.ndarray, "N D"], prior: MixturePrior, partition_p
 
 def padded_labels(labels: Int[np.ndarray, "... N"], data: Data, most: int) -> Int[np.ndarray, "... M"]:
     """Labels of rows, 0..`most` - 1, and `most` for the padding."""
-    more = data.rows.shape[0] - labels.shape[-1]
+    more = data.rows.shape[1] - labels.shape[-1]
     width = [(0, 0)] * (labels.ndim - 1) + [(0, more)]
     return np.pad(labels.astype(int), width, constant_values=most)
 

@@ -16,13 +16,14 @@ class Data(NamedTuple):
     """What the chains share.
 
     Attributes:
-        rows: (N, P), expanded rows: the row itself, centred, then its products by the structure of the family.
+        rows: (P, N), expanded rows: the row itself, centred, its products by the structure of the family, and 1. The rows
+            themselves come last, so that what is done for all of them runs through memory.
         prior: of components, its mean centred as the rows are.
         partition_prior: of how rows are dealt out.
         n_present: (), rows after so many are padding, zeros with label J: in no block; None without padding.
     """
 
-    rows: Float[Array, "N P"]
+    rows: Float[Array, "P N"]
     prior: MixturePrior
     partition_prior: PartitionPrior
     n_present: Int[Array, ""] | None = None
@@ -30,12 +31,12 @@ class Data(NamedTuple):
     @property
     def n_samples(self) -> int | Int[Array, ""]:
         """Rows that aren't padding."""
-        return self.rows.shape[0] if self.n_present is None else self.n_present
+        return self.rows.shape[1] if self.n_present is None else self.n_present
 
     @property
     def present(self) -> Bool[Array, " N"]:
         """Which rows these are."""
-        return jnp.arange(self.rows.shape[0]) < self.n_samples
+        return jnp.arange(self.rows.shape[1]) < self.n_samples
 
     @property
     def n_features(self) -> int:
@@ -84,16 +85,16 @@ class Scene(NamedTuple):
         return terms[0] - terms[1]
 
 
-def expand(z: Float[Array, "N D"], family: Family) -> Float[Array, "N P"]:
-    """Centred rows and their products: all sums of blocks are linear in them."""
-    return jnp.concatenate([z, family.structure.columns(z)], axis=1)
+def expand(z: Float[Array, "N D"], family: Family) -> Float[Array, "P N"]:
+    """Centred rows, their products, and 1: all sums of blocks are linear in them."""
+    return jnp.concatenate([z.T, family.structure.columns(z).T, jnp.ones((1, len(z)), z.dtype)])
 
 
 def blocks_of(selector: Float[Array, "K N"], data: Data) -> Blocks:
     """Sums over rows that belong to each of K blocks wholly, partly or not at all."""
-    sums, d = selector @ data.rows, data.n_features
+    sums, d = selector @ data.rows.T, data.n_features
     structure = get_family(data.prior.family).structure
-    return Blocks(selector.sum(1), sums[:, :d], structure.unpack(sums[:, d:], jnp.zeros((), sums.dtype), d).reshape(
+    return Blocks(sums[:, -1], sums[:, :d], structure.unpack(sums[:, d:-1], jnp.zeros((), sums.dtype), d).reshape(
         structure.scatter_shape(selector.shape[0], d)
     ))  # fmt: skip
 
@@ -110,23 +111,40 @@ def log_blocks_of(counts: Float[Array, " J"], alpha: Array, prior: PartitionPrio
     return jnp.where(filled[:, None], each, 0).sum(0)
 
 
-def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "N K"]:
+def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "K N"]:
     """Log N(x | component) up to -D/2 log 2 pi, by one product of matrices."""
+    return _coefficients(means, factor, data) @ data.rows
+
+
+def _coefficients(means: Array, factor: Factor, data: Data) -> Float[Array, "K P"]:
+    """Log densities are linear in expanded rows."""
     structure = get_family(data.prior.family).structure
     linear, quadratic, norm = structure.coefficients(means, factor)
-    coefficients = jnp.concatenate([linear, quadratic], axis=1)
-    return data.rows @ coefficients.T - factor.half_log_det - norm / 2
+    constant = jnp.broadcast_to(-factor.half_log_det - norm / 2, norm.shape)
+    return jnp.concatenate([linear, quadratic, constant[:, None]], axis=1)
 
 
-def at_labels(values: Float[Array, "N J"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
+def at_labels(values: Float[Array, "J N"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
     """The value of each row for its own block; a number for padding."""
-    return jnp.take_along_axis(values, labels[:, None], axis=1, mode="clip")[:, 0]
+    return jnp.take_along_axis(values, labels[None], axis=0, mode="clip")[0]
 
 
-def log_memberships(blocks: Blocks, extra: dict[str, Array], data: Data) -> Float[Array, "N J"]:
+def log_memberships(blocks: Blocks, extra: dict[str, Array], data: Data) -> Float[Array, "J N"]:
     """Log of how much each row is at home in each filled block: its predictive density times the block's size."""
+    coefficients, size = _of_blocks(blocks, extra, data)
+    return coefficients @ data.rows + size[:, None]
+
+
+def log_own_memberships(blocks: Blocks, labels: Int[Array, " N"], extra: dict[str, Array], data: Data) -> Float[Array, " N"]:
+    """`log_memberships` of each row in its own block; a number for padding."""
+    coefficients, size = _of_blocks(blocks, extra, data)
+    own = jnp.minimum(labels, len(size) - 1)
+    return (coefficients.T[:, own] * data.rows).sum(0) + size[own]
+
+
+def _of_blocks(blocks: Blocks, extra: dict[str, Array], data: Data) -> tuple[Float[Array, "J P"], Float[Array, " J"]]:
+    """Coefficients of log predictive densities, and log sizes."""
     means, covariances = predictive(data.prior, blocks, extra)
     factor = get_family(data.prior.family).structure.factor(covariances, data.n_features)
     filled = blocks.counts > 0
-    size = jnp.where(filled, jnp.log(jnp.where(filled, blocks.counts, 1)), -jnp.inf)
-    return log_densities(means, factor, data) + size
+    return _coefficients(means, factor, data), jnp.where(filled, jnp.log(jnp.where(filled, blocks.counts, 1)), -jnp.inf)

@@ -91,7 +91,7 @@ def start(key: Array, labels: Int[Array, " N"], data: Data) -> Chain:
     most = data.partition_prior.most
     blocks = blocks_of_labels(labels, most, data)
     n_clusters = (blocks.counts > 0).sum()
-    variance = (data.rows[:, : data.n_features] ** 2).sum(0) / data.n_samples  # about the mean, which is 0, as padding is
+    variance = (data.rows[: data.n_features] ** 2).sum(1) / data.n_samples  # about the mean, which is 0, as padding is
     extra = start_in_partitions(data.prior, variance, n_clusters)
     means, covariances = predictive(data.prior, blocks, extra)
     gmm = GMM.unchecked(blocks.counts / data.n_samples, means, covariances, data.prior.family)
@@ -123,14 +123,12 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     """Allocations given the mixture; the partition by `MOVES`; K, alpha and the mixture given the partition."""
     key, key_uniform, key_mixture = jax.random.split(chain.rng_key, 3)
     joint = _log_joint(chain, data)
-    most, present = joint.shape[1], data.present
+    most, present = len(joint), data.present
     of_round, rows_of_round = sum(move.n_uniforms(most) + 1 for move in MOVES), sum(move.N_OF_ROWS for move in MOVES)
     u = _uniforms(key_uniform, n_moves * of_round + 3 * len(_ALPHA_STEPS) + 1 + most, 1 + n_moves * rows_of_round, data.rows)
-    labels, log_density = draw_labels(joint, u.take_rows())
-    labels, log_density = jnp.where(present, labels, most), jnp.where(present, log_density, 0)
-    log_r = joint - log_density[:, None]
-    each = jnp.where(log_r > -jnp.inf, jnp.exp(log_r) * log_r, 0).sum(-1)
-    entropy = -jnp.where(present, each, 0).sum() / data.n_samples
+    drawn = draw_labels(joint, u.take_rows())
+    labels, log_density = jnp.where(present, drawn.labels, most), jnp.where(present, drawn.log_total, 0)
+    entropy = jnp.where(present, drawn.entropy, 0).sum() / data.n_samples
     constant = data.n_samples * data.n_features / 2 * jnp.log(2 * jnp.pi)
     # NaN once, NaN for ever: a draw that isn't a number must not pass unseen between those that are kept.
     log_likelihood = jnp.where(jnp.isfinite(chain.log_likelihood), log_density.sum() - constant, jnp.nan)
@@ -159,9 +157,9 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     )
 
 
-def _uniforms(key: Array, n_values: int, n_of_rows: int, rows: Float[Array, "N P"]) -> Uniforms:
+def _uniforms(key: Array, n_values: int, n_of_rows: int, rows: Float[Array, "P N"]) -> Uniforms:
     """By one call, so many, and so many a row: the first rows' are the same however many more there are."""
-    n_samples = rows.shape[0]
+    n_samples = rows.shape[1]
     flat = jax.random.uniform(key, (n_values + n_samples * n_of_rows,), rows.dtype)
     return Uniforms(flat[:n_values], flat[n_values:].reshape(n_samples, n_of_rows).T)
 
@@ -191,12 +189,13 @@ def _moved(
     return partition, accepted / (len(MOVES) * n_rounds)
 
 
-def _log_joint(chain: Chain, data: Data) -> Float[Array, "N J"]:
+def _log_joint(chain: Chain, data: Data) -> Float[Array, "J N"]:
     """Log p(row, component) up to a constant."""
     gmm = chain.gmm
     factor = get_family(gmm.family).factor(gmm.covariances, gmm.n_features)
     active = jnp.arange(gmm.n_components) < chain.n_components
-    return jnp.where(active, jnp.log(gmm.weights) + log_densities(gmm.means, factor, data), -jnp.inf)
+    log_weights = jnp.where(active, jnp.log(gmm.weights), -jnp.inf)
+    return jnp.where(active[:, None], log_weights[:, None] + log_densities(gmm.means, factor, data), -jnp.inf)
 
 
 def _partition_of(labels: Array, chain: Chain, data: Data) -> Partition:

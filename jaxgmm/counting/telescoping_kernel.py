@@ -72,7 +72,7 @@ class TelescopingKernel(ChainKernel):
                 "rounding: call jax.config.update('jax_enable_x64', True) first, or use jaxgmm.count_clusters."
             )
         data = self._data(x)
-        labels = self._labels(init_params, (len(keys), data.rows.shape[0]))
+        labels = self._labels(init_params, (len(keys), data.rows.shape[1]))
         return jax.jit(jax.vmap(start, in_axes=(0, 0, None)))(keys, labels, data)
 
     def _advance(self, x: ArrayLike) -> Callable[[Chain], Chain]:

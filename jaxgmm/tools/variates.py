@@ -5,6 +5,7 @@ seconds. So a sweep draws its uniforms by one call (`Uniforms`), and other distr
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+_FEW = 64  # components whose cumulative sums are a product of matrices
 _LEAST = float(np.log(np.finfo(np.float32).tiny))  # a smaller log-gamma would underflow, and its inverse overflow
 
 
@@ -111,11 +113,30 @@ def dirichlet_weights(log_gamma: Float[Array, " K"]) -> Float[Array, " K"]:
     return jnp.maximum(jax.nn.softmax(log_gamma), np.finfo(np.float32).tiny)  # zero would mean an inactive component
 
 
-def draw_labels(joint: Float[Array, "N K"], uniform: Float[Array, " N"]) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
-    """Components drawn in proportion to exp(joint), by inverting their cumulative sum, and the log of the whole sum."""
-    peak = joint.max(-1)
-    cumulative = jnp.cumsum(jnp.exp(joint - peak[:, None]), axis=-1)
-    total = cumulative[:, -1]
+class Drawn(NamedTuple):
+    """Components drawn for rows.
+
+    Attributes:
+        labels: (N,).
+        log_total: (N,), log of the sum that the probabilities were divided by.
+        entropy: (N,), of the probabilities; nats.
+    """
+
+    labels: Int[Array, " N"]
+    log_total: Float[Array, " N"]
+    entropy: Float[Array, " N"]
+
+
+def draw_labels(joint: Float[Array, "K N"], uniform: Float[Array, " N"]) -> Drawn:
+    """Components drawn in proportion to exp(joint), by inverting their cumulative sum."""
+    away = joint - joint.max(0)
+    p = jnp.exp(away)
+    # Sums by a product with ones are one instruction; a scan's are dozens, and each of them passes over all rows.
+    below = np.tri(len(joint), dtype=joint.dtype)
+    cumulative = jnp.matmul(below, p, precision="highest") if 1 < len(joint) <= _FEW else jnp.cumsum(p, axis=0)
+    total = cumulative[-1]
     # <= passes over a first component of probability 0 when u = 0; the last sum is left out, since u total may round to it.
-    labels = (cumulative[:, :-1] <= (uniform * total)[:, None]).sum(-1)
-    return labels, peak + jnp.log(total)
+    labels = (cumulative[:-1] <= uniform * total).sum(0)
+    log_total = jnp.log(total)
+    entropy = log_total - jnp.where(p > 0, p * away, 0).sum(0) / total
+    return Drawn(labels, joint.max(0) + log_total, entropy)

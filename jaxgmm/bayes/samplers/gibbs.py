@@ -119,7 +119,7 @@ def _allocated(
 
         def block(rows: Array, w: Array, u: Array, known: Array | None = None) -> Statistics:
             joint = log_joint(components, rows)
-            labels, log_density = draw_labels(joint if known is None else joint + known, u)
+            labels, log_density, _ = draw_labels((joint if known is None else joint + known).T, u)
             return assigned(rows - gmm.means[labels], w, labels, log_density)
 
         if present is None:
@@ -150,7 +150,7 @@ def _completed(key: Array, components: Components, x: Observed) -> tuple[Array, 
         seen, covariance, limits = x.of_patterns(which)
         pattern = patterns_of(components, whole, seen, covariance, limits)
         y, joint = whiten(components, pattern, values)
-        labels, log_density = draw_labels(joint.T if known is None else joint.T + known, u)
+        labels, log_density, _ = draw_labels(joint if known is None else joint + known.T, u)
         if covariance is not None:
             assert errors is not None
             errors = errors @ root_of(covariance, seen, dtype).T

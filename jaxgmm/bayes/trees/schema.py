@@ -19,11 +19,7 @@ from jaxgmm.tools.types import Facts
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
 PARAMETERS = ("weights", "means", "covariances")
-ERRORS, EVIDENCE, CENSORED = (
-    "error_covariances",
-    "label_evidence",
-    "censored",
-)  # of constant_data: what is known of rows besides
+ERRORS, EVIDENCE, CENSORED = "error_covariances", "label_evidence", "censored"  # of rows, in constant_data
 HELD = "held_"  # of constant_data, and the name of a parameter: whose of it was held
 ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
 _RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder

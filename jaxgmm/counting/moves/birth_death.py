@@ -12,7 +12,16 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence
 from jaxgmm.counting.moves import split_merge
 from jaxgmm.counting.moves.split_merge import N_DEALT, deal_out
-from jaxgmm.counting.partition import Data, Partition, Scene, at_labels, blocks_of_labels, log_blocks_of, log_memberships
+from jaxgmm.counting.partition import (
+    Data,
+    Partition,
+    Scene,
+    at_labels,
+    blocks_of_labels,
+    log_blocks_of,
+    log_memberships,
+    log_own_memberships,
+)
 from jaxgmm.tools.variates import Uniforms, draw_labels, integer
 
 N_OF_ROWS = 1 + split_merge.N_OF_ROWS  # uniforms that `propose` takes for each row
@@ -37,12 +46,11 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     possible = jnp.where(birth, ~filled.all(), filled.sum() >= 2)
 
     others = jax.tree.map(lambda leaf: leaf.at[own].set(0), partition.blocks)
-    left = draw_labels(log_memberships(others, extra, data), u.take_rows())[0]
+    left = draw_labels(log_memberships(others, extra, data), u.take_rows()).labels
     small_labels = jnp.where(labels == own, left, labels)
     small = blocks_of_labels(small_labels, most, data)
 
-    density = log_memberships(small, extra, data)
-    rival = at_labels(density, small_labels)
+    rival = log_own_memberships(small, small_labels, extra, data)
     home = jax.tree.map(lambda leaf: leaf[small_labels[seed]][None], small)
     side = jnp.where(birth, rows == seed, labels == own)
     side, log_birth = deal_out(u, scene, seed, data.present & (rows != seed), data.present, birth, side, home, rival)
@@ -68,9 +76,9 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     return proposed, jnp.where(possible, log_ratio, -jnp.inf)
 
 
-def _log_allocation(joint: Float[Array, "N J"], labels: Int[Array, " N"], which: Bool[Array, " N"]) -> Float[Array, ""]:
+def _log_allocation(joint: Float[Array, "J N"], labels: Int[Array, " N"], which: Bool[Array, " N"]) -> Float[Array, ""]:
     """Log probability that just these rows are allocated as they are."""
-    return jnp.where(which, at_labels(joint, labels) - logsumexp(joint, axis=1), 0).sum()
+    return jnp.where(which, at_labels(joint, labels) - logsumexp(joint, axis=0), 0).sum()
 
 
 def _log_evidence(blocks: Blocks, variance: Array, extra: dict[str, Array], data: Data) -> Float[Array, ""]:

@@ -42,7 +42,7 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
 
     others = jax.tree.map(lambda leaf: leaf.at[slot].set(0), partition.blocks)
     joint = log_memberships(others, extra, data)
-    entered = _draw(u.take(), jnp.where(inside[:, None], joint, 0).sum(0))
+    entered = _draw(u.take(), jnp.where(inside, joint, 0).sum(1))
     small_labels = jnp.where(inside, entered, labels)
     joined = small_labels == entered  # of all blocks, only this one differs between `others` and `small`
     at_home = jnp.where(joined, _log_density(joined, extra, data), at_labels(joint, small_labels))
@@ -52,7 +52,7 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
 
     member = small_labels == home
     without = _log_density(member & ~group, extra, data)
-    log_join = jnp.where(group[:, None], jnp.where(slots == home, without[:, None], joint), 0).sum(0)
+    log_join = jnp.where(group, jnp.where((slots == home)[:, None], without, joint), 0).sum(1)
     big_counts = small_counts.at[home].add(-size).at[slot].set(size)
     # The block that joins is one of all of its size, its rows in any order.
     log_back = (
@@ -95,7 +95,7 @@ def _draw_rows(
 
 def _log_density(block: Bool[Array, " N"], extra: dict[str, Array], data: Data) -> Float[Array, " N"]:
     """`log_memberships` of one block."""
-    return log_memberships(blocks_of(block.astype(data.rows.dtype)[None], data), extra, data)[:, 0]
+    return log_memberships(blocks_of(block.astype(data.rows.dtype)[None], data), extra, data)[0]
 
 
 def _log_indicator(which: Bool[Array, " M"], dtype: jnp.dtype) -> Float[Array, " M"]:
@@ -104,4 +104,4 @@ def _log_indicator(which: Bool[Array, " M"], dtype: jnp.dtype) -> Float[Array, "
 
 def _draw(uniform: Float[Array, ""], log_weights: Float[Array, " M"]) -> Int[Array, ""]:
     """An index, in proportion to exp(log_weights)."""
-    return draw_labels(log_weights[None], uniform[None])[0][0]
+    return draw_labels(log_weights[:, None], uniform[None]).labels[0]

@@ -101,9 +101,9 @@ def exchange(
 
 def _draw_other(uniform: Float[Array, "2"], one: Array, data: Data) -> Int[Array, ""]:
     """The row to pair with row `one`: any, or one nearby."""
-    z = data.rows[:, : data.n_features]
-    sd = jnp.sqrt((z**2).sum(0) / data.n_samples)  # their mean is 0, as padding is
-    distance = (((z - z[one]) / jnp.where(sd > 0, sd, 1)) ** 2).mean(1)
+    z = data.rows[: data.n_features]
+    sd = jnp.sqrt((z**2).sum(1) / data.n_samples)  # their mean is 0, as padding is
+    distance = (((z - z[:, one, None]) / jnp.where(sd > 0, sd, 1)[:, None]) ** 2).mean(0)
     weight = jnp.where(uniform[0] < _EVEN, 1, jnp.exp(-distance / (2 * _REACH**2)))
     weight = jnp.where(data.present, weight, 0).at[one].set(0)
     cumulative = jnp.cumsum(weight)
@@ -139,7 +139,7 @@ def deal_out(
     weight = member.astype(dtype)
     _, covariances = predictive(data.prior, whole, extra)
     factor = family.structure.factor(covariances, d)
-    z = data.rows[:, :d]
+    z = data.rows[:d].T
     y = family.structure.whiten(z, jnp.zeros((1, d), z.dtype), factor)[0]
     # The first side begins as the rows around its own: all sizes are tried, in equal shares on a logarithmic scale.
     distance = ((y - y[seed]) ** 2).sum(1)
@@ -156,13 +156,13 @@ def deal_out(
         sides = weight * p if rival is not None else jnp.stack([weight * p, weight * (1 - p)])
         parts = blocks_of(jnp.atleast_2d(sides), data)
         means, covariances = predictive(data.prior, parts, extra)
-        density = log_densities(means, family.structure.factor(covariances, d), data) + jnp.log(parts.counts + 0.5)
-        new = jnp.clip(density[:, 0] - (density[:, 1] if rival is None else rival), -_MOST, _MOST)
+        density = log_densities(means, family.structure.factor(covariances, d), data) + jnp.log(parts.counts + 0.5)[:, None]
+        new = jnp.clip(density[0] - (density[1] if rival is None else rival), -_MOST, _MOST)
         odds = jnp.where(i < skipped, odds, new)
         now = free & (batch == i)
         side = jnp.where(now & draw, logit_u < odds, side)
-        log_q += jnp.where(now, -jax.nn.softplus(jnp.where(side, -odds, odds)), 0).sum()
+        log_q += jnp.where(now, -jax.nn.softplus(jnp.where(side, -odds, odds)), 0)
         return odds, side, log_q
 
-    _, side, log_q = lax.fori_loop(0, _EM_STEPS + _BATCHES, step, (odds, side, jnp.zeros((), dtype)))
-    return side, log_q
+    _, side, log_q = lax.fori_loop(0, _EM_STEPS + _BATCHES, step, (odds, side, jnp.zeros_like(odds)))
+    return side, log_q.sum()

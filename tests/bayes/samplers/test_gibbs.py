@@ -334,10 +334,11 @@ def test_labels_are_drawn_in_proportion():
     joint = np.log([[0.0, 0.2, 0.5, 0.0, 0.3, 0.0]], where=np.array([[0, 1, 1, 0, 1, 0]], bool), out=np.full((1, 6), -np.inf))
     n = 1000
     for uniform in ((np.arange(n) + 0.5) / n, np.r_[np.zeros(n // 2), np.full(n // 2, 1 - 2.0**-53)]):
-        labels, total = draw_labels(jnp.broadcast_to(joint - 700, (n, 6)), jnp.asarray(uniform))
+        labels, total, entropy = draw_labels(jnp.broadcast_to(joint.T - 700, (6, n)), jnp.asarray(uniform))
         shares = np.bincount(labels, minlength=6) / n
         assert (shares[[0, 3, 5]] == 0).all()
         np.testing.assert_allclose(total, -700, rtol=1e-12)
+        np.testing.assert_allclose(entropy, scipy.stats.entropy([0.2, 0.5, 0.3]), rtol=1e-12)
         if uniform[0] > 0:
             np.testing.assert_allclose(shares, np.exp(joint[0]), atol=1 / n)
 
