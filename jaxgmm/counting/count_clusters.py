@@ -120,8 +120,8 @@ def count_clusters(
         `n_clusters`, `n_components`, and `sorted_weights` (chain, draw, rank), 0 of ranks beyond `n_components`), cluster_count
         (`posterior` and implied `prior` of each `count`), sample_stats, observed_data, constant_data (with `alpha` where it
         is given). `obs_id` is as in `posterior`. Everything is computed in float64, on every device. The attribute `stopped`
-        says why there are no more draws: "verdict", "n_draws", "max_seconds", or "interrupted": a KeyboardInterrupt ends a run
-        without a checkpoint with the draws that there are.
+        says why there are no more draws: "converged", there are enough; "n_draws"; "max_seconds"; or "interrupted": a
+        KeyboardInterrupt ends a run without a checkpoint with the draws that there are.
 
     Raises:
         TypeError, ValueError: settings or data that can't be used; names them.

@@ -27,7 +27,8 @@ class UntilBelieved:
         report: told of what has been found so far.
 
     Attributes:
-        reason: why the run has stopped: "verdict", "max_seconds", "interrupted", or "n_draws", where it was let go on.
+        reason: why the run has stopped: "converged", more draws aren't needed; "max_seconds"; "interrupted"; or "n_draws",
+            where it was let go on.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class UntilBelieved:
         found = Mixing.of(clusters, self._most)
         if self._report is not None:
             self._report.say(f"{found.so_far} of {ESS:g}")
-        return self._ended("verdict", not found.problems(R_HAT, ESS, MCSE))
+        return self._ended("converged", not found.problems(R_HAT, ESS, MCSE))
 
     def out_of_time(self, n_draws: int) -> bool:
         """Whether the seconds are spent; there are at least as many draws as r-hat needs."""

@@ -209,7 +209,7 @@ def test_a_budget_ends_a_run():
     )
     np.testing.assert_array_equal(more["allocations"]["label"][:, :30], some["allocations"]["label"])
     believed = jg.continue_chains(more)
-    assert believed.attrs["stopped"] == "verdict"
+    assert believed.attrs["stopped"] == "converged"
     assert jg.cluster_count(believed).ok
     with pytest.raises(ValueError, match="continue_chains needs the group"):
         jg.continue_chains(some.drop_nodes("allocations"))

@@ -147,7 +147,7 @@ def test_runs_that_stop_for_a_verdict_are_unbiased(monkeypatch, continued):
         own = {"n_draws": 10} if continued else {}
         tree = jg.count_clusters(small_rows(1), key=jax.random.key(seed), **options, **own)
         tree = jg.continue_chains(tree) if continued else tree
-        assert tree.attrs["stopped"] == "verdict"
+        assert tree.attrs["stopped"] == "converged"
         found.append(jg.cluster_count(tree).table)
         n_draws.append(tree["allocations"].sizes["draw"])
     assert len(set(n_draws)) > 2
