@@ -24,7 +24,7 @@ from jaxgmm.fitting.batch import Settings, model_key
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
-from jaxgmm.fitting.starts import METHODS
+from jaxgmm.fitting.seeds import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.holding import FREE

@@ -18,15 +18,16 @@ from jaxgmm.fitting.batch import Given
 from jaxgmm.fitting.em_step import EM
 from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.result import Fit
+from jaxgmm.fitting.seeds import METHODS
 from jaxgmm.fitting.squarem import Squarem
-from jaxgmm.fitting.starts import METHODS, check_assigned, check_rank
+from jaxgmm.fitting.starts import check_rank
 from jaxgmm.model.asking import Censored, Errors, sides_of
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.holding import Held
 from jaxgmm.model.mixture import GMM
-from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import on_host
-from jaxgmm.tools.validation import check_count, is_finite_number, unknown
+from jaxgmm.tools.validation import check_count, floating, is_finite_number, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("auto", "squarem")
@@ -206,3 +207,32 @@ def check_held(held: Held, given: Given, *, left: bool = False) -> None:
         raise UserError(f"fixed holds {held.in_words} at the values of the start, so init must be a GMM that has them.")
     if not left and held.n_parameters(given) == given.n_parameters:
         raise UserError(f"fixed holds {held.in_words}: nothing is left to fit.")
+
+
+def check_assigned(init: ArrayLike | Sequence[int], n_samples: int) -> tuple[np.ndarray, int]:
+    """Given responsibilities or labels, checked, and the K they hold.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: another number of rows; labels that aren't 0..K-1; responsibilities that aren't on the simplex.
+    """
+    array = np.asarray(floating(np.asarray(init), "init")) if np.ndim(init) == 2 else np.asarray(init)
+    if array.ndim not in (1, 2) or array.shape[0] != n_samples:
+        raise UserError(
+            f"init has shape {array.shape}; (N,) labels or (N, K) responsibilities of the {n_samples} rows are needed."
+        )
+    if array.ndim == 1:
+        if array.dtype.kind not in "iu":
+            raise UserTypeError(
+                f"init labels must be whole numbers, got dtype {array.dtype}: np.unique(init, return_inverse=True)[1]."
+            )
+        found = np.unique(array)
+        if found[0] != 0 or found[-1] != found.size - 1:
+            raise UserError(f"init labels must be 0..K-1 with every label used, got {found[:10].tolist()}.")
+        return array.astype(np.int32), found.size
+    if not np.isfinite(array).all() or (array < 0).any() or (abs(array.sum(1) - 1) > 1e-4).any():
+        raise UserError("init responsibilities must be non-negative, finite, and add up to one in every row.")
+    if (array.sum(0) == 0).any():
+        empty = np.flatnonzero(array.sum(0) == 0).tolist()
+        raise UserError(f"init responsibilities give component {empty} no rows: drop these columns.")
+    return array, array.shape[1]

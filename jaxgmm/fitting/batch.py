@@ -24,7 +24,8 @@ from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared, with_share
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.result import Progress
-from jaxgmm.fitting.starts import assigned_start, column_scales, seed_uniforms, seeded_starts
+from jaxgmm.fitting.seeds import column_scales, seed_uniforms
+from jaxgmm.fitting.starts import assigned_start, seeded_starts
 from jaxgmm.fitting.status import Status
 from jaxgmm.fitting.step import Rules, Search
 from jaxgmm.model.mixture import GMM

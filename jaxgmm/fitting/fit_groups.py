@@ -15,7 +15,7 @@ from jaxgmm.fitting.arguments import check_family
 from jaxgmm.fitting.group_batch import GroupBatch, starts_of
 from jaxgmm.fitting.group_fits import OUT_OF_RANGE, TOO_FEW, BestStarts, GroupFits
 from jaxgmm.fitting.priors import Change
-from jaxgmm.fitting.starts import METHODS
+from jaxgmm.fitting.seeds import METHODS
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.model.default_prior import check_name
 from jaxgmm.model.prior import Prior

@@ -13,7 +13,7 @@ from jaxgmm.fitting.batch import pivot_floor
 from jaxgmm.fitting.group_step import EMOfGroups, NoRows, OwnRows, constants_of, seeded_groups
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.priors import Change, resolve_prior
-from jaxgmm.fitting.starts import column_scales
+from jaxgmm.fitting.seeds import column_scales
 from jaxgmm.fitting.step import Rules, Search
 from jaxgmm.model.default_prior import NAMES, Values
 from jaxgmm.model.mixture import GMM

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgmm.fitting.em_step import EM, EMRules, Ready
-from jaxgmm.fitting.starts import grouped_start, seeds_of
+from jaxgmm.fitting.seeds import seeds_of
+from jaxgmm.fitting.starts import grouped_start
 from jaxgmm.fitting.step import Rules, Search
 from jaxgmm.model.density import Components
 from jaxgmm.model.engines import e_step_whitened

@@ -16,6 +16,7 @@ from jaxgmm.data.moments import Moments, column_moments, rows_of_frequencies
 from jaxgmm.model import default_prior, random_scale
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior_checks import check_shapes, check_values
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.pytree import pytree
@@ -73,9 +74,10 @@ class Prior(Readable):
         object.__setattr__(self, "family", get_family(self.family).name)
         for name in self.fields:
             object.__setattr__(self, name, floating(getattr(self, name), name))
-        _check_shapes(self)
-        if not is_traced([getattr(self, name) for name in self.fields]):
-            _check_values(self)
+        fields = {name: getattr(self, name) for name in self.fields}
+        check_shapes(fields, self.family)
+        if not is_traced(fields):
+            check_values({name: np.asarray(value) for name, value in fields.items()}, self.family)
 
     def _page(self) -> Page:
         return of_arrays(f"Prior: {self.family}", {name: getattr(self, name) for name in self.fields})
@@ -288,41 +290,3 @@ def log_normaliser(prior: Prior, active: Numbers, xp: Any, gammaln: Any) -> Any:
         prior.degrees_of_freedom, prior.scale, n_features, n_active, xp, gammaln
     )
     return weights + means + covariances
-
-
-def _check_shapes(prior: Prior) -> None:
-    mean, scale = prior.mean, prior.scale
-    if mean.ndim != 1 or mean.size == 0:
-        raise UserError(f"mean has shape {mean.shape}; one number for each feature is needed, (D,).")
-    if prior.concentration.ndim > 1:
-        raise UserError(f"concentration has shape {prior.concentration.shape}; () or (K,) is needed.")
-    for name in ("mean_precision", "degrees_of_freedom", *prior.fields[len(_FIELDS) :]):
-        if getattr(prior, name).ndim:
-            raise UserError(f"{name} must be one number, got shape {getattr(prior, name).shape}.")
-    wanted = get_family(prior.family).scale_shape(mean.size)
-    if scale.shape != wanted:
-        raise UserError(f"scale has shape {scale.shape}, but family {prior.family!r} with {mean.size} features needs {wanted}.")
-
-
-def _check_values(prior: Prior) -> None:
-    values = {name: np.asarray(getattr(prior, name)) for name in prior.fields}
-    for name, value in values.items():
-        if not np.isfinite(value).all():
-            raise UserError(f"{name} must be finite, got {value.tolist()}.")
-    n_features, scale = values["mean"].size, values["scale"].astype(float)
-    if (values["concentration"] <= 0).any():
-        raise UserError(f"concentration must be positive, got {values['concentration'].tolist()}: 1 is uniform.")
-    if values["mean_precision"] <= 0:
-        raise UserError(f"mean_precision must be positive, got {values['mean_precision']}: 0.01 is a weak choice.")
-    if not 0 < values.get("least_scale", 1) <= 1:
-        raise UserError(f"least_scale must lie above 0 and at most at 1, got {values['least_scale']}: 1e-8, or None.")
-    least = n_features - 1 if scale.ndim == 2 else 0
-    if values["degrees_of_freedom"] <= least:
-        raise UserError(
-            f"degrees_of_freedom must be more than {least} for family {prior.family!r} with {n_features} features, "
-            f"got {values['degrees_of_freedom']}: {n_features + 2} is a weak choice."
-        )
-    if scale.ndim == 2 and abs(scale - scale.T).max() > 1e-6 * abs(scale).max():
-        raise UserError("scale must be symmetric: (scale + scale.T) / 2.")
-    if (np.linalg.eigvalsh(scale) if scale.ndim == 2 else np.atleast_1d(scale)).min() <= 0:
-        raise UserError("scale must be positive definite; a zero would let covariances go singular.")

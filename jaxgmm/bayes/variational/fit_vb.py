@@ -20,7 +20,8 @@ from jaxgmm.fitting.account import restarts_of
 from jaxgmm.fitting.arguments import errors_of, names_in, resolve_init, source_of
 from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
 from jaxgmm.fitting.loop import climb
-from jaxgmm.fitting.starts import column_scales, seed_uniforms, seeded_starts
+from jaxgmm.fitting.seeds import column_scales, seed_uniforms
+from jaxgmm.fitting.starts import seeded_starts
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.fitting.step import Rules
 from jaxgmm.model.asking import Errors
