@@ -6,7 +6,7 @@ import pytest
 
 import jaxgmm as jg
 from jaxgmm.bayes.samplers import chains
-from jaxgmm.fitting import batch, group_batch, loop
+from jaxgmm.fitting import group_batch, loop, starts
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(60, 2)) + 6 * np.repeat([[0], [1]], 30, axis=0)
@@ -27,9 +27,9 @@ PROGRAMS = {
     "EM of factor analysers": (loop, "_advance", lambda: jg.fit(WIDE, 2, key=KEY, family="factors:2", n_init=2, rtol=1e-4)),
     "EM of components that matter": (loop, "_advance", lambda: jg.fit(X, 32, key=KEY, truncate=1e-9, rtol=1e-3)),
     "EM with labels and noise": (loop, "_advance", lambda: jg.fit(X, 2, key=KEY, labels=LABELS, noise=True)),
-    "starts with labels and noise": (batch, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, labels=LABELS, noise=True)),
+    "starts with labels and noise": (starts, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, labels=LABELS, noise=True)),
     "EM of many weights": (loop, "_advance", lambda: jg.posterior(X, GMM, method="weighted-likelihood", key=KEY, n_draws=5)),
-    "starts": (batch, "seeded_starts", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
+    "starts": (starts, "grouped_starts", lambda: jg.fit(X, 2, key=KEY, n_init=2)),
     "EM of groups": (loop, "_advance", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),
     "starts of groups": (group_batch, "seeded_groups", lambda: jg.fit_groups([X, X[:40]], n_components=2, key=KEY)),
     "variational Bayes": (loop, "_advance", lambda: jg.fit_vb(X, 2, key=KEY, n_init=2)),

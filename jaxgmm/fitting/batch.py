@@ -25,7 +25,7 @@ from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared, with_share
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.result import Progress
 from jaxgmm.fitting.seeds import column_scales, seed_uniforms
-from jaxgmm.fitting.starts import assigned_start, seeded_starts
+from jaxgmm.fitting.starts import assigned_start, starts_of_seeds
 from jaxgmm.fitting.status import Status
 from jaxgmm.fitting.step import Rules, Search
 from jaxgmm.model.mixture import GMM
@@ -161,9 +161,9 @@ def _starts(
     uniforms, counts = np.concatenate(seeds), np.repeat([model.n_components for model in models], n_starts)
 
     def seeded(part: slice, rules: EMRules) -> GMM:
-        seeds, own = (uniforms[part], rules.shared.centre, scales, counts[part]), rules.own.prior
-        how = {"init": settings.init, "family": settings.family, "noisy": settings.log_widths is not None}
-        return seeded_starts(rows.x, rows.weight, *seeds, **how, prior=own, evidence=rows.evidence)
+        noisy = settings.log_widths is not None
+        seeds, how = (uniforms[part], rules.shared.centre, scales, counts[part]), (settings.init, settings.family)
+        return starts_of_seeds(rows.x, rows.weight, *seeds, *how, rules.own.prior, rows.evidence, noisy)
 
     return seeded
 

@@ -10,7 +10,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.covariance import get_family
+from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.moments import Moments, column_variances
+from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import key_data
 
 METHODS = ("k-means++", "random")
@@ -31,6 +33,53 @@ def seed_uniforms(key: Array, n_starts: int, n_components: int, capacity: int) -
     """
     draws = np.random.default_rng(np.asarray(key_data(key)).tolist()).random((n_starts, n_components))
     return np.pad(draws, ((0, 0), (0, capacity - n_components)))
+
+
+class Groups(NamedTuple):
+    """Rows by the seed that is nearest, of one start or of several (leading axes): their sums about a common centre.
+
+    Attributes:
+        counts: (K,), weights.
+        sums: (K, D).
+        scatter: in the shape of the family's structure.
+        seeds: (K, D).
+    """
+
+    counts: Float[Array, "*R K"]
+    sums: Float[Array, "*R K D"]
+    scatter: Float[Array, "..."]
+    seeds: Float[Array, "*R K D"]
+
+
+def groups_on_host(
+    x: Float[np.ndarray, "N D"],
+    weight: Float[np.ndarray, " N"],
+    uniforms: Float[np.ndarray, "R K"],
+    centre: Float[np.ndarray, " D"],
+    scales: Float[np.ndarray, " D"],
+    n_components: Int[np.ndarray, " R"],
+    init: str,
+    structure: Structure,
+) -> Groups:
+    """What `seeds_of` and sums over rows give for several starts, in NumPy: of few rows, sooner than it is compiled."""
+    (n_starts, capacity), n_features = uniforms.shape, x.shape[1]
+    distance, labels = np.full((n_starts, len(x)), np.inf), np.zeros((n_starts, len(x)), int)
+    unchosen, seeds, each = np.ones_like(distance), np.zeros((n_starts, capacity), int), np.arange(n_starts)
+    for k in range(capacity):
+        mass = weight * (unchosen if init == "random" else distance if k else np.ones_like(distance))
+        mass = np.where(mass.sum(-1, keepdims=True) > 0, mass, weight)  # fewer distinct rows than components
+        cumulative = np.cumsum(mass, axis=-1)
+        row = np.minimum((cumulative <= uniforms[:, k, None] * cumulative[:, -1:]).sum(1), len(x) - 1)
+        squared = (((x - x[row][:, None]) / scales) ** 2).sum(-1)
+        closer = (squared < distance) & (k < n_components)[:, None]
+        distance, labels = np.where(closer, squared, distance), np.where(closer, k, labels)
+        seeds[:, k], unchosen[each, row] = row, 0
+    z = x - centre
+    columns = np.concatenate([z, structure.columns(on_host(z)), np.ones((len(x), 1))], axis=1)
+    sums = (weight * (labels[:, None] == np.arange(capacity)[:, None])) @ columns
+    total = structure.total(on_host(z), on_host(weight)) if structure.pooled else on_host(np.zeros(()))
+    scatter = np.stack([structure.unpack(on_host(own[:, n_features:-1]), total, n_features) for own in sums])
+    return Groups(*(on_host(leaf) for leaf in (sums[..., -1], sums[..., :n_features], scatter, x[seeds])))
 
 
 class Known(NamedTuple):

@@ -12,7 +12,7 @@ from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import as_source
 from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import on_device
-from jaxgmm.fitting.seeds import METHODS, column_scales, known_of, seed_uniforms, seeds_of, typical
+from jaxgmm.fitting.seeds import METHODS, Groups, column_scales, groups_on_host, known_of, seed_uniforms, seeds_of, typical
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior, at_least_scale
@@ -25,6 +25,7 @@ from jaxgmm.tools.validation import check_count, check_key, host_only, unknown
 
 _FAR = 9.0  # times the typical squared distance from a seed, beyond which a row may be noise
 _EMPTY_SHARE = 1e-3  # weight, in shares of 1/K, that a component without rows starts from
+_NUMBERS_ON_HOST, _FEATURES_ON_HOST = 1 << 22, 16  # entries of the rows, once for each seed; features whose products are few
 _NUMBERS_AT_ONCE = 1 << 18  # entries of x whose differences from a seed exist at one time
 
 
@@ -80,7 +81,7 @@ def initialise(
         uniforms = seed_uniforms(key, 1, n_components, n_components).astype(dtype)
         each = jax.tree.map(lambda leaf: np.asarray(leaf)[None], prior)
         counts = np.array([n_components])
-        gmms = seeded_starts(data.x, data.weight, uniforms, moments.mean, scales, counts, init, family, each)
+        gmms = starts_of_seeds(data.x, data.weight, uniforms, moments.mean, scales, counts, init, family, each)
     start = precision.as_parameters(jax.tree.map(lambda leaf: leaf[0], gmms), out)
     structure = get_family(family).structure
     if prior is not None and (flaw := structure.flaw(np.asarray(start.covariances, float), source.n_features)):
@@ -96,6 +97,38 @@ def check_rank(family: str, n_features: int) -> None:
     kind = get_family(family)
     if kind.structure.rank >= n_features:
         raise UserError(f"family {family!r} needs a rank below the {n_features} features of x: take {kind.general!r}.")
+
+
+def starts_of_seeds(
+    x: Array,
+    weight: Array,
+    uniforms: Float[np.ndarray, "R K"],
+    centre: Float[ArrayLike, " D"],
+    scales: Float[np.ndarray, " D"],
+    n_components: Int[np.ndarray, " R"],
+    init: str,
+    family: str,
+    prior: Prior | None,
+    evidence: Float[Array, "N L"] | None = None,
+    noisy: bool = False,
+) -> GMM:
+    """R starts; arguments as for `seeded_starts`. Few rows are grouped on the host: that takes less than compiling it."""
+    kind, few = get_family(family), uniforms.size * x.size <= _NUMBERS_ON_HOST and x.shape[1] <= _FEATURES_ON_HOST
+    own = evidence is None and not noisy and uniforms.dtype == np.float64
+    if not (few and own and precision.platform(x) == "cpu" and getattr(x, "is_fully_addressable", True)):
+        return seeded_starts(x, weight, uniforms, centre, scales, n_components, init, family, prior, evidence, noisy)
+    rows, weights, middle = (np.asarray(a, float) for a in (x, weight, centre))
+    structure = (kind if kind.coarse is None else get_family(kind.coarse)).structure
+    groups = groups_on_host(rows, weights, uniforms, middle, scales, n_components, init, structure)
+    return grouped_starts(groups, middle, n_components, family, prior)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def grouped_starts(
+    groups: Groups, centre: Float[Array, " D"], n_components: Int[Array, " R"], family: str, prior: Prior | None
+) -> GMM:
+    """R starts of R groupings of rows; every leaf of `prior` has a leading axis of starts, too."""
+    return jax.vmap(lambda own, n, prior: start_of_groups(own, centre, n, family, prior))(groups, n_components, prior)
 
 
 @functools.partial(jax.jit, static_argnames=("init", "family", "noisy"))
@@ -155,17 +188,27 @@ def grouped_start(
     family: str,
     prior: Prior | None,
 ) -> GMM:
+    """`start_of_groups`, of rows that have labels."""
+    kind, n_rows = get_family(family), rows_present(weight)
+    structure = (kind if kind.coarse is None else get_family(kind.coarse)).structure
+    statistics = assigned_statistics(structure, len(seeds), centre, x, weight, labels, n_rows)
+    groups = Groups(statistics.counts, statistics.sums, statistics.scatter, seeds)
+    return start_of_groups(groups, centre, n_components, family, prior)
+
+
+def start_of_groups(
+    groups: Groups, centre: Float[Array, " D"], n_components: int | Array, family: str, prior: Prior | None
+) -> GMM:
     """The mixture of the groups' shares and means, with their pooled covariance for every component."""
-    capacity, n_features = seeds.shape
+    capacity, n_features = groups.seeds.shape
     kind = get_family(family)
     if kind.coarse is not None:
-        return _refined(grouped_start(x, weight, labels, seeds, centre, n_components, kind.coarse, prior), kind)
+        return _refined(start_of_groups(groups, centre, n_components, kind.coarse, prior), kind)
     active = jnp.arange(capacity) < n_components
-    statistics = assigned_statistics(kind.structure, capacity, centre, x, weight, labels, rows_present(weight))
-    counts = statistics.counts
-    shift = jnp.where(counts[:, None] > 0, statistics.sums / jnp.where(counts > 0, counts, 1)[:, None], 0)
-    means = jnp.where(counts[:, None] > 0, centre + shift, seeds)
-    within = recentre(kind.structure, statistics.scatter, statistics.sums, counts, shift)
+    counts = groups.counts
+    shift = jnp.where(counts[:, None] > 0, groups.sums / jnp.where(counts > 0, counts, 1)[:, None], 0)
+    means = jnp.where(counts[:, None] > 0, centre + shift, groups.seeds)
+    within = recentre(kind.structure, groups.scatter, groups.sums, counts, shift)
     floored = counts + _EMPTY_SHARE * counts.sum() / n_components  # inactive ones too: their covariances must be proper
     current, own = mixture_at(capacity, centre, family).covariances, at_least_scale(prior)
 
@@ -174,7 +217,7 @@ def grouped_start(
 
     covariances = pooled(within)
     if prior is None:  # groups of one row each have no spread: they start from that of all rows
-        whole = pooled(statistics.scatter)
+        whole = pooled(groups.scatter)
         pivots, most = (kind.structure.pivots(kind.factor(each, n_features)) for each in (covariances, whole))
         rounding = 10 * n_features * jnp.finfo(centre.dtype).eps
         covariances = jnp.where((pivots > rounding * most).all(), covariances, whole)

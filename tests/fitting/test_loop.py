@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 
 import jaxgmm as jg
 from jaxgmm.data import ArraySource, Pieces
-from jaxgmm.fitting import loop, squarem
+from jaxgmm.fitting import loop, squarem, starts
 from jaxgmm.fitting.em_step import EM, Own, Shared
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.squarem import Squarem
@@ -36,6 +36,24 @@ def test_rows_in_pieces_give_the_search_of_rows_in_memory(step):
     np.testing.assert_allclose(pieces.objective, whole.objective, rtol=1e-10)
     np.testing.assert_allclose(pieces.point.means, whole.point.means, rtol=1e-5)
     np.testing.assert_allclose(pieces.trace[:, :20], whole.trace[:, :20], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "init"), [("full", "k-means++"), ("tied", "random"), ("spherical", "k-means++")])
+def test_starts_of_few_rows_are_those_of_the_compiled_program(family, init, monkeypatch):
+    """Weighted rows, some of them twice, and fewer of them than seeds that are asked for."""
+    x = load_x("faithful")[[*range(40), *range(9)]]
+    weight = np.arange(49) % 3.0
+    for rows, w, k in ((x, weight, 4), (x[:2], None, 2)):
+        options = {"key": jax.random.key(k), "family": family, "init": init, "sample_weight": w}
+        options |= {"prior": jg.Prior.default(x, k, family)}
+        with monkeypatch.context() as patched:
+            patched.setattr(starts, "seeded_starts", None)  # not called
+            few = jg.initialise(rows, k, **options)
+        with monkeypatch.context() as patched:
+            patched.setattr(starts, "_NUMBERS_ON_HOST", 0)
+            many = jg.initialise(rows, k, **options)
+        for ours, theirs in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-11)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), ()])  # covariances of components of their own, and of all of them

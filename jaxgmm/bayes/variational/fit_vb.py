@@ -21,7 +21,7 @@ from jaxgmm.fitting.arguments import errors_of, names_in, resolve_init, source_o
 from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
 from jaxgmm.fitting.loop import climb
 from jaxgmm.fitting.seeds import column_scales, seed_uniforms
-from jaxgmm.fitting.starts import seeded_starts
+from jaxgmm.fitting.starts import starts_of_seeds
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.fitting.step import Rules
 from jaxgmm.model.asking import Errors
@@ -180,7 +180,7 @@ def _seeded_start(
     """The statistics of the E-step of mixtures whose seeds are some of the rows."""
     dtype = rules.shared.dtype
     scales, counts = column_scales(moments, family).astype(dtype), np.full(len(uniforms), n_components)
-    gmms = seeded_starts(rows.x, rows.weight, uniforms, rules.shared, scales, counts, init, family, rules.own.prior)
+    gmms = starts_of_seeds(rows.x, rows.weight, uniforms, rules.shared, scales, counts, init, family, rules.own.prior)
     return statistics_under(gmms, data, rules.shared)
 
 
