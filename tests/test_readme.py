@@ -48,6 +48,7 @@ def test_calls_of_the_table(monkeypatch, tmp_path):
         "key": key,
         "K": 2,
         "fit": fit,
+        "known": fit,
         "files": [tmp_path / "first.parquet", tmp_path / "others.parquet"],
     }
     monkeypatch.chdir(tmp_path)
