@@ -96,9 +96,13 @@ class Dense:
             asymmetry = abs(matrix - matrix.T).max()
             if asymmetry > 1e-5 * abs(matrix).max():
                 return f"matrix {index} is asymmetric by {asymmetry:g}"
-            least = np.linalg.eigvalsh(matrix).min()
+            variances = np.diagonal(matrix)
+            if not variances.min() > 0:
+                return f"matrix {index} has the variance {variances.min():g}"
+            sd = np.sqrt(variances)
+            least = np.linalg.eigvalsh(matrix / sd / sd[:, None]).min()  # units of the features cost no digits
             if least <= 0:
-                return f"matrix {index} has the eigenvalue {least:g}"
+                return f"the correlations of matrix {index} have the eigenvalue {least:g}"
         return ""
 
     # Blocks of the prior: inverse-Wishart of size p. InverseGamma(nu / 2, psi / 2) is InverseWishart(nu, psi) of size 1.

@@ -44,5 +44,10 @@ def check_values(values: Mapping[str, np.ndarray], family: str) -> None:
         )
     if scale.ndim == 2 and abs(scale - scale.T).max() > 1e-6 * abs(scale).max():
         raise UserError("scale must be symmetric: (scale + scale.T) / 2.")
-    if (np.linalg.eigvalsh(scale) if scale.ndim == 2 else np.atleast_1d(scale)).min() <= 0:
+    variances = np.diagonal(scale) if scale.ndim == 2 else np.atleast_1d(scale)
+    positive = variances.min() > 0
+    if positive and scale.ndim == 2:
+        sd = np.sqrt(variances)
+        positive = np.linalg.eigvalsh(scale / sd / sd[:, None]).min() > 0  # units of the features cost no digits
+    if not positive:
         raise UserError("scale must be positive definite; a zero would let covariances go singular.")

@@ -266,3 +266,19 @@ def test_weights_that_add_up_to_one_are_frequencies():
     assert one.log_likelihood == pytest.approx(float(one.gmm.log_likelihood(grid, weight)), rel=1e-6)
     assert one.objective * np.count_nonzero(weight) == pytest.approx(many.objective, rel=1e-9)
     assert one.trace[-1] == pytest.approx(one.objective, rel=1e-12)
+
+
+def test_units_of_the_features_do_not_make_a_matrix_indefinite():
+    """Eigenvalues may be below the rounding of a matrix whose features have other units; those of its correlations are not."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        unit, rows = 10.0 ** rng.uniform(-14, 14, 3), rng.normal(size=(9, 3))
+        matrix = rows.T @ rows * unit[:, None] * unit
+        assert jg.Prior(1.0, np.zeros(3), 0.01, 5.0, matrix).scale.shape == (3, 3)
+        assert jg.GMM([1.0], np.zeros((1, 3)), [matrix]).n_features == 3
+        away = matrix.copy()
+        away[0, 1] = away[1, 0] = 1.01 * np.sqrt(matrix[0, 0] * matrix[1, 1])
+        with pytest.raises(ValueError, match="positive definite"):
+            jg.Prior(1.0, np.zeros(3), 0.01, 5.0, away)
+        with pytest.raises(ValueError, match="positive definite"):
+            jg.GMM([1.0], np.zeros((1, 3)), [away])
