@@ -31,7 +31,7 @@ from jaxgmm.tools.validation import check_count, floating, is_finite_number, unk
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("auto", "squarem")
-_WORTH_COMPILING = 2000  # rows: so many, and the steps that SQUAREM saves take longer than the third of a second it compiles
+_WORTH_COMPILING = 2000  # rows: with fewer, a fit takes no longer than SQUAREM does to compile
 MOST_TRUNCATED = 1e-8  # more, and what is left out would pass for a fall of the objective
 
 type Init = str | Mixture | ArrayLike | Sequence[int]

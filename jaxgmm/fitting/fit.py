@@ -126,8 +126,8 @@ def fit(
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
         acceleration: "squarem" extrapolates every second step, and takes it back where the objective falls (Varadhan & Roland
-            2008, scheme S3): fewer steps, to the same optima. None, plain EM. "auto", the first from 2000 rows on, where what
-            it saves is more than the third of a second that it takes longer to compile, unless `stopping` is "aitken".
+            2008, scheme S3): fewer steps, to the same optima. None, plain EM. "auto", the first from 2000 rows on, where a fit
+            takes longer than the third of a second more that it is to compile, unless `stopping` is "aitken".
         truncate: with hundreds of components, 1e-9, say: rows are put in order, and blocks of them are summed for those that
             matter there. Bounds prove that those left out have at most this share of the density of any of the rows: the
             log-likelihood is low by at most some `truncate` nats a row. For complete rows in memory, on a CPU.
