@@ -28,6 +28,7 @@ N_COMPONENTS = ("beta-negative-binomial", "geometric", "poisson", "uniform")
 type OfK = str | Sequence[float] | None  # a prior of the number of components: a name, or probabilities
 type OfAlpha = str | float | None
 ALPHA = {"f": (6.0, 3.0), "gamma": (1.0, 2.0)}  # F(6, 3); Gamma(shape 1, rate 2)
+_TAIL = 100  # times J, beyond which nothing is left
 _ALPHA_POINTS = 100  # equally probable values of a random alpha that the implied prior is averaged over
 
 
@@ -142,6 +143,12 @@ def log_p_components(n_components: str | np.ndarray, most: int) -> Float[np.ndar
         with np.errstate(divide="ignore"):
             log_p = np.log(np.asarray(n_components, float))
     return log_p - scipy.special.logsumexp(log_p)
+
+
+def tail_ratio(n_components: str, most: int) -> float:
+    """p(K > J) / p(K = J) of a named prior that isn't cut off."""
+    log_p = log_p_components(n_components, _TAIL * most)
+    return float(np.exp(scipy.special.logsumexp(log_p[most:]) - log_p[most - 1]))
 
 
 def draw_n_components(uniform: Array, log_terms: Float[Array, " J"]) -> Int[Array, ""]:

@@ -12,7 +12,7 @@ from jaxgmm.bayes.priors.base import MixturePrior, names_in_partitions
 from jaxgmm.bayes.trees.build import coordinates, creation_facts, dataset_of, dataset_of_rows, prior_constants
 from jaxgmm.bayes.trees.schema import check_feature_names, encode_facts, facts_of, group_of, original_names, require
 from jaxgmm.counting.mixing import ESS, MCSE, R_HAT, Mixing
-from jaxgmm.counting.partition_prior import PartitionPrior
+from jaxgmm.counting.partition_prior import PartitionPrior, tail_ratio
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable, counted, of_frame
 from jaxgmm.tools.svg import bar, chart, colour
@@ -90,7 +90,7 @@ class ClusterCount(Readable):
 
 
 def cluster_count(
-    tree: xarray.DataTree, *, r_hat: float = R_HAT, ess: float = ESS, mcse: float = MCSE, cut_off: float = 1e-3
+    tree: xarray.DataTree, *, r_hat: float = R_HAT, ess: float = ESS, mcse: float = MCSE, cut_off: float = 0.01
 ) -> ClusterCount:
     """The posterior of the number of clusters beside the prior that the model implies, with a verdict that may be withheld.
 
@@ -99,7 +99,8 @@ def cluster_count(
         r_hat: the highest r-hat of the number of clusters that passes.
         ess: the lowest effective sample size of it that passes, bulk and tail.
         mcse: the highest Monte-Carlo standard error of the most probable number's probability that passes.
-        cut_off: the highest probability of `max_components` components (of clusters, where K is fixed) that passes.
+        cut_off: the most that passes of what `max_components` may do: how much more components would change a probability
+            of the table, about, by the prior's own tail; where the prior has no more, the probability of so many clusters.
 
     Raises:
         TypeError: not a tree.
@@ -137,15 +138,24 @@ def cluster_count(
         index=pd.Index(range(1, most + 1), name="n_clusters"),
     )
     problems = mixing.problems(r_hat, ess, mcse)
-    # A prior of K that ends at J by itself isn't cut off there.
-    fixed = facts.get("model") != "mixture" or facts.get("n_components") in ("uniform", "given")
-    at_most = float((p if fixed else p_components)[-1])
-    if at_most > cut_off:
-        what = "clusters" if fixed else "components"
-        problems.append(
-            f"{most} {what}, the most allowed, have probability {at_most:.2g} (more than {cut_off:g}). Raise max_components."
-        )
+    cut = _cut_off(clusters, components, p, facts)
+    if cut[0] > cut_off:
+        problems.append(f"{cut[1]} (more than {cut_off:g}). Raise max_components.")
     return ClusterCount(table, mode, mixing.r_hat, mixing.ess_bulk, mixing.ess_tail, tuple(problems))
+
+
+def _cut_off(clusters: np.ndarray, components: np.ndarray, p: Float[np.ndarray, " J"], facts: Facts) -> tuple[float, str]:
+    """What `max_components` does, as a number and in words."""
+    most, of_k = len(p), facts.get("n_components")
+    if facts.get("model") != "mixture" or of_k in ("uniform", "given"):  # a prior that ends at J by itself isn't cut off there
+        return float(p[-1]), f"{most} clusters, the most allowed, have probability {p[-1]:.2g}"
+    # Given a partition, K > J is as probable as K = J times the prior's ratio of the two: what a partition says of K is
+    # nearly the same for all large K. So draws with K = J stand for those that are missing; where all J are filled, for
+    # partitions into more clusters.
+    missing = np.bincount(clusters[components == most], minlength=most + 1)[1:] / clusters.size * tail_ratio(str(of_k), most)
+    change = np.abs((p + np.where(np.arange(most) < most - 1, missing, 0)) / (1 + missing.sum()) - p)
+    found = f"with more than {most} components the probability of {counted(int(change.argmax()) + 1, 'cluster')} would change"
+    return float(change.max()), f"{found[0].upper()}{found[1:]} by about {change.max():.2g}"
 
 
 def count_tree(

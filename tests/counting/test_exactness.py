@@ -16,7 +16,7 @@ from scipy.special import gammaln, logsumexp
 
 import jaxgmm as jg
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
-from jaxgmm.counting import telescoping, until
+from jaxgmm.counting import telescoping, until, verdict
 from jaxgmm.counting.moves import few_rows
 from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components, log_p_components
@@ -125,6 +125,31 @@ def test_exact_enumeration(kind, family, d):
     # One in threads, as `count_clusters` has its chains: `test_kernel_for_numpyro` takes its program, too.
     kernel = Telescoping(2) if (kind, family) == ("static", "full") else Together(2)
     check_enumeration(kind, family, d, most, kernel, Schedule(100, n_draws), seed)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("most", [6, 12])
+def test_what_max_components_cuts_off_is_foreseen(kind, most):
+    """From what is exact at J components, as so many draws, and told by what is exact at 200."""
+    x, prior, joint = small_rows(1), component_prior("full", 1), np.full((201, N + 1), -np.inf)
+    for labels in partitions(N):
+        counts, blocks = np.bincount(labels), [x[labels == block] for block in range(labels.max() + 1)]
+        k = np.arange(len(counts), 201)[:, None]
+        gamma = np.broadcast_to(0.8 if kind == "static" else 0.8 / k, k.shape)
+        ways = gammaln(k + 1) - gammaln(k - len(counts) + 1) + gammaln(k * gamma) - gammaln(k * gamma + N)
+        own = ways[:, 0] + (gammaln(counts + gamma) - gammaln(gamma)).sum(1) + sum(log_block_evidence(b, prior) for b in blocks)
+        joint[len(counts) :, len(counts)] = np.logaddexp(joint[len(counts) :, len(counts)], own)
+    joint[1:] += log_p_components("beta-negative-binomial", 200)[:, None]
+    exact = np.exp(logsumexp(joint, axis=0) - logsumexp(joint))
+    cut = np.exp(joint[: most + 1] - logsumexp(joint[: most + 1]))
+    draws = np.round(1e6 * cut).astype(int)
+    components, clusters = (np.repeat(value.ravel(), draws.ravel()) for value in np.indices(draws.shape))
+    p = np.bincount(clusters, minlength=most + 1)[1:] / clusters.size
+    facts = {"model": "mixture", "n_components": "beta-negative-binomial"}
+    foreseen, _ = verdict._cut_off(clusters[None], components[None], p, facts)
+    change = np.abs(exact[1:] - cut.sum(0)[1:]).max()
+    assert change > 1e-3
+    assert foreseen == pytest.approx(change, rel=0.1)
 
 
 @pytest.mark.parametrize(("kind", "family"), [("dynamic", "full"), ("static", "diag"), ("dirichlet-process", "spherical")])

@@ -23,13 +23,14 @@ class CountThresholdsTable(StrictTable):
         r_hat: highest of the number of clusters that is still good.
         ess: lowest effective sample size of it that is still good.
         mcse: highest Monte-Carlo standard error of the most probable number's probability that is still good.
-        cut_off: highest probability of max_components components that is still good.
+        cut_off: the most that more than max_components components may change a probability (where the prior has no more:
+            the highest probability of so many clusters).
     """
 
     r_hat: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.05
     ess: Positive = 200.0
     mcse: Positive = 0.05
-    cut_off: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    cut_off: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class CountTable(StrictTable):
