@@ -31,7 +31,8 @@ from jaxgmm.tools.validation import check_count, floating, is_finite_number, unk
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("auto", "squarem")
-_WORTH_COMPILING = 2000  # rows: with fewer, a fit takes no longer than SQUAREM does to compile
+# Rows, a number that others are padded to: with no more, a fit takes hardly longer than SQUAREM does to compile.
+_NOT_WORTH_COMPILING = 2048
 MOST_TRUNCATED = 1e-8  # more, and what is left out would pass for a fall of the objective
 
 type Init = str | Mixture | ArrayLike | Sequence[int]
@@ -197,7 +198,7 @@ def step_of(
     if held:
         check_held(held, given, left=left)
     if acceleration == "auto":
-        acceleration = "squarem" if n_rows >= _WORTH_COMPILING and stopping == "relative" else None
+        acceleration = "squarem" if n_rows > _NOT_WORTH_COMPILING and stopping == "relative" else None
     return (EM if acceleration is None else Squarem)(held, stopping)
 
 

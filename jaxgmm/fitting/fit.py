@@ -126,7 +126,7 @@ def fit(
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
         acceleration: "squarem" extrapolates every second step, and takes it back where the objective falls (Varadhan & Roland
-            2008, scheme S3): fewer steps, to the same optima. None, plain EM. "auto", the first from 2000 rows on, where a fit
+            2008, scheme S3): fewer steps, to the same optima. None, plain EM. "auto", the first above 2048 rows, where a fit
             takes longer than the third of a second more that it is to compile, unless `stopping` is "aitken".
         truncate: with hundreds of components, 1e-9, say: rows are put in order, and blocks of them are summed for those that
             matter there. Bounds prove that those left out have at most this share of the density of any of the rows: the

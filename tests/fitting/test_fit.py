@@ -167,8 +167,8 @@ def test_squarem_and_aitken_reach_the_same_optimum(overlapping):
     np.testing.assert_array_equal(jg.fit(overlapping, rtol=1e-10, **options).trace, fast.trace)  # the default, for 4000 rows
 
 
-def test_squarem_is_the_default_from_2000_rows_on():
-    for n_rows, stopping, kind in ((1999, "relative", EM), (2000, "relative", Squarem), (2000, "aitken", EM)):
+def test_squarem_is_the_default_above_2048_rows():
+    for n_rows, stopping, kind in ((2048, "relative", EM), (2049, "relative", Squarem), (2049, "aitken", EM)):
         assert type(step_of(FREE, stopping, "auto", None, n_rows)) is kind
 
 
