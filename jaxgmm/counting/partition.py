@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -10,6 +11,8 @@ from jaxgmm.bayes.priors.base import Blocks, MixturePrior, predictive
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.covariance import Family, get_family
 from jaxgmm.covariance.factor import Factor
+
+_FEW = 8  # filled blocks
 
 
 class Data(NamedTuple):
@@ -51,7 +54,7 @@ class Partition(NamedTuple):
         labels: (N,), 0..J-1, J for padding.
         blocks: J of them.
         variance: (J,), the random part of the evidences.
-        log_blocks: (M,), the sum of `PartitionPrior.log_block` over the blocks.
+        log_blocks: (M,), or (1,) where K doesn't matter, the sum of `PartitionPrior.log_block` over the blocks.
     """
 
     labels: Int[Array, " N"]
@@ -106,9 +109,20 @@ def blocks_of_labels(labels: Int[Array, " N"], most: int, data: Data) -> Blocks:
 
 def log_blocks_of(counts: Float[Array, " J"], alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
     """The blocks' factors of the partition's prior, multiplied."""
+
     filled = counts > 0
-    each = prior.log_block(alpha, jnp.where(filled, counts, 1)[:, None])
-    return jnp.where(filled[:, None], each, 0).sum(0)
+
+    def of(counts: Float[Array, " B"]) -> Float[Array, " M"]:
+        filled = counts > 0
+        each = prior.log_block(alpha, jnp.where(filled, counts, 1)[:, None])
+        return jnp.where(filled[:, None], each, 0).sum(0)
+
+    if counts.size <= _FEW:
+        return of(counts)
+    # A log-gamma for each block and K: where few blocks are filled, as most often, of those.
+    place = jnp.cumsum(filled)
+    few = jnp.where((place == jnp.arange(1, _FEW + 1)[:, None]) & filled, counts, 0).sum(1)
+    return lax.cond(place[-1] <= _FEW, lambda: of(few), lambda: of(counts))
 
 
 def log_densities(means: Array, factor: Factor, data: Data) -> Float[Array, "K N"]:

@@ -81,10 +81,10 @@ class PartitionPrior:
         return self.log_components + ways + log_gamma(total) - log_gamma(total + n_samples)
 
     def log_block(self, alpha: Float[Array, ""], count: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The factor of a block of `count` rows, (..., 1) to (..., M)."""
+        """The factor of a block of `count` rows, (..., 1) to (..., M), or (..., 1) where K doesn't matter."""
         if self.weights == "dirichlet-process":
             return log_gamma(count)
-        gamma = self.concentration(alpha)
+        gamma = alpha if self.weights == "static" else self.concentration(alpha)
         return log_gamma(count + gamma) - log_gamma(gamma)
 
     def log_alpha_density(self, alpha: Float[Array, ""]) -> Float[Array, ""]:

@@ -151,7 +151,7 @@ def deal_out(
     logit_u = logistic(u.take_rows())
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        odds, side, log_q = carry
+        odds, side, dealt = carry
         p = jnp.where(batch < i, side, jax.nn.sigmoid(odds))
         sides = weight * p if rival is not None else jnp.stack([weight * p, weight * (1 - p)])
         parts = blocks_of(jnp.atleast_2d(sides), data)
@@ -160,9 +160,7 @@ def deal_out(
         new = jnp.clip(density[0] - (density[1] if rival is None else rival), -_MOST, _MOST)
         odds = jnp.where(i < skipped, odds, new)
         now = free & (batch == i)
-        side = jnp.where(now & draw, logit_u < odds, side)
-        log_q += jnp.where(now, -jax.nn.softplus(jnp.where(side, -odds, odds)), 0)
-        return odds, side, log_q
+        return odds, jnp.where(now & draw, logit_u < odds, side), jnp.where(now, odds, dealt)
 
-    _, side, log_q = lax.fori_loop(0, _EM_STEPS + _BATCHES, step, (odds, side, jnp.zeros_like(odds)))
-    return side, log_q.sum()
+    _, side, dealt = lax.fori_loop(0, _EM_STEPS + _BATCHES, step, (odds, side, odds))
+    return side, jnp.where(free, -jax.nn.softplus(jnp.where(side, -dealt, dealt)), 0).sum()
