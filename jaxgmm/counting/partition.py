@@ -109,7 +109,6 @@ def blocks_of_labels(labels: Int[Array, " N"], most: int, data: Data) -> Blocks:
 
 def log_blocks_of(counts: Float[Array, " J"], alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
     """The blocks' factors of the partition's prior, multiplied."""
-
     filled = counts > 0
 
     def of(counts: Float[Array, " B"]) -> Float[Array, " M"]:

@@ -140,11 +140,10 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     partition = _filled_first(partition)
     of_alpha, of_k, of_sticks = u.take(len(_ALPHA_STEPS), 3), u.take(), u.take(most)
     assert u.spent
-    alpha = chain.alpha if prior.alpha_prior is None else _draw_alpha(of_alpha, chain.alpha, partition, prior)
-    if prior.weights == "dirichlet-process":
-        n_components = jnp.asarray(prior.most)
-    else:
-        n_components = draw_n_components(of_k, _log_terms(partition.blocks.counts, alpha, prior))
+    alpha, log_terms = _draw_alpha(of_alpha, chain.alpha, partition, prior)
+    n_components = jnp.asarray(prior.most)
+    if prior.weights != "dirichlet-process":
+        n_components = draw_n_components(of_k, log_terms)
     gmm, extra = _draw_mixture(key_mixture, of_sticks, partition, n_components, alpha, chain, data)
     return chain._replace(
         labels=partition.labels,
@@ -212,27 +211,29 @@ def _filled_first(partition: Partition) -> Partition:
     return Partition(places[partition.labels], blocks, partition.variance[order], partition.log_blocks)
 
 
-def _log_terms(counts: Array, alpha: Array, prior: PartitionPrior) -> Float[Array, " M"]:
-    """Log p(K, partition) for each K."""
-    return prior.log_heads(alpha, counts.sum())[(counts > 0).sum()] + log_blocks_of(counts, alpha, prior)
-
-
-def _draw_alpha(uniforms: Float[Array, "S 3"], alpha: Array, partition: Partition, prior: PartitionPrior) -> Array:
-    """Random walks of log alpha, K summed out."""
+def _draw_alpha(
+    uniforms: Float[Array, "S 3"], alpha: Array, partition: Partition, prior: PartitionPrior
+) -> tuple[Array, Float[Array, " M"]]:
+    """Random walks of log alpha, K summed out; and log p(K, partition) for each K, where the last has come to."""
     counts = partition.blocks.counts
 
-    def log_target(alpha: Array) -> Array:
-        return logsumexp(_log_terms(counts, alpha, prior)) + prior.log_alpha_density(alpha) + jnp.log(alpha)
+    def log_terms(alpha: Array, log_blocks: Array) -> Array:
+        return prior.log_heads(alpha, counts.sum())[(counts > 0).sum()] + log_blocks
 
-    def walk(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        alpha, current = carry
+    def walk(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        alpha, current, _ = carry
         u = uniforms[i]
         proposed = alpha * jnp.exp(jnp.array(_ALPHA_STEPS)[i] * normal(u[0], u[1]))
-        value = log_target(proposed)
+        proposed_terms = log_terms(proposed, log_blocks_of(counts, proposed, prior))
+        value = logsumexp(proposed_terms) + prior.log_alpha_density(proposed) + jnp.log(proposed)
         better = jnp.log(u[2]) < value - current
-        return jnp.where(better, proposed, alpha), jnp.where(better, value, current)
+        return jax.tree.map(lambda new, old: jnp.where(better, new, old), (proposed, value, proposed_terms), carry)
 
-    return lax.fori_loop(0, len(_ALPHA_STEPS), walk, (alpha, jnp.full_like(alpha, -jnp.inf)))[0]
+    terms = log_terms(alpha, partition.log_blocks)
+    if prior.alpha_prior is None:
+        return alpha, terms
+    alpha, _, terms = lax.fori_loop(0, len(_ALPHA_STEPS), walk, (alpha, jnp.full_like(alpha, -jnp.inf), terms))
+    return alpha, terms
 
 
 def _draw_mixture(
