@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from jaxgmm.bayes.samplers.checkpoint import Checkpoint, Chunk
+from jaxgmm.tools.ahead import settings_reach_threads
 from jaxgmm.tools.types import Json
 
 _LONGEST = 100  # steps in a compiled chunk
@@ -121,8 +122,7 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
         while look < done:  # of a run that is continued
             look = n_warmup + until.next_look(look - n_warmup)
     length = min(10, total)
-    threads = kernel.heavy and jax.default_backend() == "cpu" and _settings_reach_threads()
-    advance = _Threads(kernel, data) if threads else _Batch(kernel, data)
+    advance = _advance_of(kernel, data)
     try:
         while done < total:
             if until is not None and done >= n_warmup:
@@ -152,6 +152,16 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
         if until is None or not until.interrupted(sum(chunk[0].shape[1] for chunk in chunks)):
             raise
     return all_kept()
+
+
+def compile_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Data) -> None:
+    """Has the programs compiled by which `run_chains` takes such states further."""
+    _advance_of(kernel, data)(states, 0)
+
+
+def _advance_of(kernel: Kernel, data: PyTree) -> "_Batch | _Threads":
+    threads = kernel.heavy and jax.default_backend() == "cpu" and settings_reach_threads()
+    return _Threads(kernel, data) if threads else _Batch(kernel, data)
 
 
 class _Batch:
@@ -191,31 +201,6 @@ class _Threads:
         with jax.enable_x64(self._x64), jax.transfer_guard("allow"):
             new, kept = _advance_one(self._kernel, state, self._data, np.int32(n_steps))
             return new, list(map(np.asarray, jax.tree.leaves(kept)))
-
-
-def _settings_reach_threads() -> bool:
-    """Whether settings of JAX that a caller has put in a context, such as a default device, are those of other threads, too:
-    where they aren't, a function would be traced there again, and differently.
-    """
-    x64 = jax.config.jax_enable_x64
-
-    def probe() -> int:
-        with jax.enable_x64(x64), jax.transfer_guard("allow"):
-            _probe(np.zeros((), np.float32))
-        return len(_probes)
-
-    before = probe()
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(probe).result() == before
-
-
-_probes: list[None] = []  # grows whenever the function below is traced
-
-
-@jax.jit
-def _probe(x: Array) -> Array:
-    _probes.append(None)
-    return x
 
 
 @functools.partial(jax.jit, static_argnums=0)
