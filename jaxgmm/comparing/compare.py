@@ -20,7 +20,7 @@ from jaxgmm.data.observed import check_columns, has_gaps, n_missing
 from jaxgmm.data.padding import pad_rows
 from jaxgmm.fitting.account import rows_per_weight
 from jaxgmm.fitting.arguments import check_family, check_rows_for, source_of, step_of
-from jaxgmm.fitting.batch import Settings, model_key
+from jaxgmm.fitting.batch import TOGETHER, Settings, model_key
 from jaxgmm.fitting.noise import box_of
 from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.result import Fit
@@ -31,6 +31,7 @@ from jaxgmm.model.holding import FREE
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
+from jaxgmm.tools.ahead import side_by_side
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.progress import OfProgress, reporter
@@ -163,13 +164,20 @@ def compare(
 
     rows: list[Row] = []
     with precision.scope(dtype), reporter(progress, "compare", "family") as report:
+
+        def of_family(family: str) -> list[Row]:
+            settings = Settings(family, init, n_init, float(rtol), max_steps, step, None if box is None else box.log_widths)
+            sweep = Sweep(scored, counts, prior, per_weight, settings, dtype, out, box)
+            return sweep.rows(scored.weight, keys[family], folds, data_id, elbo)
+
+        # Of few rows, it is compilation that takes long.
+        small = isinstance(source, ArraySource) and source.n_samples * counts[-1] * len(counts) * n_init <= TOGETHER
+        found = side_by_side(of_family, names) if small else map(of_family, names)
         for done, family in enumerate(names):
             if report is not None:
                 report.say(family)
                 report(done, len(names))
-            settings = Settings(family, init, n_init, float(rtol), max_steps, step, None if box is None else box.log_widths)
-            sweep = Sweep(scored, counts, prior, per_weight, settings, dtype, out, box)
-            rows += sweep.rows(scored.weight, keys[family], folds, data_id, elbo)
+            rows += next(found)
         if report is not None:
             report(len(names), len(names))
     missing = n_missing(source) if isinstance(source, ArraySource) and partly else 0

@@ -155,8 +155,12 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
 
 
 def compile_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Data) -> None:
-    """Has the programs compiled by which `run_chains` takes such states further."""
-    _advance_of(kernel, data)(states, 0)
+    """Has the program compiled by which `run_chains` takes such states further; of the states, shapes are enough."""
+    if isinstance(_advance_of(kernel, data), _Batch):
+        _advance.lower(kernel, states, data, np.int32(0)).compile()
+    else:
+        each = jax.eval_shape(_unstacked, states)
+        _advance_one.lower(kernel, each[0], data, np.int32(0)).compile()
 
 
 def _advance_of(kernel: Kernel, data: PyTree) -> "_Batch | _Threads":
