@@ -10,17 +10,10 @@ import pytest
 import jaxgmm as jg
 
 KEY = jax.random.key(0)
-# With how many draws of each of four chains: enough for Monte-Carlo errors to be small, and one set of programs for all tests.
-N_DRAWS = {
-    "nuts": 500,
-    "gibbs": 2000,
-    "svi": 1000,
-    "laplace": 1000,
-    "vb": 1000,
-    "sandwich": 1000,
-    "weighted-likelihood": 500,
-}
-METHODS = tuple(N_DRAWS)
+# Of each of four chains: enough for Monte-Carlo errors to be small. All tests have three components of two features, and from
+# 257 to 512 draws of a chain, so that each method is one set of programs.
+N_DRAWS = 500
+METHODS = ("nuts", "gibbs", "svi", "laplace", "vb", "sandwich", "weighted-likelihood")
 
 
 def three_clusters(distance=1.0):
@@ -41,8 +34,8 @@ def trees(fitted):
     x, fit = fitted
     with jax.enable_x64(True):
         return {
-            method: jg.relabel(jg.posterior(x, fit, method=method, key=jax.random.key(1), n_draws=n), fit.gmm)
-            for method, n in N_DRAWS.items()
+            method: jg.relabel(jg.posterior(x, fit, method=method, key=jax.random.key(1), n_draws=N_DRAWS), fit.gmm)
+            for method in METHODS
         }
 
 
@@ -91,7 +84,7 @@ def test_lp_is_the_density_that_map_em_climbs(fitted, trees, method):
 def test_the_same_key_gives_the_same_draws(fitted, trees, method):
     """By a quantity that relabelling leaves as it is."""
     x, fit = fitted
-    same, other = (jg.posterior(x, fit, key=jax.random.key(i), method=method, n_draws=N_DRAWS[method]) for i in (1, 2))
+    same, other = (jg.posterior(x, fit, key=jax.random.key(i), method=method, n_draws=N_DRAWS) for i in (1, 2))
     one = trees[method]["posterior"]["log_likelihood"]
     np.testing.assert_array_equal(same["posterior"]["log_likelihood"], one)
     assert (other["posterior"]["log_likelihood"] != one).all(("chain", "draw"))
@@ -100,19 +93,19 @@ def test_the_same_key_gives_the_same_draws(fitted, trees, method):
 @pytest.mark.parametrize("method", ["nuts", "gibbs"])
 def test_an_interrupted_run_continues(fitted, tmp_path, method):
     x, fit = fitted
-    settings = {"method": method, "key": KEY, "n_draws": 60, "n_warmup": 20}
+    settings = {"method": method, "key": KEY, "n_draws": 260}  # and 500 to warm up: a number that NUTS is compiled for
     whole = jg.posterior(x, fit, **settings)
 
     def interrupt(done, total):
-        if done >= 30:
+        if done > 500:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         jg.posterior(x, fit, **settings, checkpoint=tmp_path / "run", progress=interrupt)
     with pytest.raises(ValueError, match="resume=True"):
         jg.posterior(x, fit, **settings, checkpoint=tmp_path / "run")
-    with pytest.raises(ValueError, match="n_draws was 60, now 70"):
-        jg.posterior(x, fit, **settings | {"n_draws": 70}, checkpoint=tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="n_draws was 260, now 270"):
+        jg.posterior(x, fit, **settings | {"n_draws": 270}, checkpoint=tmp_path / "run", resume=True)
     resumed = jg.posterior(x, fit, **settings, checkpoint=tmp_path / "run", resume=True)
     for name in ("weights", "means", "covariances", "entropy"):
         np.testing.assert_array_equal(whole["posterior"][name], resumed["posterior"][name])
@@ -122,7 +115,7 @@ def test_an_interrupted_run_continues(fitted, tmp_path, method):
 
 def test_a_checkpoint_is_kept_where_that_is_asked_for(fitted, tmp_path):
     x, fit = fitted
-    settings = {"method": "gibbs", "key": KEY, "n_draws": 60, "n_warmup": 20, "checkpoint": tmp_path / "run"}
+    settings = {"method": "gibbs", "key": KEY, "n_draws": 260, "n_warmup": 20, "checkpoint": tmp_path / "run"}
     whole = jg.posterior(x, fit, **settings, keep_checkpoint=True)
     told = []
     again = jg.posterior(x, fit, **settings, resume=True, progress=lambda *steps: told.append(steps))
@@ -134,14 +127,14 @@ def test_a_checkpoint_is_kept_where_that_is_asked_for(fitted, tmp_path):
 def test_sample_weight_counts_rows(fitted):
     """Weights of 2 are rows twice: Gibbs draws are the same, since it repeats the rows."""
     x, _ = fitted
-    fit = jg.fit(x, 2, key=KEY, sample_weight=np.full(len(x), 2.0))
+    fit = jg.fit(x, 3, key=KEY, sample_weight=np.full(len(x), 2.0))
     settings = {"method": "gibbs", "key": KEY, "n_draws": 300, "n_chains": 4}
     weighted = jg.posterior(x, fit, sample_weight=np.full(len(x), 2.0), **settings)
     repeated = jg.posterior(np.repeat(x, 2, axis=0), fit.gmm, prior=fit.prior, **settings)
     for a, b in zip(each(weighted, "means"), each(repeated, "means"), strict=True):
         assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(float(az.mcse(a)), float(az.mcse(b)))
     half = np.full(len(x), 1.5)
-    fit = jg.fit(x, 2, key=KEY, sample_weight=half)
+    fit = jg.fit(x, 3, key=KEY, sample_weight=half)
     with pytest.raises(ValueError, match="sample_weight of row 0 is 1"):
         jg.posterior(x, fit, sample_weight=half, **settings)
 
@@ -149,23 +142,24 @@ def test_sample_weight_counts_rows(fitted):
 @pytest.mark.filterwarnings("ignore::jaxgmm.FitWarning")  # of k-hat, which may well be high here
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "sandwich"])  # which wants more rows than parameters
 def test_duplicated_points_stay_finite(method):
-    """Three distinct points, one of them twice only, and four components: maximum likelihood collapses here, a posterior
+    """Two distinct points, one of them twice only, and three components: maximum likelihood collapses here, a posterior
     must not.
     """
-    x = np.repeat(np.random.default_rng(0).normal(size=(3, 2)), [200, 98, 2], axis=0)
-    with pytest.warns(jg.FitWarning, match="collapsed"):
-        assert jg.fit(x, 4, key=KEY, prior=None).status is jg.Status.collapsed
+    x = np.repeat(np.random.default_rng(0).normal(size=(2, 2)), [298, 2], axis=0)
+    if method == "nuts":
+        with pytest.warns(jg.FitWarning, match="collapsed"):
+            assert jg.fit(x, 3, key=KEY, prior=None).status is jg.Status.collapsed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jg.FitWarning)  # components have no rows
-        fit = jg.fit(x, 4, key=KEY)
-    tree = jg.posterior(x, fit, method=method, key=KEY, n_draws=N_DRAWS[method])
+        fit = jg.fit(x, 3, key=KEY)
+    tree = jg.posterior(x, fit, method=method, key=KEY, n_draws=N_DRAWS)
     for group in ("posterior", "sample_stats"):
         for name, values in tree[group].data_vars.items():
             assert np.isfinite(values).all(), name
 
 
 def posterior_of(x, fit, **changes):
-    return jg.posterior(x, fit, **{"method": "gibbs", "key": KEY, "n_draws": 10} | changes)
+    return jg.posterior(x, fit, **{"method": "gibbs", "key": KEY, "n_draws": 260} | changes)
 
 
 @pytest.mark.parametrize(
@@ -229,15 +223,14 @@ def test_bad_fits_and_data(fitted):
 def test_a_gmm_alone_is_enough(fitted):
     """It starts there, under the default prior, and knows nothing of other data."""
     x, fit = fitted
-    tree = posterior_of(x[::2], fit.gmm)
+    tree = posterior_of(x[::2], fit.gmm, n_warmup=10)
     assert tree["observed_data"].sizes["obs_id"] == len(x[::2])
 
 
 def test_float32_rows_keep_their_dtype(fitted):
     x, _ = fitted
     x = x.astype(np.float32)
-    fit = jg.fit(x, 2, key=KEY)
-    assert posterior_of(x, fit)["posterior"]["means"].shape == (4, 10, 2, 2)
-    np.testing.assert_array_equal(
-        posterior_of(x, fit)["posterior"]["means"], posterior_of(x.astype(float), fit)["posterior"]["means"]
-    )
+    fit = jg.fit(x, 3, key=KEY)
+    means = posterior_of(x, fit, n_warmup=10)["posterior"]["means"]
+    assert means.shape == (4, 260, 3, 2)
+    np.testing.assert_array_equal(means, posterior_of(x.astype(float), fit, n_warmup=10)["posterior"]["means"])
