@@ -57,7 +57,7 @@ class RandomWalk(NamedTuple):
 
 def toy(problem, key, schedule, n_chains, *, scale=2.4):
     target, kernel = target_of(problem), RandomWalk(problem.layout, scale)
-    states = jax.vmap(lambda key: kernel.start(key, target))(jax.random.split(key, n_chains))
+    states = jax.jit(jax.vmap(lambda key: kernel.start(key, target)))(jax.random.split(key, n_chains))
     gmm, extra, log_density = run_chains(kernel, states, target, schedule)
     return Draws(gmm, extra, {"log_density": log_density}, {})
 

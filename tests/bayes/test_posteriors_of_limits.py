@@ -26,7 +26,7 @@ FIT = jg.fit(X, 2, key=KEY, n_init=2, **KNOWN)
 
 @pytest.fixture(scope="module")
 def gibbs():
-    return jg.posterior(X, FIT, method="gibbs", key=KEY, n_draws=500, groups=["log_likelihood"], **KNOWN)
+    return jg.posterior(X, FIT, method="gibbs", key=KEY, n_draws=500, n_warmup=200, groups=["log_likelihood"], **KNOWN)
 
 
 def test_the_model_has_the_density_of_the_fit():
@@ -37,7 +37,7 @@ def test_the_model_has_the_density_of_the_fit():
 
 def test_gibbs_agrees_with_nuts(gibbs):
     """Within the Monte-Carlo error of both, of what labels leave alone and of a mean that the limits hide."""
-    nuts = jg.posterior(X, FIT, method="nuts", key=jax.random.key(1), n_draws=500, **KNOWN)
+    nuts = jg.posterior(X, FIT, method="nuts", key=jax.random.key(1), n_draws=400, n_warmup=300, **KNOWN)
     for name in ("log_likelihood", "sorted_weights", "hidden"):
         trees = [tree["posterior"].to_dataset() for tree in (gibbs, nuts)]
         trees = [tree.assign(hidden=tree["means"].sel(feature="x1").min("component_id")) for tree in trees]

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
+from helpers import nearest
 
 import jaxgmm as jg
 from jaxgmm.bayes.samplers import chains
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.samplers.nuts import nuts
-from jaxgmm.bayes.target.coordinates import layout_of
+from jaxgmm.bayes.target.coordinates import layout_of, log_posterior
 from jaxgmm.bayes.target.problem import Problem
+from jaxgmm.bayes.target.whitening import frame_at, spread
 from jaxgmm.tools.files import read_arrays, write_arrays
 from jaxgmm.tools.keeping import forget
 
@@ -27,6 +29,12 @@ def problem(x, n_components, family="full", prior=None, start=None):
     start = fit.gmm if start is None else start
     prior = fit.prior if prior is None else prior
     return Problem(jnp.asarray(x), jnp.ones(len(x)), start, prior, layout_of(start, prior))
+
+
+def one_at_each(points, family):
+    """A component of unit variance at each of the points."""
+    k, d = points.shape
+    return jg.GMM(np.full(k, 1 / k), points, nearest(family, np.tile(np.eye(d), (k, 1, 1))), family)
 
 
 def three_clusters(seed=5):
@@ -191,20 +199,20 @@ def test_nuts_mixes(seed):
         assert max(float(az.rhat(value)) for value in values) <= 1.01
 
 
+@pytest.mark.parametrize("family", ["tied", "spherical"])  # one covariance for all, and one number each: the ends of the range
 def test_nuts_draws_from_the_exact_posterior(blobs, family):
-    """One component has a closed-form posterior: means and covariances of it, within Monte-Carlo error."""
+    """One component has a closed-form posterior: means and covariances of it, within Monte-Carlo error.
+
+    All families have NumPyro's density (test_numpyro_model.py); several "full" components, Gibbs' draws (test_posterior.py).
+    """
     x = blobs[:60]
-    target = problem(x, 1, family, jg.Prior.fraley_raftery(x, 1, family))
+    target = problem(x, 1, family, jg.Prior.fraley_raftery(x, 1, family), one_at_each(x[:1], family))
     prior, n, d = target.prior, *x.shape
     kappa, nu, scale, m0 = (np.asarray(v) for v in (prior.mean_precision, prior.degrees_of_freedom, prior.scale, prior.mean))
     away = x.mean(0) - m0
-    spread = (x - x.mean(0)).T @ (x - x.mean(0)) + kappa * n / (kappa + n) * np.outer(away, away)
-    expected = {
-        "full": lambda: (scale + spread) / (nu + n - d - 1),
-        "tied": lambda: (scale + spread) / (nu + n - d - 1),
-        "diag": lambda: (scale + np.diag(spread)) / (nu + n - 2),
-        "spherical": lambda: (scale + np.trace(spread)) / (nu + n * d - 2),
-    }[family]()
+    about = (x - x.mean(0)).T @ (x - x.mean(0)) + kappa * n / (kappa + n) * np.outer(away, away)
+    dense = family == "tied"
+    expected = (scale + about) / (nu + n - d - 1) if dense else (scale + np.trace(about)) / (nu + n * d - 2)
     draws = nuts(target, KEY, Schedule(300, 500), 4)
     for leaf, mean in (
         (draws.gmm.means[:, :, 0], (kappa * m0 + n * x.mean(0)) / (kappa + n)),
@@ -219,12 +227,12 @@ def test_nuts_draws_from_the_exact_posterior(blobs, family):
 def test_units_do_not_matter_to_nuts():
     """Millionfold units and an offset of a million: the same posterior, as well sampled."""
     x = three_clusters()
-    here = nuts(problem(x, 3), KEY, Schedule(200, 300), 4)
+    here = nuts(problem(x, 3), KEY, Schedule(300, 300), 4)
     fit = jg.fit(x, 3, key=KEY)
     factor, offset = 1e6, 1e8
     far = jg.GMM(fit.gmm.weights, factor * fit.gmm.means + offset, factor**2 * fit.gmm.covariances)
     there = nuts(
-        problem(factor * x + offset, 3, prior=jg.Prior.default(factor * x + offset, 3), start=far), KEY, Schedule(200, 300), 4
+        problem(factor * x + offset, 3, prior=jg.Prior.default(factor * x + offset, 3), start=far), KEY, Schedule(300, 300), 4
     )
     assert not there.stats["diverging"].any()
     for mine, other in zip(
@@ -235,18 +243,29 @@ def test_units_do_not_matter_to_nuts():
             assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(float(az.mcse(a)), float(az.mcse(b)))
 
 
-@pytest.mark.filterwarnings("ignore:.* components have no rows")
-@pytest.mark.parametrize("family", ["tied", "spherical"])  # one covariance for all, and one number each: the ends of the range
+@pytest.mark.parametrize("family", ["tied", "spherical"])
 def test_duplicated_points_and_too_many_components_stay_finite(family):
-    x = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 8, axis=0)
-    draws = nuts(problem(x, 7, family), KEY, Schedule(100, 50), 2)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((draws.gmm, draws.stats)))
+    """Whatever has one component too many, wherever a chain may go: densities and gradients. Chains: test_posterior.py."""
+    points = np.random.default_rng(0).normal(size=(5, 2))
+    x, start = np.repeat(points, 8, axis=0), one_at_each(points[[0, 0, 0, 1, 2, 3, 4]], family)
+    target = problem(x, 7, family, jg.Prior.default(x, 7, family), start)
+    frame = jax.jit(frame_at, static_argnums=4)(target.start, {}, target.prior, target.total_weight, target.layout)
+
+    def density(z):
+        vector = frame.origin + spread(frame, z, target.layout)
+        return log_posterior(vector, target.layout, target.x, target.weight, target.prior)
+
+    z = np.random.default_rng(1).normal(size=(300, target.layout.size)) * np.repeat([0.3, 3, 10], 100)[:, None]
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(density)))(z)
+    assert np.isfinite(values).all()
+    assert np.isfinite(gradients).all()
 
 
 @pytest.mark.parametrize(("option", "value"), [("target_accept", 1.2), ("max_tree_depth", 0)])
 def test_bad_options(blobs, option, value):
+    target = problem(blobs, 1, prior=jg.Prior.default(blobs, 1), start=one_at_each(blobs[:1], "full"))
     with pytest.raises(ValueError, match=option):
-        nuts(problem(blobs, 1), KEY, Schedule(1, 4), 2, **{option: value})
+        nuts(target, KEY, Schedule(1, 4), 2, **{option: value})
 
 
 @pytest.mark.default_precision

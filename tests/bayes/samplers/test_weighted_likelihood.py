@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers import load_x
+from helpers import load_x, nearest
 
 import jaxgmm as jg
 from jaxgmm.bayes.samplers.weighted_likelihood import random_weights
@@ -15,11 +15,20 @@ KEY = jax.random.key(0)
 X = load_x("faithful")
 
 
+START = jg.GMM([0.4, 0.6], [[2.0, 54.0], [4.3, 80.0]], [[[0.1, 0.0], [0.0, 30.0]], [[0.2, 0.0], [0.0, 40.0]]])
+
+
+def fitted(family="full", **options):
+    """From a start that is given: one program, whatever the weights."""
+    start = jg.GMM(START.weights, START.means, nearest(family, np.asarray(START.covariances)), family)
+    return jg.fit(X, init=start, key=KEY, **options)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("family", ["full", "tied", "spherical"])  # EM of "diag" differs in nothing that matters here
 def test_each_draw_is_a_fit_of_weighted_rows(family, weighted):
     given = np.arange(len(X)) % 3 if weighted else np.ones(len(X))
-    fit = jg.fit(X, 2, key=KEY, family=family, sample_weight=given if weighted else None)
+    fit = fitted(family, sample_weight=given if weighted else None)
     settings = {"key": KEY, "n_draws": 3, "n_chains": 2, "rtol": 1e-12, "sample_weight": given if weighted else None}
     tree = jg.posterior(X, fit, method="weighted-likelihood", **settings)
     own, _ = jax.random.split(KEY)
@@ -49,7 +58,7 @@ def test_weights_are_dirichlet_shares():
 
 def test_it_spreads_like_the_posterior():
     """To first order in 1/N: on Old Faithful standard deviations within 20 % of Gibbs', means within a third of one."""
-    fit = jg.fit(X, 2, key=KEY)
+    fit = fitted()
     gibbs = jg.relabel(jg.posterior(X, fit, method="gibbs", key=KEY), fit)
     assert jg.diagnose(gibbs).ok
     own = jg.relabel(jg.posterior(X, fit, method="weighted-likelihood", key=KEY), fit)
@@ -65,7 +74,7 @@ def test_it_spreads_like_the_posterior():
 
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
-    fit = jg.fit(X, 2, key=KEY)
+    fit = fitted()
     settings = {"method": "weighted-likelihood", "key": KEY, "n_draws": 40, "n_chains": 1}
     together = jg.posterior(X, fit, **settings)
     monkeypatch.setattr("jaxgmm.bayes.samplers.weighted_likelihood._WEIGHTS_AT_ONCE", 1)
@@ -76,7 +85,7 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
 
 
 def test_draws_that_are_not_modes_are_told():
-    fit = jg.fit(X, 2, key=KEY)
+    fit = fitted()
     with pytest.warns(jg.FitWarning, match="of 20 draws 20 ended as 'max_steps'. Still climbing"):
         tree = jg.posterior(X, fit, method="weighted-likelihood", key=KEY, n_draws=20, n_chains=1, max_steps=1)
     assert tree.attrs["n_unconverged"] == 20
@@ -100,7 +109,7 @@ BAD = {
 def test_bad_input(name):
     changes, said = BAD[name]
     x = load_x("galaxies")[:, :1] if changes.get("prior") == "rg" else X
-    gmm = jg.fit(x, 2, key=KEY, family="spherical" if x is not X else "full")
+    gmm = START if x is X else jg.GMM([0.5, 0.5], [[10.0], [20.0]], [1.0, 1.0], "spherical")
     if changes.get("prior") == "rg":
         changes = {"prior": jg.RichardsonGreen.default(x)}
     with pytest.raises(ValueError, match=said):
