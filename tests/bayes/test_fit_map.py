@@ -82,8 +82,8 @@ def test_sample_weight_counts_rows():
 
 
 def test_duplicated_points_and_too_many_components_stay_finite():
-    x = np.repeat(np.random.default_rng(0).normal(size=(2, 4)), 75, axis=0)  # the program of iris
-    fit = jg.fit_map(x, 3, **SETTINGS)
+    x = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 8, axis=0)
+    fit = jg.fit_map(x, 7, **SETTINGS)
     assert fit.converged
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.gmm))
 
