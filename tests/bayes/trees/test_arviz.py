@@ -149,7 +149,8 @@ def made(kind):
         if kind in GIVEN:
             x = x.astype(np.float32) if kind == "float32" else x[:, :1]
             draws = draws_around(GMM.marginal(list(range(x.shape[1]))), (4, 20))
-            return jg.relabel(tree_of(draws, x, groups=GROUPS, feature_names=NAMES[: x.shape[1]]))
+            groups = GROUPS if kind == "float32" else [group for group in GROUPS if group != "prior"]  # a program of its own
+            return jg.relabel(tree_of(draws, x, groups=groups, feature_names=NAMES[: x.shape[1]]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", jg.FitWarning)  # of k-hat: a poor approximation has a tree, too
             options = {"n_warmup": 20} if kind in warmed_up() else {}

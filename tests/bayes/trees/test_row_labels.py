@@ -94,7 +94,7 @@ def test_all_groups_have_them(tree, counted, frame):
     for own, names, labels in (
         (tree, ["observed_data"], frame.index),
         (counted, ["observed_data", "allocations"], frame.index),
-        (jg.components_given(counted, key=KEY), ["observed_data"], frame.index),
+        (jg.components_given(counted, 2, key=KEY), ["observed_data"], frame.index),
         (given, groups, INDICES["gaps"]),
     ):
         assert {name for name, group in own.children.items() if "obs_id" in group.dims} == set(names)
