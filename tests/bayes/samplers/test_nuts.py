@@ -272,6 +272,6 @@ def test_bad_options(blobs, option, value):
 def test_rows_that_numpyro_has_run_on_can_be_fitted():
     """JAX 0.12 keeps the float32 copy of such an array object on the device, and mistakes it for the float64 one."""
     x = np.random.default_rng(0).normal(size=(20, 1))
-    kernel = numpyro.infer.BarkerMH(jg.numpyro_model)
+    kernel = numpyro.infer.NUTS(jg.numpyro_model)
     numpyro.infer.MCMC(kernel, num_warmup=2, num_samples=2, progress_bar=False).run(jax.random.key(0), x, 1)
     assert jg.fit(x, n_components=1, key=jax.random.key(0)).converged

@@ -123,7 +123,7 @@ def test_overlapping_clusters_are_admitted():
 
 def test_rate_of_two_normals_is_the_textbook_one():
     """Points of two labels ~ N(0, 1) and N(d, 1): a draw isn't a permutation if just one of the two crosses d / 2."""
-    d, n_draws = 5.0, 50_000
+    d, n_draws = 6.0, 200_000
     means = np.random.default_rng(0).normal(size=(4, n_draws // 4, 2, 1)) + np.array([[0.0], [d]])
     gmm = jg.GMM.unchecked(np.full((4, n_draws // 4, 2), 0.5), means, np.ones((4, n_draws // 4, 1, 1)), "tied")
     pivot = jg.GMM([0.5, 0.5], [[0.0], [d]], [[1.0]], "tied")
