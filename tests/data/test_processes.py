@@ -81,9 +81,7 @@ def test_each_of_three_processes_has_the_fit_of_one(folder):
         assert found["best"] == one.restarts.best
 
 
-def test_more_starts_than_are_stepped_together(folder):
-    """Also where one process is slower, and only the other has someone to tell: both step the same starts."""
-    script = """
+STARTS = """
 import time
 real = jg.data.Processes.reduce
 def slow(self, f):
@@ -92,18 +90,10 @@ def slow(self, f):
 jg.data.Processes.reduce = slow
 told = (lambda progress: None) if index else None
 fit = jg.fit(shard(), 4, key=KEY, n_init=20, max_steps=60, callback=told)
-print(len(fit.restarts.status), fit.restarts.n_steps.sum(), repr(float(fit.objective)))
+print("starts:", len(fit.restarts.status), fit.restarts.n_steps.sum(), repr(float(fit.objective)))
+jg.data.Processes.reduce = real
 """
-    said, codes = finish(start(script, folder, 2))
-    assert codes == [0, 0], said
-    lines = [out.splitlines()[-1] for out, _ in said]
-    assert lines[0] == lines[1]
-    assert lines[0].startswith("20 ")
-
-
-def test_checkpoints_of_two_processes(folder):
-    """The first keeps; both go on. Another number of processes doesn't."""
-    script = """
+CHECKPOINTS = """
 from jaxgmm.fitting import checkpoint
 checkpoint.Checkpoint.__init__.__kwdefaults__["seconds"] = 0.0
 calls = []
@@ -122,12 +112,59 @@ calls.clear()
 options |= {"checkpoint": folder + "/unfinished", "resume": True, "callback": lambda p: calls.append(p.n_steps)}
 again = jg.fit(shard(), 4, **options)
 np.testing.assert_array_equal(again.trace, whole.trace)
-print(calls[0])
+print("went on at:", calls[0])
 """
-    said, codes = finish(start(script, folder, 2))
+BAD = """
+def scanned(name, **how):
+    return jg.data.Processes(jg.data.scan(folder + name, **how))
+cases = [
+    lambda: shard() if index else scanned("/bad.npy"),
+    lambda: shard() if index else scanned("/late.npy", rows_a_piece=500),
+    lambda: scanned("/rows.npy" if index else "/wide.npy"),
+]
+for rows in cases:
+    try:
+        jg.fit(rows(), 2, key=KEY)
+    except ValueError as error:
+        print("refused:", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def said_by_two(folder):
+    """What each of two processes says that do the three above, one after the other."""
+    x = np.load(folder / "rows.npy")
+    np.save(folder / "bad.npy", np.where(np.arange(len(x))[:, None] == 77, np.nan, x))
+    np.save(folder / "late.npy", np.where(np.arange(len(x))[:, None] == 5000, np.nan, x))
+    np.save(folder / "wide.npy", np.column_stack([x, x]))
+    said, codes = finish(start(STARTS + CHECKPOINTS + BAD, folder, 2))
     assert codes == [0, 0], said
-    assert [int(out.splitlines()[-1]) for out, _ in said] == [12, 12]
+
+    def lines(beginning):
+        return [[line for line in out.splitlines() if line.startswith(beginning)] for out, _ in said]
+
+    return lines
+
+
+def test_more_starts_than_are_stepped_together(said_by_two):
+    """Also where one process is slower, and only the other has someone to tell: both step the same starts."""
+    (one,), (other,) = said_by_two("starts:")
+    assert one == other
+    assert one.startswith("starts: 20 ")
+
+
+def test_checkpoints_of_two_processes(folder, said_by_two):
+    """The first keeps; both go on."""
+    assert said_by_two("went on at:") == [["went on at: 12"]] * 2
     assert not (folder / "unfinished").exists()
+
+
+def test_what_one_process_can_not_use_stops_all(said_by_two):
+    """With its message, and at once: none waits for one that has gone, and they can go on together."""
+    words = "bad.npy has missing values", "late.npy has missing values (NaN) in row 5000", "give all of them files"
+    for refused in said_by_two("refused:"):
+        assert len(refused) == 3, refused
+        assert all(word in line for word, line in zip(words, refused, strict=True)), refused
 
 
 def test_rows_in_the_memory_of_two_processes_with_two_devices_each(folder):
@@ -150,37 +187,6 @@ print(fit.fingerprint)
     said, codes = finish(start(script, folder, 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}))
     assert codes == [0, 0], said
     assert said[0][0].split()[-1] == said[1][0].split()[-1]
-
-
-BAD = """
-def scanned(name, **how):
-    return jg.data.Processes(jg.data.scan(folder + name, **how))
-cases = [
-    lambda: shard() if index else scanned("/bad.npy"),
-    lambda: shard() if index else scanned("/late.npy", rows_a_piece=500),
-    lambda: scanned("/rows.npy" if index else "/wide.npy"),
-]
-for rows in cases:
-    try:
-        jg.fit(rows(), 2, key=KEY)
-    except ValueError as error:
-        print("refused:", error)
-"""
-
-
-def test_what_one_process_can_not_use_stops_all(folder):
-    """With its message, and at once: none waits for one that has gone, and they can go on together."""
-    x = np.load(folder / "rows.npy")
-    np.save(folder / "bad.npy", np.where(np.arange(len(x))[:, None] == 77, np.nan, x))
-    np.save(folder / "late.npy", np.where(np.arange(len(x))[:, None] == 5000, np.nan, x))
-    np.save(folder / "wide.npy", np.column_stack([x, x]))
-    said, codes = finish(start(BAD, folder, 2))
-    assert codes == [0, 0], said
-    words = "bad.npy has missing values", "late.npy has missing values (NaN) in row 5000", "give all of them files"
-    for out, _ in said:
-        refused = [line for line in out.splitlines() if line.startswith("refused:")]
-        assert len(refused) == 3, said
-        assert all(word in line for word, line in zip(words, refused, strict=True)), said
 
 
 def test_a_process_that_dies_ends_the_others(folder):
