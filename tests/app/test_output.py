@@ -9,28 +9,53 @@ import pytest
 
 from jaxgmm.app import output
 
+# Runs that are killed at an operation, each in a process that is forked: one alone imports the package.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from jaxgmm.app import output
 
-directory, at = Path(sys.argv[1]), int(sys.argv[2])
-calls = {"n": 0}
+def killed(directory, at):
+    calls = {"n": 0}
 
-def counted(operation):
-    def call(self, *arguments, **options):
-        calls["n"] += 1
-        if calls["n"] == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return operation(self, *arguments, **options)
-    return call
+    def counted(operation):
+        def call(self, *arguments, **options):
+            calls["n"] += 1
+            if calls["n"] == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(self, *arguments, **options)
+        return call
 
-for name in ("unlink", "replace", "rename"):
-    setattr(Path, name, counted(getattr(Path, name)))
-with output.new_directory(directory) as partial:
-    for name in ("config.toml", "gmm.npz", "fit.json", "assignments.csv"):
-        (partial / name).write_text("new")
+    for name in ("unlink", "replace", "rename"):
+        setattr(Path, name, counted(getattr(Path, name)))
+    with output.new_directory(directory) as partial:
+        for name in ("config.toml", "gmm.npz", "fit.json", "assignments.csv"):
+            (partial / name).write_text("new")
+
+for line in sys.stdin:
+    at, directory = line.rstrip("\\n").split(" ", 1)
+    child = os.fork()
+    if child == 0:
+        killed(Path(directory), int(at))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def killed():
+    """Whether a run in a directory is killed at so many operations, or ends before."""
+    command = [sys.executable, "-W", "ignore", "-c", KILLED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(directory, at):
+            print(at, directory, file=process.stdin, flush=True)
+            code = int(process.stdout.readline())
+            assert code in (0, -signal.SIGKILL)
+            return code == -signal.SIGKILL
+
+        yield ask
+        process.stdin.close()
 
 
 def write_run(directory, text, **options):
@@ -39,12 +64,8 @@ def write_run(directory, text, **options):
             (partial / name).write_text(text)
 
 
-def killed(directory, at):
-    return subprocess.run([sys.executable, "-c", KILLED, directory, str(at)], check=False).returncode == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_kill_at_any_file_operation_never_mixes_runs(tmp_path, replaced):
+def test_a_kill_at_any_file_operation_never_mixes_runs(tmp_path, replaced, killed):
     at, went_on = 1, True
     while went_on:
         directory = tmp_path / str(at) / "run"
@@ -62,7 +83,7 @@ def test_a_kill_at_any_file_operation_never_mixes_runs(tmp_path, replaced):
     assert at > (15 if replaced else 1)
 
 
-def test_what_is_left_of_a_replaced_run_says_the_way_out(tmp_path):
+def test_what_is_left_of_a_replaced_run_says_the_way_out(tmp_path, killed):
     directory = tmp_path / "run"
     write_run(directory, "old")
     assert killed(directory, 18)  # in the middle of moving
@@ -129,7 +150,7 @@ def test_folders_that_nobody_finished_are_swept(tmp_path, monkeypatch):
     assert other.exists()  # of another directory
 
 
-def test_a_mixed_directory_can_be_overwritten_until_a_run_in_it_is_whole(tmp_path):
+def test_a_mixed_directory_can_be_overwritten_until_a_run_in_it_is_whole(tmp_path, killed):
     directory = tmp_path / "run"
     write_run(directory, "old")
     assert killed(directory, 18)  # in the middle of moving

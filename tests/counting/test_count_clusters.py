@@ -101,7 +101,7 @@ def galaxies():
 
 def test_galaxies_as_published():
     """Richardson & Green's priors and data: p(K+) of their own sampler, run for 3 x 1.5 million sweeps."""
-    tree = jg.count_clusters(galaxies(), key=KEY, prior="richardson-green", n_draws=3000, n_warmup=200, n_chains=8, n_moves=3)
+    tree = jg.count_clusters(galaxies(), key=KEY, prior="richardson-green", n_draws=1500, n_warmup=200, n_chains=8, n_moves=3)
     found = jg.cluster_count(tree)
     assert min(found.ess_bulk, found.ess_tail) > 500
     assert found.r_hat < 1.05

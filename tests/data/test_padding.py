@@ -125,7 +125,7 @@ def test_a_comparison_is_as_without(unpadded):
     assert_close(found(), unpadded(found))
 
 
-@pytest.mark.parametrize(("family", "n"), zip(FAMILIES, (257, 255, 2049, 1), strict=True))
+@pytest.mark.parametrize(("family", "n"), [*zip(FAMILIES, (257, 255, 2049, 1), strict=True)])
 def test_answers_are_as_without(unpadded, family, n):
     """Blocks of 256 of 2048 rows, and of 2048 of 16 384, that are full, begun and empty."""
     x, weight = blobs(n), np.random.default_rng(0).random(n)
