@@ -141,7 +141,7 @@ def sweep(chain: Chain, data: Data, n_moves: int) -> Chain:
     of_alpha, of_k, of_sticks = u.take(len(_ALPHA_STEPS), 3), u.take(), u.take(most)
     assert u.spent
     alpha, log_terms = _draw_alpha(of_alpha, chain.alpha, partition, prior)
-    n_components = jnp.asarray(prior.most)
+    n_components = jnp.full_like(chain.n_components, prior.most)
     if prior.weights != "dirichlet-process":
         n_components = draw_n_components(of_k, log_terms)
     gmm, extra = _draw_mixture(key_mixture, of_sticks, partition, n_components, alpha, chain, data)

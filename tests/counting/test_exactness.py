@@ -18,7 +18,7 @@ import jaxgmm as jg
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.counting import telescoping, until, verdict
 from jaxgmm.counting.model import padded_data
-from jaxgmm.counting.moves import few_rows
+from jaxgmm.counting.moves import birth_death, few_rows, split_merge
 from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import PartitionPrior, draw_n_components, log_p_components
 from jaxgmm.counting.telescoping import Telescoping, start, sweep
@@ -107,7 +107,7 @@ def log_partition(labels, kind, alpha, most=MOST):
 
 @pytest.mark.parametrize(("kind", "d"), [("dynamic", 1), ("static", 2)])
 def test_exact_enumeration(kind, d):
-    """All 4140 partitions of eight rows; other families and a Dirichlet process with a random scale and with `few_rows` alone.
+    """All 4140 partitions of eight rows; other families and a Dirichlet process with a random scale and with each move alone.
 
     In threads, as `count_clusters` has its chains: these are the programs of the runs that stop for a verdict and of
     `test_kernel_for_numpyro`, too.
@@ -142,10 +142,13 @@ def test_what_max_components_cuts_off_is_foreseen(kind, most):
     assert foreseen == pytest.approx(change, rel=0.1)
 
 
-@pytest.mark.parametrize(("kind", "family"), [("static", "diag"), ("dirichlet-process", "spherical")])
-def test_moves_of_few_rows_are_exact_alone(kind, family, monkeypatch):
-    """No other moves make up for what they would do wrong."""
-    monkeypatch.setattr(telescoping, "MOVES", (few_rows,))
+@pytest.mark.parametrize(
+    ("move", "kind", "family"),
+    [(few_rows, "static", "diag"), (split_merge, "dynamic", "full"), (birth_death, "dirichlet-process", "spherical")],
+)
+def test_each_move_is_exact_alone(move, kind, family, monkeypatch):
+    """No others make up for what it would do wrong, but the allocations of a sweep."""
+    monkeypatch.setattr(telescoping, "MOVES", (move,))
     most = 20 if kind == "dirichlet-process" else MOST  # sticks beyond are cut off
     data = make_data(small_rows(), component_prior(family), partition_prior(kind, most=most))
     kept = run_chains(Together(4), starts(data, 5), data, Schedule(100, 1000))  # 4 rounds: compiled for this test only

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgmm.bayes.priors.base import Blocks, draw_variance, log_evidence
 from jaxgmm.counting.moves import split_merge
-from jaxgmm.counting.moves.split_merge import N_DEALT, deal_out
+from jaxgmm.counting.moves.split_merge import N_DEALT, deal_out, draw_row, log_draw
 from jaxgmm.counting.partition import (
     Data,
     Partition,
@@ -22,7 +22,7 @@ from jaxgmm.counting.partition import (
     log_memberships,
     log_own_memberships,
 )
-from jaxgmm.tools.variates import Uniforms, draw_labels, integer
+from jaxgmm.tools.variates import Uniforms, draw_labels
 
 N_OF_ROWS = 1 + split_merge.N_OF_ROWS  # uniforms that `propose` takes for each row
 
@@ -40,7 +40,7 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     partition, alpha, _, extra, data = scene
     labels, most = partition.labels, partition.blocks.counts.size
     rows, slots = jnp.arange(labels.size), jnp.arange(most)
-    seed, birth = integer(u.take(), data.n_samples), u.take() < 0.5
+    seed, birth = draw_row(u.take(), scene), u.take() < 0.5
     filled = partition.blocks.counts > 0
     own = jnp.where(birth, jnp.argmin(filled), labels[seed])
     possible = jnp.where(birth, ~filled.all(), filled.sum() >= 2)
@@ -73,6 +73,7 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     log_ratio = gain + jnp.where(birth, log_death - log_birth, log_birth - log_death)
     possible &= ((big.counts > 0) == ((small.counts > 0) | (slots == own))).all()  # no block is emptied on the way
     proposed = Partition(new_labels, proposed_blocks, variance, log_blocks)
+    log_ratio += log_draw(seed, proposed, data) - log_draw(seed, partition, data)
     return proposed, jnp.where(possible, log_ratio, -jnp.inf)
 
 

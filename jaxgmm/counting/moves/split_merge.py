@@ -21,6 +21,7 @@ from jaxgmm.tools.variates import Uniforms, integer, logistic
 _EM_STEPS = 5  # before the first batch; as many as this are left out, to try rough starts too
 _BATCHES = 16  # of rows that are dealt out together: with 1, the ESS of K+ a sweep was a fifth (Old Faithful)
 _MOST = 10.0  # log odds: no row is ever sure, so that splits EM would hardly propose can still be merged
+_BY_BLOCK = 0.5  # share of rows that moves begin with that are drawn by their block: small ones have few rows
 _EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
 _REACH = 0.5  # standard deviations of the data, by feature, within which the other pairs lie
 
@@ -37,7 +38,7 @@ def n_uniforms(most: int) -> int:
 def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     """Another partition, and the log of its Metropolis-Hastings ratio."""
     partition, data = scene.partition, scene.data
-    one = integer(u.take(), data.n_samples)
+    one = draw_row(u.take(), scene)
     two = _draw_other(u.take(2), one, data)
     counts = partition.blocks.counts
     filled = counts > 0
@@ -54,7 +55,26 @@ def propose(u: Uniforms, scene: Scene) -> tuple[Partition, Array]:
     side = jnp.where(split, rows == one, partition.labels == a)
     first, log_q = deal_out(u, scene, one, free, member, split, side, whole)
     proposed, log_ratio = exchange(u.take(3), scene, split, (a, b), member, first)
+    log_ratio += log_draw(one, proposed, data) - log_draw(one, partition, data)
     return proposed, jnp.where(possible, log_ratio - jnp.where(split, log_q, -log_q), -jnp.inf)
+
+
+def draw_row(uniform: Float[Array, ""], scene: Scene) -> Int[Array, ""]:
+    """A row for a move to begin with: half of the time any, else one of a block that is drawn first, any."""
+    partition, data = scene.partition, scene.data
+    cumulative = jnp.cumsum(jnp.where(data.present, _shares(partition, data)[partition.labels], 0))
+    return jnp.minimum((cumulative <= uniform * cumulative[-1]).sum(), data.n_samples - 1)
+
+
+def log_draw(row: Int[Array, ""], partition: Partition, data: Data) -> Float[Array, ""]:
+    """The log probability that it is this one."""
+    return jnp.log(_shares(partition, data)[partition.labels[row]])
+
+
+def _shares(partition: Partition, data: Data) -> Float[Array, " J"]:
+    """Of a row of each block."""
+    counts = partition.blocks.counts
+    return (1 - _BY_BLOCK) / data.n_samples + _BY_BLOCK / ((counts > 0).sum() * jnp.maximum(counts, 1))
 
 
 def exchange(
