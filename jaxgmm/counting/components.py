@@ -21,6 +21,7 @@ from jaxgmm.counting.model import padded_data, padded_labels
 from jaxgmm.counting.partition import Data, blocks_of_labels, log_densities
 from jaxgmm.counting.partition_prior import PartitionPrior
 from jaxgmm.counting.verdict import alpha_of
+from jaxgmm.data.padding import padded_draws
 from jaxgmm.data.placed import Seen
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -90,8 +91,10 @@ def components_given(
     with precision.scope(dtype):
         data = padded_data(rows, prior, PartitionPrior(jnp.zeros(1), jnp.ones(())))
         labels = padded_labels(labels, data, n_clusters)
-        keys = jax.random.split(key_draws, chosen.size)
-        gmm, extra, log_likelihood = jax.tree.map(np.asarray, _draw_all(keys, labels, gamma, extra, data, n_clusters))
+        many = padded_draws((labels, gamma, extra))  # so that few numbers of draws share a program
+        keys = jax.random.split(key_draws, len(many[0]))
+        drawn = _draw_all(keys, *many, data, n_clusters)
+        gmm, extra, log_likelihood = jax.tree.map(lambda leaf: np.asarray(leaf)[: chosen.size], drawn)
     gmm = gmm.moved(rows.mean(0, dtype=float))
     draws = jax.tree.map(lambda leaf: leaf[None], Draws(gmm, extra, {"lp": log_likelihood}, {}))
     attrs = {"method": "telescoping", "n_clusters": n_clusters, "share_of_draws": chosen.size / clusters.size}
