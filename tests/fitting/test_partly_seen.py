@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import load_x
+from helpers import load_x, random_member
 from jax.scipy.special import logsumexp
 
 import jaxgmm as jg
@@ -31,8 +31,7 @@ def log_likelihood(leaves, x, errors):
     return logsumexp(joint, axis=-1).sum()
 
 
-@pytest.mark.parametrize("acceleration", [None, "squarem"])
-@pytest.mark.parametrize("errors", [None, 0.003])
+@pytest.mark.parametrize(("errors", "acceleration"), [(None, None), (0.003, "squarem")])
 def test_it_climbs_to_where_the_likelihood_of_what_was_seen_is_flat(errors, acceleration):
     own = None if errors is None else np.full(GAPPY.shape, errors)
     settings = {"key": KEY, "prior": None, "n_init": 3, "rtol": 1e-13, "max_steps": 5000, "acceleration": acceleration}
@@ -41,7 +40,7 @@ def test_it_climbs_to_where_the_likelihood_of_what_was_seen_is_flat(errors, acce
     assert (np.diff(fit.trace) > -1e-9).all()
     matrices = np.zeros((len(GAPPY), 4, 4)) if errors is None else np.broadcast_to(errors * np.eye(4), (len(GAPPY), 4, 4))
     leaves = fit.weights, fit.means, fit.covariances
-    value, gradient = jax.value_and_grad(log_likelihood)(leaves, GAPPY, matrices)
+    value, gradient = jax.jit(jax.value_and_grad(log_likelihood))(leaves, GAPPY, matrices)
     assert fit.log_likelihood == pytest.approx(float(value), rel=1e-12)
     assert fit.gmm.log_likelihood(GAPPY, error_covariances=own) == pytest.approx(fit.log_likelihood, rel=1e-12)
     assert max(abs(g * leaf).max() for g, leaf in zip(gradient, leaves, strict=True)) < 2e-3
@@ -49,10 +48,10 @@ def test_it_climbs_to_where_the_likelihood_of_what_was_seen_is_flat(errors, acce
 
 @pytest.mark.parametrize(
     ("family", "prior"),
-    [("full", None), ("tied", "default"), ("diag", None), ("spherical", "default"), ("EVE", None)],
+    [("full", "default"), ("tied", None), ("VEI", None)],  # what is kept of scatters: of each component, of all, diagonals
 )
 def test_without_gaps_and_errors_it_is_plain_em(family, prior):
-    settings = {"key": KEY, "family": family, "prior": prior, "n_init": 2, "sample_weight": np.arange(150) % 3}
+    settings = {"key": KEY, "family": family, "prior": prior, "n_init": 1, "sample_weight": np.arange(150) % 3}
     plain = jg.fit(X, 3, **settings)
     same = jg.fit(X, 3, error_covariances=np.zeros(X.shape), **settings)
     np.testing.assert_allclose(same.restarts.objective, plain.restarts.objective, rtol=1e-9)
@@ -61,14 +60,13 @@ def test_without_gaps_and_errors_it_is_plain_em(family, prior):
     np.testing.assert_allclose(same.means, plain.means, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["default", "fraley-raftery", None])
-def test_weights_are_repeated_rows(name):
-    counts = np.random.default_rng(1).integers(0, 4, len(GAPPY))
+def test_weights_are_repeated_rows():
+    counts = np.random.default_rng(1).multinomial(len(GAPPY), np.full(len(GAPPY), 1 / len(GAPPY)))  # rows of the same shape
     start = jg.initialise(X, 2, key=KEY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jg.FitWarning)
-        weighted = jg.fit(GAPPY, init=start, key=KEY, prior=name, sample_weight=counts, rtol=0, max_steps=20)
-        repeated = jg.fit(np.repeat(GAPPY, counts, axis=0), init=start, key=KEY, prior=name, rtol=0, max_steps=20)
+        weighted = jg.fit(GAPPY, init=start, key=KEY, sample_weight=counts, rtol=0, max_steps=20)
+        repeated = jg.fit(np.repeat(GAPPY, counts, axis=0), init=start, key=KEY, rtol=0, max_steps=20)
     np.testing.assert_allclose(weighted.trace, repeated.trace, rtol=1e-11)
 
 
@@ -112,20 +110,20 @@ def test_errors_of_measurement_are_taken_off():
 def test_frames_with_missing_values():
     names = ["a", "b", "c", "d"]
     frame = pd.DataFrame(GAPPY, columns=names).convert_dtypes()
-    fit = jg.fit(frame, 2, key=KEY, n_init=2)
+    fit = jg.fit(frame, 2, key=KEY, n_init=1)
     assert fit.feature_names == tuple(names)
     assert fit.n_missing == np.isnan(GAPPY).sum()
     assert f"{fit.n_missing} values missing" in repr(fit)
-    same = jg.fit(GAPPY, 2, key=KEY, n_init=2)
+    same = jg.fit(GAPPY, 2, key=KEY, n_init=1)
     np.testing.assert_allclose(fit.means, same.means, rtol=1e-12)  # a frame's columns lie otherwise in memory: sums round so
     np.testing.assert_array_equal(np.asarray(fit.gmm.impute(frame[names[::-1]]))[:, ::-1], fit.gmm.impute(GAPPY))
-    single = jg.fit(GAPPY.astype(np.float32), 2, key=KEY, n_init=2)
+    single = jg.fit(GAPPY.astype(np.float32), 2, key=KEY, n_init=1)
     assert single.gmm.log_likelihood(GAPPY.astype(np.float32)) == pytest.approx(single.log_likelihood, rel=1e-5)
 
 
 def test_comparison_of_models():
     """Criteria are those of what was seen; a fold's rows are left out, not filled."""
-    comparison = jg.compare(GAPPY, families=["full", "EEE"], n_components=[1, 2], key=KEY, n_init=2, held_out_folds=3)
+    comparison = jg.compare(GAPPY, families=["full"], n_components=[1, 2], key=KEY, n_init=2, held_out_folds=3)
     for (_, _), fit in comparison.fits.items():
         assert fit.gmm.log_likelihood(GAPPY) == pytest.approx(fit.log_likelihood, rel=1e-11)
         assert fit.n_missing == np.isnan(GAPPY).sum()
@@ -150,9 +148,9 @@ def test_a_fold_may_lack_a_column_but_not_the_rest():
 
 def test_a_row_of_weight_0_is_no_row():
     more, weight = np.r_[GAPPY, np.full((1, 4), np.nan)], np.r_[np.ones(len(GAPPY)), 0]
-    fit = jg.fit(more, 2, key=KEY, n_init=2, sample_weight=weight)
+    fit = jg.fit(more, 2, key=KEY, n_init=1, sample_weight=weight)
     assert fit.n_missing == np.isnan(GAPPY).sum()
-    assert fit.objective == pytest.approx(jg.fit(GAPPY, 2, key=KEY, n_init=2).objective, rel=1e-9)
+    assert fit.objective == pytest.approx(jg.fit(GAPPY, 2, key=KEY, n_init=1).objective, rel=1e-9)
     assert fit.gmm.bic(more, weight) == pytest.approx(fit.bic, rel=1e-11)
     errors = np.where(np.isnan(more), np.nan, 0.01)
     assert np.isfinite(fit.gmm.log_likelihood(more, weight, error_covariances=errors))
@@ -161,7 +159,7 @@ def test_a_row_of_weight_0_is_no_row():
 def test_weights_that_add_up_to_1_are_frequencies():
     """Of rows with gaps too: the mixture is that of as many rows, in fit and in compare, whose folds have their own."""
     shares = np.full(len(GAPPY), 1 / len(GAPPY))
-    plain, own = (jg.fit(GAPPY, 2, key=KEY, n_init=2, sample_weight=weight) for weight in (None, shares))
+    plain, own = (jg.fit(GAPPY, 2, key=KEY, n_init=1, sample_weight=weight) for weight in (None, shares))
     np.testing.assert_allclose(own.means, plain.means, rtol=1e-5)
     assert own.objective * len(GAPPY) == pytest.approx(plain.objective, rel=1e-9)
     settings = {"families": ["full"], "n_components": [1, 2], "key": KEY, "n_init": 2, "held_out_folds": 3}
@@ -173,11 +171,15 @@ def test_weights_that_add_up_to_1_are_frequencies():
 def test_labels_to_start_from():
     labels = (GAPPY[:, 2] > 2.5).astype(int)
     fit = jg.fit(GAPPY, init=labels, key=KEY)
-    assert fit.objective == pytest.approx(jg.fit(GAPPY, 2, key=KEY).objective, abs=0.01)
+    assert fit.objective == pytest.approx(jg.fit(GAPPY, 2, key=KEY, n_init=1).objective, abs=0.01)
+
+
+def fit_with_errors():
+    return jg.fit(X, 2, key=KEY, n_init=1, error_covariances=np.full(X.shape, 0.01))
 
 
 def test_a_fit_without_errors_is_not_asked_about_rows_with_them():
-    fit = jg.fit(X, 2, key=KEY, n_init=1, error_covariances=np.full(X.shape, 0.01))
+    fit = fit_with_errors()
     assert "without their errors" in repr(fit)
     for ask in (
         fit.predict, fit.log_prob, fit.responsibilities, lambda x: jg.explain(fit, x), lambda x: jg.merge_components(fit, x),
@@ -196,16 +198,16 @@ def other(call):
     return call, ValueError, r"missing values \(NaN\) in rows .*this doesn't: drop these rows, .*or fill them in"
 
 
-FIT = jg.fit(X, 2, key=KEY, n_init=1)
+GMM = random_member("full", 2, 4)
 BAD = {
     "posterior": (
-        lambda: jg.posterior(GAPPY, FIT.gmm, prior=FIT.prior, method="vb", key=KEY),
+        lambda: jg.posterior(GAPPY, GMM, prior=jg.Prior.default(X, 2), method="vb", key=KEY),
         ValueError, "method 'vb' takes rows that were seen wholly",
     ),
     "fit_map": other(lambda: jg.fit_map(GAPPY, 2, key=KEY)),
     "counts": other(lambda: jg.count_clusters(GAPPY, key=KEY)),
     "groups": other(lambda: jg.fit_groups(GAPPY, np.zeros(len(GAPPY)), n_components=2, key=KEY)),
-    "e_step": other(lambda: jg.e_step(FIT.gmm, GAPPY)),
+    "e_step": other(lambda: jg.e_step(GMM, GAPPY)),
     "a column without a value": (
         lambda: jg.fit(np.c_[X, np.full(150, np.nan)], 2, key=KEY), ValueError, r"no value at all in column \[4\]",
     ),
@@ -219,7 +221,7 @@ BAD = {
         lambda: jg.fit(jg.data.Pieces(lambda: iter([X])), 2, key=KEY, error_covariances=X), ValueError, "x comes in pieces",
     ),
     "posterior of a fit with errors": (
-        lambda: jg.posterior(X, jg.fit(X, 2, key=KEY, n_init=1, error_covariances=X / 100), method="nuts", key=KEY),
+        lambda: jg.posterior(X, fit_with_errors(), method="nuts", key=KEY),
         ValueError, "fit is of rows without their errors of measurement, but posterior",
     ),
     "errors of other rows": (lambda: jg.fit(X, 2, key=KEY, error_covariances=X[:3]), ValueError, r"\(150, 4\) variances"),
