@@ -39,12 +39,11 @@ def test_with_all_labels_it_is_one_gaussian_for_each_class():
     assert fit.n_labelled == 150
 
 
-@pytest.mark.parametrize("kind", ["hard", "probabilities"])
-@pytest.mark.parametrize("acceleration", [None, "squarem"])
+@pytest.mark.parametrize(("kind", "acceleration"), [("hard", None), ("probabilities", "squarem")])
 def test_it_climbs_to_where_the_likelihood_of_rows_and_labels_is_flat(kind, acceleration):
     rng = np.random.default_rng(0)
     labels = SOME if kind == "hard" else np.where((SOME < 0)[:, None], 1.0, rng.uniform(0.1, 1, (150, 3)))
-    fit = jg.fit(X, 3, key=KEY, labels=labels, prior=None, rtol=1e-13, max_steps=3000, acceleration=acceleration)
+    fit = jg.fit(X, 3, key=KEY, labels=labels, prior=None, rtol=1e-13, max_steps=511, acceleration=acceleration)
     assert fit.converged
     assert (np.diff(fit.trace) > -1e-9).all()
     if kind == "hard":
@@ -52,12 +51,12 @@ def test_it_climbs_to_where_the_likelihood_of_rows_and_labels_is_flat(kind, acce
     else:
         evidence = np.log(labels / labels.max(1, keepdims=True))
     leaves = fit.weights, fit.means, fit.covariances
-    value, gradient = jax.value_and_grad(log_likelihood)(leaves, X, evidence)
+    value, gradient = jax.jit(jax.value_and_grad(log_likelihood))(leaves, X, evidence)
     assert fit.log_likelihood == pytest.approx(float(value), rel=1e-12)
     assert max(abs(g * leaf).max() for g, leaf in zip(gradient, leaves, strict=True)) < 2e-3
 
 
-@pytest.mark.parametrize("name", ["full", "tied", "diag"])
+@pytest.mark.parametrize("name", ["full", "diag"])
 def test_ones_and_unknown_labels_say_nothing(name):
     start = jg.initialise(X, 3, key=KEY, family=name)
     plain = jg.fit(X, init=start, key=KEY)
@@ -78,7 +77,7 @@ def test_a_few_labels_say_which_component_is_which():
     fit = jg.fit(X, 3, key=KEY, labels=one)
     assert np.asarray(fit.predict(X[:50])).tolist() == [2] * 50
     assert len(fit.restarts.status) == 10
-    assert fit.objective == pytest.approx(jg.fit(X, 3, key=KEY, n_init=20).objective, abs=0.2)
+    assert fit.objective == pytest.approx(jg.fit(X, init=SPECIES, key=KEY).objective, abs=0.2)
 
 
 def test_labels_that_tell_one_component_from_another_part_what_overlaps():

@@ -35,10 +35,9 @@ def log_likelihood(leaves, x, log_widths):
         ("full", "default"),
         ("full", None),
         ("tied", None),
-        ("diag", "default"),
+        ("diag", None),
         ("spherical", None),
         ("VEV", "default"),
-        ("EII", None),
     ],
 )
 def test_outliers_do_not_drag_the_means(name, prior):
@@ -51,16 +50,14 @@ def test_outliers_do_not_drag_the_means(name, prior):
     assert (np.asarray(fit.predict(X))[:450] >= 0).mean() > 0.98
 
 
-@pytest.mark.parametrize(("name", "prior"), [("full", "default"), ("spherical", None)])
-def test_outliers_drag_the_means_of_a_fit_without_noise(name, prior):
+def test_outliers_drag_the_means_of_a_fit_without_noise():
     own = np.array([SIGNAL[:250].mean(0), SIGNAL[250:].mean(0)])
-    plain = jg.fit(X, 2, key=KEY, family=name, prior=prior)
+    plain = jg.fit(X, 2, key=KEY)
     assert (abs(plain.means[np.argsort(plain.means[:, 0])] / own - 1)).max() > 0.1
-    assert jg.fit(X, 2, key=KEY, noise=True, family=name, prior=prior).bic < plain.bic
+    assert jg.fit(X, 2, key=KEY, noise=True).bic < plain.bic
 
 
-@pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("acceleration", [None, "squarem"])
+@pytest.mark.parametrize(("gaps", "acceleration"), [(False, None), (True, "squarem")])
 def test_it_climbs_to_where_the_likelihood_is_flat(gaps, acceleration):
     x = X.copy()
     if gaps:
@@ -71,7 +68,7 @@ def test_it_climbs_to_where_the_likelihood_is_flat(gaps, acceleration):
     assert (np.diff(fit.trace) > -1e-9).all()
     log_widths = np.log(np.nanmax(x, 0) - np.nanmin(x, 0))
     leaves = fit.noise.weight, fit.weights, fit.means, fit.covariances
-    value, gradient = jax.value_and_grad(log_likelihood)(leaves, x, log_widths)
+    value, gradient = jax.jit(jax.value_and_grad(log_likelihood))(leaves, x, log_widths)
     assert fit.log_likelihood == pytest.approx(float(value), rel=1e-12)
     assert np.asarray(fit.log_prob(x)).sum() == pytest.approx(float(value), rel=1e-12)
     assert max(np.max(abs(np.asarray(g * leaf))) for g, leaf in zip(gradient, leaves, strict=True)) < 1e-3
@@ -86,7 +83,7 @@ def test_the_map_with_the_default_prior_is_where_its_density_is_flat():
         return log_likelihood(leaves, X, fit.noise.log_widths) + fit.prior.log_prob(gmm)
 
     leaves = fit.noise.weight, jnp.asarray(fit.weights), jnp.asarray(fit.means), jnp.asarray(fit.covariances)
-    value, gradient = jax.value_and_grad(objective)(leaves)
+    value, gradient = jax.jit(jax.value_and_grad(objective))(leaves)
     assert fit.objective == pytest.approx(float(value), rel=1e-11)
     assert max(np.max(abs(np.asarray(g * leaf))) for g, leaf in zip(gradient, leaves, strict=True)) < 1e-3
 
@@ -129,8 +126,7 @@ def test_a_given_box_and_rows_in_pieces():
 
 def test_weights_are_repeated_rows():
     counts = np.random.default_rng(2).integers(0, 3, len(X))
-    start = jg.GMM([0.5, 0.5], CENTRES, [1.0, 1.0], "spherical")
-    settings = {"init": start, "key": KEY, "noise": [100.0, 120.0], "prior": None}
+    settings = {"init": jg.GMM([0.5, 0.5], CENTRES, [np.eye(2)] * 2), "key": KEY, "noise": [100.0, 120.0]}
     weighted = jg.fit(X, sample_weight=counts, **settings)
     repeated = jg.fit(np.repeat(X, counts, axis=0), **settings)
     np.testing.assert_allclose(weighted.trace, repeated.trace, rtol=1e-11)
@@ -193,13 +189,13 @@ def test_a_fit_with_noise_goes_on_where_it_was():
 
 
 def test_where_all_rows_are_noise_and_where_rows_are_few():
-    x = np.random.default_rng(1).uniform(size=(300, 1))
-    far = jg.GMM([0.5, 0.5], [[8.0], [9.0]], [1.0, 1.0], "spherical")
+    x = np.random.default_rng(1).uniform(size=(300, 2))
+    far = jg.GMM([0.5, 0.5], [[8.0] * 2, [9.0] * 2], [np.eye(2)] * 2)
     with pytest.warns(jg.FitWarning, match="have no rows"):
         fit = jg.fit(x, init=far, key=KEY, fixed=("means", "covariances"), noise=True)
     assert fit.noise.weight > 0.999
     assert np.asarray(fit.weights).sum() == pytest.approx(1)
     assert (np.asarray(fit.predict(x)) == -1).all()
     assert np.isfinite(fit.log_prob(x)).all()
-    two = np.repeat([0.0, 1.0], 50)[:, None]
-    assert jg.fit(two, 2, key=KEY, noise=True, family="spherical").converged
+    two = np.repeat([[0.0, 0.0], [1.0, 1.0]], 50, axis=0)
+    assert jg.fit(two, 2, key=KEY, noise=True).converged
