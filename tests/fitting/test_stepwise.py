@@ -1,10 +1,14 @@
 """Stepwise EM: exact where it can be, and as good as EM on all rows at once after one pass over many."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from helpers import random_member
 
 import jaxgmm as jg
+from jaxgmm.fitting.noise import Noise
 
 KEY = jax.random.key(0)
 FAMILIES = ("full", "tied", "diag", "spherical", "EEI", "VVE")
@@ -23,10 +27,10 @@ def drawn(n, seed=0):
 def test_one_chunk_that_replaces_the_start_is_a_step_of_em(family):
     """With a delay of 0 the first step size is 1."""
     x = drawn(400)
-    fit = jg.fit(x[:200], 3, key=KEY, family=family)
-    for prior in (None, fit.prior):
-        after = jg.stepwise(fit, prior=prior, delay=0).update(x)
-        expected = jg.m_step(jg.e_step(fit.gmm, x), fit.gmm, prior)
+    gmm = random_member(family, 3, 2)
+    for prior in (None, jg.Prior.default(x, 3, family)):
+        after = jg.stepwise(gmm, prior=prior, delay=0).update(x)
+        expected = jg.m_step(jg.e_step(gmm, x), gmm, prior)
         for name in ("weights", "means", "covariances"):
             np.testing.assert_allclose(getattr(after.gmm, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
 
@@ -34,7 +38,7 @@ def test_one_chunk_that_replaces_the_start_is_a_step_of_em(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_start_is_a_fixed_point_of_what_it_expects(family):
     """Of rows that say nothing new: statistics of a mixture's own, and the M-step of them."""
-    gmm = jg.fit(drawn(300), 3, key=KEY, family=family).gmm
+    gmm = random_member(family, 3, 2)
     state = jg.stepwise(gmm)
     again = jg.m_step(state.statistics, gmm)
     for name in ("weights", "means", "covariances"):
@@ -44,7 +48,7 @@ def test_the_start_is_a_fixed_point_of_what_it_expects(family):
 def test_averages_by_hand():
     """Two chunks: the statistics about 0 are the weighted averages of raw moments, whatever centres they were summed about."""
     x = drawn(900)
-    gmm = jg.fit(x[:300], 3, key=KEY).gmm
+    gmm = random_member("full", 3, 2)
     state = jg.stepwise(gmm, decay=0.8, delay=2)
     weights = np.random.default_rng(1).uniform(0, 2, 300)
     raw = np.concatenate([[gmm.weights[:, None]], [np.asarray(gmm.weights)[:, None] * gmm.means]], axis=2)[0]
@@ -93,7 +97,8 @@ def test_far_from_zero():
 
 
 def test_it_reads_and_stands_for_its_mixture():
-    state = jg.stepwise(jg.fit(drawn(300), 3, key=KEY)).update(drawn(100, 1))
+    fit = jg.fit(drawn(300), 3, key=KEY, n_init=1)
+    state = jg.stepwise(fit).update(drawn(100, 1))
     assert "Stepwise: full, 3 components" in repr(state).splitlines()[0]
     assert "1 chunk, total weight 100" in repr(state)
     assert jg.density_level(state, drawn(5), key=KEY).shape == (5,)
@@ -101,10 +106,13 @@ def test_it_reads_and_stands_for_its_mixture():
     assert len(leaves) > 6
     again = jax.tree.unflatten(jax.tree.structure(state), leaves)
     np.testing.assert_array_equal(again.update(drawn(50)).gmm.means, state.update(drawn(50)).gmm.means)
+    noise = Noise(0.1, np.full(2, -10.0), np.full(2, 10.0))
+    with pytest.raises(ValueError, match="noise"):
+        jg.stepwise(dataclasses.replace(fit, noise=noise))
 
 
 def test_chunks_of_one_size_compile_once(compilations):
-    state = jg.stepwise(jg.fit(drawn(300), 3, key=KEY)).update(drawn(1000))
+    state = jg.stepwise(random_member("full", 3, 2)).update(drawn(1000))
     compilations.clear()
     for n in (1000, 900, 1500):
         state = state.update(drawn(n))
@@ -137,8 +145,5 @@ def test_bad_chunks_and_starts():
         state.update(x[:, :1])
     with pytest.raises(ValueError, match="zero for every row"):
         state.update(x, np.zeros(100))
-    with pytest.raises(ValueError, match="noise"):
-        jg.stepwise(jg.fit(x, 2, key=KEY, n_init=1, noise=True))
-    wide = np.random.default_rng(0).normal(size=(60, 5))
     with pytest.raises(ValueError, match="take a family without"):
-        jg.stepwise(jg.fit(wide, 1, key=KEY, n_init=1, family="factors:1"))
+        jg.stepwise(jg.GMM([1.0], [[0.0] * 5], np.ones((1, 5, 2)), "factors:1"))
