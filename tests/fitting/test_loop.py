@@ -157,7 +157,7 @@ def test_an_observation_pattern_is_an_engine(share):
     assert found.status[0] == jg.Status.converged
     assert (np.diff(found.trace[0, : found.n_steps[0] + 1]) > -1e-9).all()
     leaves = tuple(leaf[0] for leaf in jax.tree.leaves(found.point))
-    value, gradient = jax.value_and_grad(log_likelihood_of_what_is_seen)(leaves, x)
+    value, gradient = jax.jit(jax.value_and_grad(log_likelihood_of_what_is_seen))(leaves, x)
     assert found.objective[0] == pytest.approx(float(value), rel=1e-12)
     assert max(abs(g * leaf).max() for g, leaf in zip(gradient, leaves, strict=True)) < 1e-3
     if share == 0:

@@ -55,7 +55,8 @@ def test_same_numbers(mclust, family):
 def test_fixed_point(family, data):
     """One EM step from mclust's parameters gains less than mclust's own tolerance, and moves next to nothing.
 
-    Each family on one data set, "full" on all of them. But for VVE: mclust's inner loop stops before the axes are the best ones, and a step gains up to 3 nats.
+    Each family on one data set, "full" on all of them. But for VVE: mclust's inner loop stops before the axes are the best
+    ones, and a step gains up to 3 nats.
     """
     mclust, x = mclust_reference(data), load_x(data)
     fit = mclust["fits"][family]

@@ -44,7 +44,11 @@ def fit(**options):
 @pytest.mark.filterwarnings("ignore::jaxgmm.FitWarning")
 @pytest.mark.parametrize(
     "options",
-    [{"prior": None}, {"prior": None, "acceleration": "squarem"}, {"family": "diag", "init": "k-means++", "n_components": K, "n_init": 3}],
+    [
+        {"prior": None},
+        {"prior": None, "acceleration": "squarem"},
+        {"family": "diag", "init": "k-means++", "n_components": K, "n_init": 3},
+    ],
 )
 def test_a_fit_is_the_fit_of_all_components(options):
     whole, some = fit(**options), fit(truncate=TRUNCATE, **options)
