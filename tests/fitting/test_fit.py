@@ -438,7 +438,9 @@ def test_float32_far_from_the_origin(family):
 
 
 @pytest.mark.default_precision
-@pytest.mark.parametrize(("family", "prior"), [("full", "default"), ("tied", "default"), ("diag", None)])
+@pytest.mark.parametrize(
+    ("family", "prior"), [("full", "default"), ("tied", "default"), ("diag", None), ("spherical", "default")]
+)
 def test_float32_where_there_is_no_float64(monkeypatch, family, prior):
     """As on a GPU or TPU: the whitened engine in float32 throughout, against the float64 that a CPU computes in."""
     rng = np.random.default_rng(0)
