@@ -47,8 +47,9 @@ def test_two_clusters_are_two(two):
 
 def test_one_gaussian_is_one():
     x = np.random.default_rng(1).normal(size=(500, 2))
-    tree = jg.count_clusters(x, key=KEY, family="diag", n_draws=200, n_warmup=200)
-    assert jg.cluster_count(tree).table["posterior"][1] > 0.7
+    found = jg.cluster_count(jg.count_clusters(x, key=KEY, family="diag", n_draws=2000, n_warmup=200))
+    assert found.ess_bulk > 200
+    assert found.table["posterior"][1] > 0.7  # 0.82 in three runs of 2500 draws; each spreads by 0.02
 
 
 def test_tree_and_units(two):
