@@ -83,8 +83,9 @@ def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:
     values = clusters.astype(float)
     if (values == values[0, 0]).all():
         return 1.0, float(values.size), float(values.size)
-    r_hat, bulk = float(az.rhat(values)), float(az.ess(values))
-    tail = float(az.ess(values, method="tail", prob=(0.05, 0.95)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # each chain may have stayed at a number of its own
+        r_hat, bulk = float(az.rhat(values)), float(az.ess(values))
+        tail = float(az.ess(values, method="tail", prob=(0.05, 0.95)))
     # The tails of few whole numbers may be one value, of which ArviZ has no ESS.
     return (r_hat if np.isfinite(r_hat) else np.inf), bulk, (tail if np.isfinite(tail) else bulk)
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import REFERENCE
 
 import jaxgmm as jg
-from jaxgmm.counting import components
+from jaxgmm.counting import components, mixing
 from jaxgmm.counting.distances import LOSSES, distances
 
 KEY = jax.random.key(0)
@@ -50,6 +50,13 @@ def test_one_gaussian_is_one():
     found = jg.cluster_count(jg.count_clusters(x, key=KEY, family="diag", n_draws=2000, n_warmup=200))
     assert found.ess_bulk > 200
     assert found.table["posterior"][1] > 0.7  # 0.82 in three runs of 2500 draws; each spreads by 0.02
+
+
+def test_chains_that_stay_where_they_start_disagree():
+    """Without a warning of ArviZ's."""
+    found = mixing.Mixing.of(np.repeat([[1], [2], [2], [3]], 8, axis=1), 4)
+    assert found.r_hat == np.inf
+    assert found.problems(1.05, 200, 0.05)[0].startswith("r-hat of the number of clusters is inf")
 
 
 def test_tree_and_units(two):
