@@ -8,16 +8,16 @@ import jax
 import numpy as np
 import xarray
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
-from jaxgmm.bayes.samplers.chains import Schedule, compile_chains, run_chains
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.trees.schema import check_feature_names
 from jaxgmm.counting.mixing import LEAST_DRAWS
 from jaxgmm.counting.mixtures import check_groups, with_groups
 from jaxgmm.counting.model import component_prior, padded_data, padded_labels, partition_prior_of
 from jaxgmm.counting.partition_prior import N_COMPONENTS, OfAlpha, OfK
-from jaxgmm.counting.telescoping import Chain, Telescoping, start
+from jaxgmm.counting.telescoping import Telescoping, start
 from jaxgmm.counting.until import UntilBelieved
 from jaxgmm.counting.verdict import count_tree
 from jaxgmm.covariance import get_family
@@ -29,7 +29,6 @@ from jaxgmm.fitting.priors import Change
 from jaxgmm.fitting.status import FitError, FitWarning
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
-from jaxgmm.tools.ahead import compiled_meanwhile
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.keeping import check_keeping, forget
@@ -168,18 +167,12 @@ def count_clusters(
         data = padded_data(rows, own, partition_prior)
         key_fit, key_start = jax.random.split(key)
         key_groups = jax.random.fold_in(key, 2)  # neither of these
-        kernel = Telescoping(settings["n_moves"], settings["thin"])
-
-        def start_at(labels: Int[np.ndarray, "C N"]) -> Chain:
-            keys = jax.random.split(key_start, n_chains)
-            return _start_all(keys, padded_labels(labels, data, partition_prior.most), data)
-
-        with compiled_meanwhile(lambda: compile_chains(kernel, start_at(np.zeros((n_chains, len(rows)), int)), data)):
-            labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
-        states = start_at(labels)
+        labels = _starting_labels(source, own.family, partition_prior.largest, n_chains, key_fit, dtype)
+        states = _start_all(jax.random.split(key_start, n_chains), padded_labels(labels, data, partition_prior.most), data)
         signature = settings | {"data": fingerprint(source), "key": np.asarray(key_data(key)).tolist()}
         signature["priors"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((own, partition_prior))]
         path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
+        kernel = Telescoping(settings["n_moves"], settings["thin"])
         until = UntilBelieved(
             max_components, max_seconds, verdict=n_draws is None, lossless=checkpoint is not None, report=report
         )

@@ -1,6 +1,5 @@
 """What is asked for next, made while what was asked for is at work."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,32 +23,6 @@ def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not end:
             coming = pool.submit(next, iterator, end)
             yield item  # type: ignore[misc]  # an item, since it isn't the end
-
-
-@contextlib.contextmanager
-def compiled_meanwhile(call: Callable[[], object]) -> Iterator[None]:
-    """Makes a call in another thread, so that the programs that it runs are compiled when the block is left.
-
-    XLA compiles a program on one core, and without the interpreter's lock. What the call raises is left to be raised where its
-    programs are asked for. Nothing is done where settings of the caller don't reach other threads.
-    """
-    if not settings_reach_threads():
-        yield
-        return
-    x64 = jax.config.jax_enable_x64  # other threads have settings of their own
-
-    def work() -> None:
-        with contextlib.suppress(Exception), jax.enable_x64(x64), jax.transfer_guard("allow"):
-            call()
-
-    pool = ThreadPoolExecutor(1, "jaxgmm-compile")
-    pool.submit(work)
-    finished = False
-    try:
-        yield
-        finished = True
-    finally:
-        pool.shutdown(wait=finished, cancel_futures=True)
 
 
 def side_by_side[Item, Result](call: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

@@ -7,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxgmm as jg
-from jaxgmm.tools.ahead import compiled_meanwhile, side_by_side
-
-KEY, X = jax.random.key(0), jg.datasets.load_faithful().x
+from jaxgmm.tools.ahead import side_by_side
 
 
 def test_results_come_in_order_whoever_is_first():
@@ -43,39 +40,3 @@ def test_settings_that_reach_no_other_thread_keep_it_in_this_one():
 
     with jax.default_device(jax.devices()[0]):
         assert set(side_by_side(call, [0, 1])) == {threading.current_thread()}
-        seen = []
-        with compiled_meanwhile(lambda: seen.append(call(0))):
-            pass
-        assert not seen
-
-
-def test_what_is_compiled_meanwhile_is_compiled(compilations):
-    @jax.jit
-    def function(x):
-        return x * 3.5
-
-    with compiled_meanwhile(lambda: function.lower(jax.ShapeDtypeStruct((7,), np.float64)).compile()):
-        pass
-    assert compilations == ["jit(function)"]
-    np.testing.assert_array_equal(function(np.ones(7)), 3.5)
-    assert compilations == ["jit(function)"]
-
-
-def test_an_error_there_is_left_to_who_asks_for_the_program():
-    with compiled_meanwhile(lambda: 1 / 0):
-        pass
-
-
-def count():
-    return jg.count_clusters(X, key=KEY, max_components=4, n_draws=4, n_warmup=0)
-
-
-def draw():
-    return jg.posterior(X, jg.GMM([0.5, 0.5], [[2, 55], [4, 80]], [1, 36], "spherical"), method="gibbs", key=KEY, n_draws=4)
-
-
-@pytest.mark.parametrize(("call", "program"), [(count, "_advance_one"), (draw, "_advance")])
-def test_chains_are_compiled_once(compilations, call, program):
-    """In the other thread, for the very arguments that they are given."""
-    call()
-    assert compilations.count(f"jit({program})") == 1

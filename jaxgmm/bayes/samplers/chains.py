@@ -122,7 +122,8 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
         while look < done:  # of a run that is continued
             look = n_warmup + until.next_look(look - n_warmup)
     length = min(10, total)
-    advance = _advance_of(kernel, data)
+    threads = kernel.heavy and jax.default_backend() == "cpu" and settings_reach_threads()
+    advance = _Threads(kernel, data) if threads else _Batch(kernel, data)
     try:
         while done < total:
             if until is not None and done >= n_warmup:
@@ -152,20 +153,6 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
         if until is None or not until.interrupted(sum(chunk[0].shape[1] for chunk in chunks)):
             raise
     return all_kept()
-
-
-def compile_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Data) -> None:
-    """Has the program compiled by which `run_chains` takes such states further; of the states, shapes are enough."""
-    if isinstance(_advance_of(kernel, data), _Batch):
-        _advance.lower(kernel, states, data, np.int32(0)).compile()
-    else:
-        each = jax.eval_shape(_unstacked, states)
-        _advance_one.lower(kernel, each[0], data, np.int32(0)).compile()
-
-
-def _advance_of(kernel: Kernel, data: PyTree) -> "_Batch | _Threads":
-    threads = kernel.heavy and jax.default_backend() == "cpu" and settings_reach_threads()
-    return _Threads(kernel, data) if threads else _Batch(kernel, data)
 
 
 class _Batch:

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior, draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
-from jaxgmm.bayes.samplers.chains import Schedule, compile_chains, run_chains
+from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.covariance import Factor
 from jaxgmm.data.observed import Observed
@@ -28,7 +28,6 @@ from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.observing import completed, dense, patterns_of, root_of, whiten
 from jaxgmm.model.statistics import Statistics
-from jaxgmm.tools.ahead import compiled_meanwhile
 from jaxgmm.tools.blocks import reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count
@@ -234,10 +233,8 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
     x, present = _each_once(problem)
     thin = int(np.clip(_ROWS_A_DRAW // int(present.sum()), 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
     data = _Data(jax.device_put(x), problem.prior, jax.device_put(present))
-    kernel, starts = _Stepper(thin, problem.layout.held), (jax.random.split(key, n_chains), problem.start, *data)
-    with compiled_meanwhile(lambda: compile_chains(kernel, jax.eval_shape(start_chains, *starts), data)):
-        states = start_chains(*starts)
-    gmm, extra, lp = run_chains(kernel, states, data, schedule)
+    states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
+    gmm, extra, lp = run_chains(_Stepper(thin, problem.layout.held), states, data, schedule)
     if not np.isfinite(lp).all():
         chain, draw = np.argwhere(~np.isfinite(lp))[0]
         raise FitError(
