@@ -31,10 +31,10 @@ from jaxgmm.model.holding import FREE
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
-from jaxgmm.tools.ahead import side_by_side
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.hints import keywords
 from jaxgmm.tools.progress import OfProgress, reporter
+from jaxgmm.tools.threads import side_by_side
 from jaxgmm.tools.validation import check_count, check_key, check_rtol, check_steps, host_only, key_data, unknown
 
 

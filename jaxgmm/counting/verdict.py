@@ -100,7 +100,8 @@ def cluster_count(
         ess: the lowest effective sample size of it that passes, bulk and tail.
         mcse: the highest Monte-Carlo standard error of the most probable number's probability that passes.
         cut_off: the most that passes of what `max_components` may do: how much more components would change a probability
-            of the table, about, by the prior's own tail; where the prior has no more, the probability of so many clusters.
+            of the table, about, by the prior's own tail; where the prior has no more, ten times the probability of so many
+            clusters, since of how much lies beyond the draws say nothing.
 
     Raises:
         TypeError: not a tree.
@@ -140,7 +141,7 @@ def cluster_count(
     problems = mixing.problems(r_hat, ess, mcse)
     cut = _cut_off(clusters, components, p, facts)
     if cut[0] > cut_off:
-        problems.append(f"{cut[1]} (more than {cut_off:g}). Raise max_components.")
+        problems.append(f"{cut[1]} more than {cut_off:g}. Raise max_components.")
     return ClusterCount(table, mode, mixing.r_hat, mixing.ess_bulk, mixing.ess_tail, tuple(problems))
 
 
@@ -148,14 +149,15 @@ def _cut_off(clusters: np.ndarray, components: np.ndarray, p: Float[np.ndarray, 
     """What `max_components` does, as a number and in words."""
     most, of_k = len(p), facts.get("n_components")
     if facts.get("model") != "mixture" or of_k in ("uniform", "given"):  # a prior that ends at J by itself isn't cut off there
-        return float(p[-1]), f"{most} clusters, the most allowed, have probability {p[-1]:.2g}"
+        found = f"{most} clusters, the most allowed, have probability {p[-1]:.2g}: ten times that is"
+        return min(1.0, 10 * float(p[-1])), found
     # Given a partition, K > J is as probable as K = J times the prior's ratio of the two: what a partition says of K is
     # nearly the same for all large K. So draws with K = J stand for those that are missing; where all J are filled, for
     # partitions into more clusters.
     missing = np.bincount(clusters[components == most], minlength=most + 1)[1:] / clusters.size * tail_ratio(str(of_k), most)
     change = np.abs((p + np.where(np.arange(most) < most - 1, missing, 0)) / (1 + missing.sum()) - p)
     found = f"with more than {most} components the probability of {counted(int(change.argmax()) + 1, 'cluster')} would change"
-    return float(change.max()), f"{found[0].upper()}{found[1:]} by about {change.max():.2g}"
+    return float(change.max()), f"{found[0].upper()}{found[1:]} by about {change.max():.2g}, which is"
 
 
 def count_tree(

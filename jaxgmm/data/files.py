@@ -14,9 +14,9 @@ from jaxgmm.data.arrow import CSV, SUFFIXES, Place, arrow_file, files_at, hidden
 from jaxgmm.data.pieces import Piece, Pieces
 from jaxgmm.data.units import Block, Table, Unit, share_of
 from jaxgmm.tools import frames
-from jaxgmm.tools.ahead import ahead
 from jaxgmm.tools.blocks import SHORT_LENGTHS
 from jaxgmm.tools.errors import UserError, UserTypeError
+from jaxgmm.tools.threads import ahead
 from jaxgmm.tools.validation import check_count, rows_named
 
 _NUMBERS_IN_A_PIECE = 1 << 22  # 32 MB of float64: passes take longer than what is around them

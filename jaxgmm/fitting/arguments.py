@@ -25,14 +25,15 @@ from jaxgmm.model.asking import Censored, Errors, sides_of
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.holding import Held
 from jaxgmm.model.mixture import GMM
+from jaxgmm.tools.blocks import SHORT_LENGTHS
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import on_host
 from jaxgmm.tools.validation import check_count, floating, is_finite_number, unknown
 
 STOPPING = ("relative", "aitken")
 ACCELERATION = ("auto", "squarem")
-# Rows, a number that others are padded to: with no more, a fit takes hardly longer than SQUAREM does to compile.
-_NOT_WORTH_COMPILING = 2048
+# With no more rows, which are padded to so many, a fit takes hardly longer than SQUAREM does to compile.
+_NOT_WORTH_COMPILING = SHORT_LENGTHS[0]
 MOST_TRUNCATED = 1e-8  # more, and what is left out would pass for a fall of the objective
 
 type Init = str | Mixture | ArrayLike | Sequence[int]

@@ -107,7 +107,7 @@ def log_partition(labels, kind, alpha, most=MOST):
 
 @pytest.mark.parametrize(("kind", "d"), [("dynamic", 1), ("static", 2)])
 def test_exact_enumeration(kind, d):
-    """All 4140 partitions of eight rows; other families and a Dirichlet process with a random scale and with each move alone.
+    """All 4140 partitions of eight rows.
 
     In threads, as `count_clusters` has its chains: these are the programs of the runs that stop for a verdict and of
     `test_kernel_for_numpyro`, too.
@@ -115,6 +115,16 @@ def test_exact_enumeration(kind, d):
     data = padded_data(small_rows(d), component_prior("full", d), partition_prior(kind))
     clusters = run_chains(Telescoping(2), starts(data, 0, 16), data, Schedule(100, 2000))["n_clusters"]
     check_bins(clusters, enumerated(kind, "full", d, MOST))
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "seed"), [("static", "diag", 0), ("dynamic", "spherical", 0), ("dirichlet-process", "full", 2)]
+)
+def test_exact_enumeration_of_other_families(kind, family, seed):
+    most = 20 if kind == "dirichlet-process" else MOST  # sticks beyond are cut off
+    data = make_data(small_rows(), component_prior(family), partition_prior(kind, most=most))
+    clusters = run_chains(Together(2), starts(data, seed), data, Schedule(100, 2000))["n_clusters"]
+    check_bins(clusters, enumerated(kind, family, 2, most))
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
@@ -140,6 +150,14 @@ def test_what_max_components_cuts_off_is_foreseen(kind, most):
     change = np.abs(exact[1:] - cut.sum(0)[1:]).max()
     assert change > 1e-3
     assert foreseen == pytest.approx(change, rel=0.1)
+
+
+@pytest.mark.parametrize("facts", [{"model": "sparse"}, {"model": "mixture", "n_components": "uniform"}], ids=str)
+def test_a_prior_that_ends_by_itself_is_judged_by_partitions_into_all_its_components(facts):
+    for last, number in ((0.002, 0.02), (0.4, 1.0)):
+        found, said = verdict._cut_off(np.ones((2, 4), int), np.full((2, 4), 3), np.array([0.5, 0.5 - last, last]), facts)
+        assert found == pytest.approx(number)
+        assert said == f"3 clusters, the most allowed, have probability {last:g}: ten times that is"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import zarr
 
 import jaxgmm as jg
 from jaxgmm.data import Processes, scan
-from jaxgmm.tools.ahead import ahead
+from jaxgmm.tools.threads import ahead
 
 KEY = jax.random.key(0)
 NAMES = ["a", "b", "c"]

@@ -24,7 +24,7 @@ class CountThresholdsTable(StrictTable):
         ess: lowest effective sample size of it that is still good.
         mcse: highest Monte-Carlo standard error of the most probable number's probability that is still good.
         cut_off: the most that more than max_components components may change a probability (where the prior has no more:
-            the highest probability of so many clusters).
+            ten times the probability of so many clusters).
     """
 
     r_hat: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.05

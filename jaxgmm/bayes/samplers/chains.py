@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from jaxgmm.bayes.samplers.checkpoint import Checkpoint, Chunk
-from jaxgmm.tools.ahead import settings_reach_threads
+from jaxgmm.tools.threads import settings_reach_threads
 from jaxgmm.tools.types import Json
 
 _LONGEST = 100  # steps in a compiled chunk

@@ -1,6 +1,7 @@
 """Split-merge moves between partitions, weights and parameters integrated out.
 
-Two rows are drawn by a rule that doesn't look at the partition. If they are of one block, it is split so that they part; if
+Two rows are drawn, the first half of the time by its block, so that small blocks have their share, the second by a rule that
+doesn't look at the partition; the ratio accounts for the first. If they are of one block, it is split so that they part; if
 they are of two, these are merged (Jain & Neal 2004). To split, rows are dealt out to the two sides in a few batches; before
 each, one step of EM looks at all rows of the block, those that are dealt out already counting for the side that they are on.
 So the proposal follows its own earlier choices, as sequential allocation does (Dahl 2005), but also sees the rows ahead, and

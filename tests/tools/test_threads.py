@@ -1,4 +1,4 @@
-"""What is made in other threads while this one is at work."""
+"""Several calls at once, in other threads."""
 
 import threading
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgmm.tools.ahead import side_by_side
+from jaxgmm.tools.threads import side_by_side
 
 
 def test_results_come_in_order_whoever_is_first():

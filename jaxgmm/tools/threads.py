@@ -1,4 +1,4 @@
-"""What is asked for next, made while what was asked for is at work."""
+"""Work in other threads: what is asked for next, and several calls at once."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
     """The items, each made in another thread while the one before is used. What they raise is raised here, at their turn.
 
     Example:
-        >>> from jaxgmm.tools.ahead import ahead
+        >>> from jaxgmm.tools.threads import ahead
         >>> list(ahead(range(3)))
         [0, 1, 2]
     """
@@ -31,7 +31,7 @@ def side_by_side[Item, Result](call: Callable[[Item], Result], items: Sequence[I
     One after the other where settings of the caller don't reach other threads. What has begun is not interrupted.
 
     Example:
-        >>> from jaxgmm.tools.ahead import side_by_side
+        >>> from jaxgmm.tools.threads import side_by_side
         >>> list(side_by_side(abs, [-1, 2]))
         [1, 2]
     """
