@@ -3,11 +3,10 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -16,7 +15,6 @@ from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.target.coordinates import layout_of
 from jaxgmm.bayes.target.problem import Draws, Problem
-from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
 from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
@@ -38,6 +36,9 @@ from jaxgmm.tools.keeping import check_keeping, forget
 from jaxgmm.tools.progress import OfProgress, reporter
 from jaxgmm.tools.types import Facts
 from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, host_only, key_data, unknown
+
+if TYPE_CHECKING:
+    import xarray
 
 _LEAST_DRAWS = 4
 
@@ -64,7 +65,7 @@ def posterior(
     resume: bool = False,
     keep_checkpoint: bool = False,
     **options: Any,
-) -> xarray.DataTree:
+) -> "xarray.DataTree":
     """Draws from the posterior of a mixture's weights, means and covariances, as an ArviZ tree, starting from a fit.
 
     All methods target the density that MAP-EM climbs and `numpyro_model` declares:
@@ -198,13 +199,16 @@ def posterior(
         draws: Draws
         if row.kind == "chain":
             path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
-            schedule = Schedule(settings["n_warmup"], n_draws, report, path, resume, signature)
+            imports = ("jaxgmm.bayes.trees.build",)  # xarray and NumPyro
+            schedule = Schedule(settings["n_warmup"], n_draws, report, path, resume, signature, imports=imports)
             draws = draw(problem, key_draws, schedule, n_chains, **options)
         else:
             told = {"report": report} if "report" in inspect.signature(draw).parameters else {}
             draws = draw(problem, key_draws, n_draws, n_chains, **options, **told)
         draws = draws._replace(gmm=held.put_back(draws.gmm, problem.start))
         attrs = settings | draws.attrs | {"fingerprint": data}
+        from jaxgmm.bayes.trees.build import to_datatree  # takes half a second, while chains run
+
         tree = to_datatree(
             draws, seen, target,
             key=key_tree, groups=groups, feature_names=names, row_labels=frames.row_labels(x), attrs=attrs,

@@ -176,7 +176,8 @@ def count_clusters(
         until = UntilBelieved(
             max_components, max_seconds, verdict=n_draws is None, lossless=checkpoint is not None, report=report
         )
-        kept = run_chains(kernel, states, data, Schedule(n_warmup, most_draws, report, path, resume, signature, until))
+        schedule = Schedule(n_warmup, most_draws, report, path, resume, signature, until, imports=("arviz",))
+        kept = run_chains(kernel, states, data, schedule)
     kept |= {"labels": kept["labels"][..., : len(rows)]}
     settings |= {"key": signature["key"], "fingerprint": signature["data"]} | ended(until, kept, 4)
     row_labels = frames.row_labels(x)

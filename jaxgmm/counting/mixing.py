@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import arviz as az
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -83,6 +82,8 @@ def _mixing(clusters: np.ndarray) -> tuple[float, float, float]:
     values = clusters.astype(float)
     if (values == values[0, 0]).all():
         return 1.0, float(values.size), float(values.size)
+    import arviz as az  # takes .6 s: see `count_clusters`
+
     with np.errstate(divide="ignore", invalid="ignore"):  # each chain may have stayed at a number of its own
         r_hat, bulk = float(az.rhat(values)), float(az.ess(values))
         tail = float(az.ess(values, method="tail", prob=(0.05, 0.95)))
@@ -94,4 +95,6 @@ def mcse_of(happened: Bool[np.ndarray, "chain draw"]) -> float:
     """The Monte-Carlo standard error of how often something happens; NaN where it always or never does."""
     if happened.all() or not happened.any():
         return float("nan")
+    import arviz as az
+
     return float(happened.std() / np.sqrt(az.ess(happened.astype(float), method="mean")))

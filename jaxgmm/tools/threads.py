@@ -1,6 +1,10 @@
-"""Work in other threads: what is asked for next, and several calls at once."""
+"""Work in other threads: what is asked for next, several calls at once, and imports."""
 
+import contextlib
+import importlib
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,6 +53,26 @@ def side_by_side[Item, Result](call: Callable[[Item], Result], items: Sequence[I
         yield from pool.map(work, items)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def import_meanwhile(*modules: str) -> None:
+    """Begin to import what hasn't been: while compiled code runs, the interpreter has nothing to do.
+
+    Whoever imports such a module later waits until it is there, and is told what went wrong.
+
+    Example:
+        >>> from jaxgmm.tools.threads import import_meanwhile
+        >>> import_meanwhile("math", "json")
+    """
+    if all(module in sys.modules for module in modules):
+        return
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            for module in modules:
+                importlib.import_module(module)
+
+    threading.Thread(target=work, name="jaxgmm-imports", daemon=True).start()
 
 
 def settings_reach_threads() -> bool:

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import (
@@ -26,7 +24,6 @@ from jaxgmm.bayes.priors.base import (
     start_in_partitions,
     statistics_of,
 )
-from jaxgmm.bayes.priors.scaled import ScaledCovariances, ScaledMeans
 from jaxgmm.covariance import Factor, check_unrestricted, get_family
 from jaxgmm.covariance.base import per_component
 from jaxgmm.covariance.structure import Structure
@@ -174,6 +171,11 @@ def half_degrees_of_freedom(structure: Structure, degrees_of_freedom: Array, n_f
 
 @sample_mixture.register
 def _sample_conjugate(prior: Prior, n_components: int) -> GMM:
+    import numpyro  # Gibbs sampling and counts come by here, and don't need it
+    import numpyro.distributions as dist
+
+    from jaxgmm.bayes.priors.scaled import ScaledCovariances, ScaledMeans
+
     check_unrestricted(prior.family, "a NumPyro model")
     family, n_features = get_family(prior.family), prior.mean.shape[-1]
     concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))

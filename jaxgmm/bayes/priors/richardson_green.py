@@ -7,8 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -129,6 +127,9 @@ class RichardsonGreen(Readable):
 
 @sample_mixture.register
 def _richardson_green(prior: RichardsonGreen, n_components: int) -> GMM:
+    import numpyro
+    import numpyro.distributions as dist
+
     shape = get_family(prior.family).shape(n_components, 1)
     concentration = jnp.broadcast_to(jnp.asarray(prior.concentration), (n_components,))
     weights = numpyro.sample("weights", dist.Dirichlet(concentration))

@@ -7,7 +7,7 @@ continued from its last checkpoint gives the very draws of an uninterrupted one.
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from jaxgmm.bayes.samplers.checkpoint import Checkpoint, Chunk
-from jaxgmm.tools.threads import settings_reach_threads
+from jaxgmm.tools.threads import import_meanwhile, settings_reach_threads
 from jaxgmm.tools.types import Json
 
 _LONGEST = 100  # steps in a compiled chunk
@@ -38,6 +38,7 @@ class Schedule(NamedTuple):
         resume: continue the run in `checkpoint`.
         signature: what must agree for a run to be continued, as JSON-able facts.
         until: decides when to stop before `n_draws`; None: the run goes to its end.
+        imports: modules that will be needed after the run; imported while it goes on, when the interpreter has little to do.
     """
 
     n_warmup: int
@@ -47,6 +48,7 @@ class Schedule(NamedTuple):
     resume: bool = False
     signature: Mapping[str, Json] = MappingProxyType({})
     until: "Until | None" = None
+    imports: Sequence[str] = ()
 
 
 class Until(Protocol):
@@ -138,6 +140,7 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
             start = time.perf_counter()
             states, kept = advance(states, n_steps)
             took = time.perf_counter() - start
+            import_meanwhile(*schedule.imports)  # from the second chunk on nothing is compiled
             if done >= n_warmup:
                 chunks.append([leaf[:, :n_steps].copy() for leaf in kept])  # not a view of all _LONGEST
             done += n_steps

@@ -4,17 +4,19 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import xarray
 from jaxtyping import Float
 
 from jaxgmm.covariance import get_family
 from jaxgmm.data.placed import Seen
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.types import Facts
+
+if TYPE_CHECKING:
+    import xarray  # takes .3 s, and `posterior` comes by here before chains are compiled
 
 GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on request
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
@@ -72,7 +74,7 @@ def original_names(feature_names: Sequence[str] | None) -> dict[str, Any]:
     return {} if feature_names is None else {"feature_names": list(feature_names)}
 
 
-def feature_names_of(tree: xarray.DataTree) -> tuple[str, ...] | None:
+def feature_names_of(tree: "xarray.DataTree") -> tuple[str, ...] | None:
     """The features' names as they were in the data; None if they had none. Trees without that fact: the features' own."""
     names = facts_of(tree).get("feature_names")
     if names is None:
@@ -86,7 +88,7 @@ def names_of_data(feature_names: Sequence[str]) -> dict[str, str]:
     return dict(zip(check_feature_names(feature_names, len(feature_names)), feature_names, strict=True))
 
 
-def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " N"]]:
+def rows_of(tree: "xarray.DataTree", user: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " N"]]:
     """The observed rows and their weights. `user` needs them.
 
     Raises:
@@ -98,31 +100,35 @@ def rows_of(tree: xarray.DataTree, user: str) -> tuple[Float[np.ndarray, "N D"],
     return rows, constants["sample_weight"].values if "sample_weight" in constants else np.ones(len(rows), rows.dtype)
 
 
-def seen_of(tree: xarray.DataTree, user: str) -> Seen:
+def seen_of(tree: "xarray.DataTree", user: str) -> Seen:
     """The observed rows with what is known of them besides. `user` needs them; errors as `rows_of`."""
     rows, weight = rows_of(tree, user)
     constants = group_of(tree, "constant_data")
     return Seen(rows, weight, *(constants[name].values if name in constants else None for name in (ERRORS, EVIDENCE, CENSORED)))
 
 
-def row_labels_of(tree: xarray.DataTree) -> np.ndarray:
+def row_labels_of(tree: "xarray.DataTree") -> np.ndarray:
     """The observed rows' labels, (N,): see `frames.row_labels`."""
     return np.asarray(group_of(tree, "observed_data")["obs_id"].values)
 
 
-def group_of(tree: xarray.DataTree, name: str) -> xarray.Dataset:
+def group_of(tree: "xarray.DataTree", name: str) -> "xarray.Dataset":
     """A group of a tree; empty if there is none."""
+    import xarray
+
     child = tree.children.get(name)
     return xarray.Dataset() if child is None else child.to_dataset()
 
 
-def require(tree: xarray.DataTree, user: str, **groups: Sequence[str]) -> None:
+def require(tree: "xarray.DataTree", user: str, **groups: Sequence[str]) -> None:
     """Raises where a tree lacks groups, or variables of them, that the function named `user` needs.
 
     Raises:
         TypeError: not a DataTree.
         ValueError: names what is missing.
     """
+    import xarray
+
     if not isinstance(tree, xarray.DataTree):
         raise UserTypeError(f"{user} needs the DataTree that jaxgmm.posterior returns, got {type(tree).__name__}.")
     missing = [group for group in groups if group not in tree.children]
