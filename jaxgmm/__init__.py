@@ -44,6 +44,7 @@ _NAMES = {
     "counting.partitions": ("partitions", "Partitions"),
     "counting.similarity": ("similarity",),
     "counting.telescoping_kernel": ("TelescopingKernel",),
+    "counting.subpartition": ("credible_subpartition",),
     "counting.typical_partition": ("typical_partition",),
     "counting.verdict": ("cluster_count", "ClusterCount"),
     "fitting.fit": ("fit",),
@@ -106,6 +107,7 @@ __all__ = [
     "count_clusters",
     "count_sensitivity",
     "covariance",
+    "credible_subpartition",
     "data",
     "datasets",
     "density_level",
@@ -177,6 +179,7 @@ if TYPE_CHECKING:
     from jaxgmm.counting.partitions import Partitions, partitions
     from jaxgmm.counting.sensitivity import count_sensitivity
     from jaxgmm.counting.similarity import similarity
+    from jaxgmm.counting.subpartition import credible_subpartition
     from jaxgmm.counting.telescoping_kernel import TelescopingKernel
     from jaxgmm.counting.typical_partition import typical_partition
     from jaxgmm.counting.verdict import ClusterCount, cluster_count

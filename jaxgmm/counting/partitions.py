@@ -15,6 +15,7 @@ from jaxgmm.counting.distinct import DistinctDraws
 from jaxgmm.counting.mixing import mcse_of
 from jaxgmm.counting.representatives import representatives
 from jaxgmm.counting.similarity import labels_of
+from jaxgmm.counting.subpartition import subpartition
 from jaxgmm.counting.typical_partition import around, centre, check
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import share
@@ -36,6 +37,7 @@ class Partitions(Readable):
         representatives: (partition, obs_id), labels. A cluster has the label of that of the typical partition whose rows it
             shares, as far as most rows agree; clusters beyond those have the next ones.
         typical: as `typical_partition` returns it: labels, stability, and the edge of the credible ball.
+        settled: as `credible_subpartition` returns it: the rows that nearly all draws divide in one way.
         left: the shares of the expected loss of the best single one that the best 1, 2, ... leave, up to the last number that
             was tried: often one that was not worth it.
         n_draws: how many there are.
@@ -46,6 +48,7 @@ class Partitions(Readable):
     table: pd.DataFrame
     representatives: xarray.DataArray
     typical: xarray.Dataset
+    settled: xarray.Dataset
     left: tuple[float, ...]
     n_draws: int
     n_compared: int
@@ -67,8 +70,11 @@ class Partitions(Readable):
         return f"{counted(len(self.table), 'plausible partition')}: {weights}"
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each: its stability, its cluster in the typical partition, and in each of the others, by `obs_id`."""
+        """A row for each: its stability, its cluster in the typical partition, among the rows that are settled (-1 for the
+        others), and in each of the partitions, by `obs_id`.
+        """
         columns = {"stability": self.stability.values, "typical": self.labels.values}
+        columns |= {"settled": self.settled["label"].values}
         columns |= {f"partition_{i}": label for i, label in enumerate(self.representatives.values)}
         return pd.DataFrame(columns, index=pd.Index(self.labels["obs_id"].values, name="obs_id"))
 
@@ -78,6 +84,9 @@ class Partitions(Readable):
         lines = [
             f"typical partition: {counted(facts['n_clusters'], 'cluster')}; expected {loss.title} {facts['expected_loss']:.3g} "
             f"{loss.unit}; {share(facts['probability'])} within {facts['radius']:.3g}",
+            f"{self.settled.attrs['n_rows']} of {self.labels.size} rows are divided in one way, into "
+            f"{counted(self.settled.attrs['n_clusters'], 'cluster')}, with probability "
+            f"{share(self.settled.attrs['probability'])}",
             self._gains(),
             f"{unsure} of {self.labels.size} rows keep less than half of their company",
             "" if self.n_compared == self.n_draws else f"found by comparing {self.n_compared} of {self.n_draws} draws",
@@ -122,7 +131,7 @@ def partitions(
         tree: from `count_clusters`.
         n_partitions: L, at most.
         loss: "vi" or "binder", as for `typical_partition`.
-        probability: that the credible ball around the typical partition holds.
+        probability: that the credible ball around the typical partition holds, and the rows that are `settled`.
         least_gain: a share, in 0..1. Of draws in which rows move by themselves one more takes off a few per cent at most.
 
     Returns:
@@ -174,7 +183,8 @@ def partitions(
     )
     coords = {"partition": table.index.to_numpy(), "obs_id": obs_id}
     own = xarray.DataArray(named, coords, ("partition", "obs_id"), "label")
-    return Partitions(table, own, typical, tuple(left), len(labels), draws.n_compared)
+    settled = subpartition(draws, labels, obs_id, probability)
+    return Partitions(table, own, typical, settled, tuple(left), len(labels), draws.n_compared)
 
 
 def _in_words(sizes: tuple[int, ...]) -> str:

@@ -11,6 +11,7 @@ from jaxgmm.counting.search import estimate, placed_in_turn
 from jaxgmm.counting.similarity import labels_of
 from jaxgmm.tools.errors import UserError
 
+_ROUNDING = 1e-12  # by which the distances of draws alike differ
 _MEDOIDS = 5  # draws that the search starts from
 
 
@@ -57,9 +58,14 @@ def typical_partition(tree: xarray.DataTree, probability: float = 0.95, *, loss:
 
 def check(probability: float, loss: str) -> None:
     """Raises ValueError for a probability or a loss that can't be used."""
+    check_probability(probability)
+    get_loss(loss)
+
+
+def check_probability(probability: float) -> None:
+    """Raises ValueError for one that no set of draws has."""
     if not 0 < probability < 1:
         raise UserError(f"probability must lie between 0 and 1, got {probability!r}: 0.95, say.")
-    get_loss(loss)
 
 
 def centre(draws: DistinctDraws, in_pairs: Float[np.ndarray, "S S"], loss: Loss) -> Int[np.ndarray, " U"]:
@@ -75,7 +81,7 @@ def around(
     """A partition with its credible ball among draws in order, and its rows' stability; see `typical_partition`."""
     away = distances(label, labels, get_loss(loss))
     radius = float(np.quantile(away, probability, method="inverted_cdf"))
-    inside = np.flatnonzero(away <= radius)
+    inside = np.flatnonzero(away <= radius * (1 + _ROUNDING))
     sizes = labels[inside].max(axis=1) + 1
 
     def edge(chosen: np.ndarray) -> np.ndarray:

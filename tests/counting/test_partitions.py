@@ -172,6 +172,27 @@ def test_stability_is_the_company_that_a_row_keeps():
         assert typical["stability"].values[row] == pytest.approx(kept)
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("probability", [0.4, 0.8])
+def test_no_more_of_few_rows_are_settled(seed, probability):
+    """By all sets of rows: the search is greedy, and misses a row for 2 of 180 such draws, none of these."""
+    rng = np.random.default_rng(seed)
+    labels = noisy(rng.integers(0, 3, (2, 7)), (0.8, 0.2), 40, rng.uniform(0, 0.5, 7), seed)
+    found = jg.credible_subpartition(tree_of(labels), probability)
+    settled = found["label"].values >= 0
+    sets = [list(rows) for size in range(1, 8) for rows in itertools.combinations(range(7), size)]
+    most = max(len(rows) for rows in sets if _share_of_one_way(labels[:, rows]) >= probability)
+    assert settled.sum() == found.attrs["n_rows"] == most
+    own = (in_order(labels[:, settled]) == found["label"].values[settled]).all(1).mean()
+    assert own == pytest.approx(found.attrs["probability"])
+    assert own >= probability
+
+
+def _share_of_one_way(labels):
+    """Of the draws, that divide the rows as most do."""
+    return np.unique(in_order(labels), axis=0, return_counts=True)[1].max() / len(labels)
+
+
 def test_many_draws_are_thinned_and_the_result_says_so(monkeypatch):
     truths, labels = planted()
     monkeypatch.setattr(distinct, "_MOST_DRAWS", 150)
@@ -179,6 +200,10 @@ def test_many_draws_are_thinned_and_the_result_says_so(monkeypatch):
     assert (found.n_draws, found.n_compared) == (1000, 143)
     assert found.typical.attrs["n_compared"] == 143
     assert "found by comparing 143 of 1000 draws" in repr(found)
+    settled = found.settled["label"].values >= 0
+    agree = (in_order(labels[:, settled]) == found.settled["label"].values[settled]).all(1)
+    assert (found.settled.attrs["n_compared"], found.settled.attrs["probability"]) == (143, agree.mean())  # of all draws
+    assert agree.mean() >= 0.95
     away = by_pairs(found.representatives.values, labels, "vi")
     np.testing.assert_allclose(found.table["weight"], np.bincount(away.argmin(0)) / 1000)  # of all draws
     monkeypatch.setattr(distinct, "_MOST_WORK", 1e6)
@@ -193,7 +218,7 @@ def test_rows_keep_their_labels():
     for labelled in (found.labels, found.stability, found.representatives, found.typical["finest"]):
         np.testing.assert_array_equal(labelled["obs_id"], names)
     assert frame.index.tolist() == names.tolist()
-    assert frame.columns.tolist() == ["stability", "typical", "partition_0", "partition_1", "partition_2"]
+    assert frame.columns.tolist() == ["stability", "typical", "settled", "partition_0", "partition_1", "partition_2"]
 
 
 def test_one_row_and_one_draw_have_one_partition():
@@ -223,11 +248,14 @@ def test_bad_arguments(options, error, message):
     if options.keys() <= {"loss", "probability"}:
         with pytest.raises(error, match=message):
             jg.typical_partition(tree_of(planted(4)[1]), **options)
+    if options.keys() == {"probability"}:
+        with pytest.raises(error, match=message):
+            jg.credible_subpartition(tree_of(planted(4)[1]), **options)
 
 
 def test_other_trees_and_rows():
     posterior = xarray.DataTree.from_dict({"posterior": xarray.Dataset()})
-    for ask in (jg.partitions, jg.typical_partition):
+    for ask in (jg.partitions, jg.typical_partition, jg.credible_subpartition):
         with pytest.raises(ValueError, match=f"{ask.__name__} needs the group allocations; this tree has posterior"):
             ask(posterior)
         with pytest.raises(TypeError, match=f"{ask.__name__} needs the DataTree"):
