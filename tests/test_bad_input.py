@@ -1,5 +1,6 @@
 """Bad input: one clear error each, that names the argument, the value and the way out."""
 
+import dataclasses
 import re
 
 import jax
@@ -12,6 +13,7 @@ from jaxgmm.app.config.toml import load_config
 from jaxgmm.app.report import write_report
 from jaxgmm.app.tables import read_table
 from jaxgmm.covariance import get_family
+from jaxgmm.sklearn import GaussianMixture
 from jaxgmm.tools.errors import UserError, UserTypeError
 
 KEY = jax.random.key(0)
@@ -19,6 +21,7 @@ X = np.array([[0.0, 1.0], [1.0, 0.5], [2.0, 2.0], [3.0, 0.0], [0.5, 0.7], [2.5, 
 W, M, C = np.array([0.4, 0.6]), np.array([[0.0, 0.0], [2.0, 1.0]]), np.tile(np.eye(2), (2, 1, 1))
 GMM = jg.GMM(W, M, C)
 PRIOR = jg.Prior(1.0, np.zeros(2), 0.01, 4.0, np.eye(2))
+OWN = jg.Prior(1.0, M, 0.01, 4.0, np.eye(2))
 
 
 def put(value, row=3):
@@ -178,6 +181,13 @@ CALLS = {
     ),
     "fixed component from the end": (lambda: fit(init=GMM, fixed={"means": -1}), ValueError, ["fixed", "component -1"]),
     "fixed word": (lambda: fit(init=GMM, fixed={"means": "both"}), ValueError, ["fixed", "'both'", "'all'"]),
+    "equal means": (lambda: fit(init=GMM, fixed={"means": "equal"}), ValueError, ["fixed", "'equal'", "'all'"]),
+    "weights of some word": (lambda: fit(fixed={"weights": "same"}), ValueError, ["fixed", "'same'", "'equal'"]),
+    "equal weights and means without a start": (
+        lambda: fit(fixed={"weights": "equal", "means": [0]}),
+        ValueError,
+        ["equal weights, means of 0", "init"],
+    ),
     "fixed fractions": (lambda: fit(init=GMM, fixed={"means": [0.5]}), TypeError, ["fixed", "whole numbers"]),
     "fixed yes": (lambda: fit(init=GMM, fixed=True), TypeError, ["fixed", "('means',)", "bool"]),
     "fixed some of a pooled covariance": (
@@ -261,7 +271,7 @@ CALLS = {
     "prior mean 0-D": (lambda: prior(mean=0.0), ValueError, ["mean", "()"]),
     "prior mean NaN": (lambda: prior(mean=np.array([0.0, np.nan])), ValueError, ["mean", "nan"]),
     "mean_precision": (lambda: prior(mean_precision=0.0), ValueError, ["mean_precision", "0.0"]),
-    "mean_precision 1-D": (lambda: prior(mean_precision=np.ones(2)), ValueError, ["mean_precision", "(2,)"]),
+    "mean_precision 2-D": (lambda: prior(mean_precision=np.ones((2, 2))), ValueError, ["mean_precision", "(2, 2)"]),
     "degrees_of_freedom": (lambda: prior(degrees_of_freedom=1.0), ValueError, ["degrees_of_freedom", "1.0"]),
     "scale shape": (lambda: prior(scale=np.ones(2)), ValueError, ["scale", "(2,)", "(2, 2)"]),
     "scale indefinite": (lambda: prior(scale=-np.eye(2)), ValueError, ["scale", "positive definite"]),
@@ -270,6 +280,25 @@ CALLS = {
     "scale zero": (lambda: prior(scale=np.array(0.0), family="spherical"), ValueError, ["scale", "positive"]),
     "scale strings": (lambda: prior(scale="a"), TypeError, ["scale"]),
     "prior family": (lambda: prior(family="fulll"), ValueError, ["family", "'fulll'", "'full'"]),
+    "prior of 2 and of 3 components": (
+        lambda: prior(mean=M, mean_precision=np.ones(3)),
+        ValueError,
+        ["numbers of components differ", "mean 2", "mean_precision 3"],
+    ),
+    "a wrong number of one component": (lambda: prior(mean_precision=[1.0, 0.0]), ValueError, ["mean_precision", "[1.0, 0.0]"]),
+    "a wrong matrix of one component": (lambda: prior(scale=C * [[[1]], [[-1]]]), ValueError, ["scale", "positive definite"]),
+    "scales of a shared covariance": (lambda: prior(scale=C, family="tied"), ValueError, ["scale", "'tied'", "'full'"]),
+    "scales of one volume": (lambda: prior(scale=C, family="EVV"), ValueError, ["scale", "'EVV'", "'full'"]),
+    "degrees of freedom of a shared covariance": (
+        lambda: prior(degrees_of_freedom=[4.0, 5.0], family="tied"),
+        ValueError,
+        ["degrees_of_freedom", "'tied'"],
+    ),
+    "means beside a random scale": (
+        lambda: dataclasses.replace(jg.Prior.default(X, 2), mean=M),
+        ValueError,
+        ["mean", "least_scale=None", "fraley_raftery"],
+    ),
     "Prior.default K": (lambda: jg.Prior.default(X, 0), ValueError, ["n_components", "0"]),
     "Prior.default family": (lambda: jg.Prior.default(X, 2, "ful"), ValueError, ["family", "'full'"]),
     "Prior.default weights": (
@@ -281,6 +310,41 @@ CALLS = {
         lambda: PRIOR.log_prob(jg.GMM(W, M, np.ones((2, 2)), "diag")),
         ValueError,
         ["prior", "'full'", "'diag'"],
+    ),
+    "prior of other components": (lambda: fit(n_components=3, prior=OWN), ValueError, ["prior.mean", "(2, 2)", "3 components"]),
+    "prior by component in a model of others": (
+        lambda: jg.posterior(X, jg.GMM([0.2, 0.3, 0.5], [*M, M[1]], [*C, C[1]]), prior=OWN, method="gibbs", key=KEY),
+        ValueError,
+        ["prior.mean", "3 components"],
+    ),
+    # Where components share a prior
+    "prior by component in fit_vb": (lambda: jg.fit_vb(X, 2, key=KEY, prior=OWN), ValueError, ["prior.mean", "'gibbs'"]),
+    "prior by component in 'vb'": (
+        lambda: jg.posterior(X, GMM, prior=OWN, method="vb", key=KEY),
+        ValueError,
+        ["prior.mean", "'vb'", "'gibbs'"],
+    ),
+    "prior by component in a count": (lambda: jg.count_clusters(X, key=KEY, prior=OWN), ValueError, ["prior.mean", "count"]),
+    "prior by component in fit_groups": (
+        lambda: jg.fit_groups([X, X], n_components=2, key=KEY, prior=OWN),
+        ValueError,
+        ["prior.mean", "fit_groups"],
+    ),
+    "prior by component in compare": (
+        lambda: jg.compare(X, families=["full"], n_components=[2], key=KEY, prior=lambda default: OWN),
+        ValueError,
+        ["prior.mean", "compare"],
+    ),
+    "prior by component in initialise": (lambda: jg.initialise(X, 2, key=KEY, prior=OWN), ValueError, ["prior.mean", "fit"]),
+    "prior by component in scikit-learn's class": (
+        lambda: GaussianMixture(2, prior=OWN).fit(X),
+        ValueError,
+        ["prior.mean", "jaxgmm.fit"],
+    ),
+    "prior by component in animate": (
+        lambda: jg.plots.animate(X, 2, key=KEY, prior=OWN),
+        ValueError,
+        ["prior.mean", "init"],
     ),
     # initialise
     "initialise K": (lambda: jg.initialise(X, 0, key=KEY), ValueError, ["n_components", "0"]),

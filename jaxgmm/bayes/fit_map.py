@@ -81,7 +81,7 @@ def fit_map(
         rtol: converged where an EM step would gain less than `rtol` nats per unit of weight, or than rounding.
         max_steps: the most BFGS steps.
         sample_weight: (N,), non-negative; 2 is a row twice, 0 no row.
-        fixed: what to keep at the values of a GMM given as `init`, as for `fit`.
+        fixed: what to keep at the values of a GMM given as `init`, as for `fit`; equal weights need none.
 
     Returns:
         Fit. `n_steps` and `trace` count the steps of EM, if it made the start, and then those of BFGS. Of the `restarts`, only
@@ -110,6 +110,7 @@ def fit_map(
     check_unrestricted(family, "fit_map")
     if held := check_fixed(fixed, n_components, family):
         check_held(held, given)
+        given = held.of(given) if isinstance(given, GMM) else given
     if isinstance(given, GMM) and not (np.asarray(given.weights) > 0).all():
         empty = np.flatnonzero(np.asarray(given.weights) == 0).tolist()
         raise UserError(f"init has components of weight 0, {empty}, which have no gradient: drop them.")
@@ -131,7 +132,7 @@ def fit_map(
                 warnings.simplefilter("ignore", FitWarning)  # a start need not have converged
                 start = fit(
                     source.x, n_components, key=key, family=family, prior=em_prior, init=init, n_init=n_init,
-                    sample_weight=sample_weight,
+                    sample_weight=sample_weight, fixed=held,
                 )  # fmt: skip
             if Status.interrupted in start.restarts.status:  # by Ctrl-C, which ends this, too
                 raise KeyboardInterrupt

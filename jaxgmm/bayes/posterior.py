@@ -170,6 +170,7 @@ def posterior(
             "error_covariances, censored and labels, or fit.gmm to start from the mixture alone."
         )
     held = _held(fixed, fit, gmm, method, groups)
+    gmm = held.of(gmm)
     settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}
     settings |= {"fixed": held.in_words} if held else {}
     schedule = None

@@ -15,7 +15,7 @@ from jaxgmm.fitting.account import account, in_weight, with_noise
 from jaxgmm.fitting.batch import Model, Settings, climb_models, pad
 from jaxgmm.fitting.em_step import with_share
 from jaxgmm.fitting.noise import Noise
-from jaxgmm.fitting.priors import Change, resolve_prior
+from jaxgmm.fitting.priors import Change, check_alike, resolve_prior
 from jaxgmm.fitting.result import USABLE, Fit
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model.criteria import Scores
@@ -73,6 +73,7 @@ class Sweep:
         for i in reversed(possible):  # those that take longest first
             k = self.counts[i]
             models[i] = Model(k, resolve_prior(self.prior, moments, k, family), keys[i])
+            check_alike(models[i].prior, "compare", "fit(...) of each model, and its bic")
         fits: list[Fit | Status] = [Status.collapsed] * len(self.counts)
         searches = climb_models(list(models.values()), data, moments, self.settings, self.dtype)
         for (i, model), search in zip(models.items(), searches, strict=True):

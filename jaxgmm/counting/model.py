@@ -15,7 +15,7 @@ from jaxgmm.counting.partition import Data, expand
 from jaxgmm.counting.partition_prior import ALPHA, N_COMPONENTS, WEIGHTS, OfAlpha, OfK, PartitionPrior, log_p_components
 from jaxgmm.covariance import get_family
 from jaxgmm.data.padding import pad_rows, padded_length
-from jaxgmm.fitting.priors import Change
+from jaxgmm.fitting.priors import Change, check_alike
 from jaxgmm.model.default_prior import NAMES, not_a_prior
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -84,6 +84,7 @@ def component_prior(prior: Prior | RichardsonGreen | Change | str, family: str |
     if family not in (None, prior.family):
         raise UserError(f"prior is for family {prior.family!r}, but family is {family!r}: leave family out.")
     _check_family(prior.family)
+    check_alike(prior, "a count", "posterior(...) of a fit")
     n_features = np.shape(x)[1]
     held = 1 if isinstance(prior, RichardsonGreen) else np.size(prior.mean)
     if held != n_features:

@@ -18,12 +18,12 @@ class ScalePrior(Protocol):
 
     @property
     def degrees_of_freedom(self) -> Any:
-        """nu0, ()."""
+        """nu0, (), or (K,) in families whose components are separate."""
         ...
 
     @property
     def scale(self) -> Any:
-        """Psi0, of `scale_shape`."""
+        """Psi0, of `scale_shape`, with an axis of components as nu0."""
         ...
 
 
@@ -111,7 +111,8 @@ class Family(abc.ABC):
         self, degrees_of_freedom: Numbers, scale: Numbers, n_features: int, n_active: Numbers | int, xp: Any, gammaln: Any
     ) -> Any:
         """What `log_prior` leaves out. `xp` is numpy or jax.numpy and `gammaln` goes with it: EM adds the constant on the host,
-        since compiling a float64 log-gamma takes longer than most fits.
+        since compiling a float64 log-gamma takes longer than most fits. Where components have numbers of their own, `n_active`
+        is (K,), which of them are active, and so is the answer, of each.
         """
 
     def prior_distribution(self, prior: ScalePrior, n_components: int) -> Any:
@@ -158,6 +159,11 @@ class Family(abc.ABC):
 def per_component(values: Float[Array, " K"], like: Array) -> Array:
     """(K,) values with axes of length one, to broadcast against (K, ...)."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+def column(values: Float[Array, "*K"]) -> Float[Array, "..."]:
+    """One number for all components as it is, (K,) of them as (K, 1)."""
+    return values if jnp.ndim(values) == 0 else values[:, None]
 
 
 def positive(counts: Array) -> Array:

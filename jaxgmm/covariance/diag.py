@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxgmm.covariance.base import Family, per_component, positive
+from jaxgmm.covariance.base import Family, column, per_component, positive
 from jaxgmm.covariance.factor import Factor
 from jaxgmm.covariance.variances import Diagonal
 from jaxgmm.tools.types import Numbers
@@ -45,22 +45,22 @@ class Diag(Family):
         return (prior.scale + scatter) / per_component(prior.degrees_of_freedom + counts + 3, scatter)
 
     def log_prior(self, factor, n_features, active, prior):
-        apart, linear = inverse_gamma(factor, prior)
+        apart, linear = inverse_gamma(factor, column(prior.degrees_of_freedom), prior.scale)
         return jnp.where(active, apart.sum(-1), 0).sum(), jnp.where(active, linear.sum(-1), 0).sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
-        return n_active * inverse_gamma_normaliser(degrees_of_freedom, scale, xp, gammaln).sum()
+        return n_active * inverse_gamma_normaliser(column(degrees_of_freedom), scale, xp, gammaln).sum(-1)
 
     def prior_distribution(self, prior, n_components):
         import numpyro.distributions as dist
 
-        each = dist.InverseGamma(prior.degrees_of_freedom / 2, jnp.asarray(prior.scale) / 2)
+        each = dist.InverseGamma(column(prior.degrees_of_freedom) / 2, jnp.asarray(prior.scale) / 2)
         return each.expand([n_components, prior.scale.shape[-1]]).to_event(2)
 
 
-def inverse_gamma(factor: Factor, prior) -> tuple[Array, Array]:
+def inverse_gamma(factor: Factor, nu: Any, scale: Any) -> tuple[Array, Array]:
     """Log InverseGamma(sigma2 | nu0 / 2, Psi0 / 2) without its normaliser, elementwise, in the parts of `log_prior`."""
-    return -(prior.degrees_of_freedom + 2) * jnp.log(factor.scale), prior.scale / 2 * factor.whitener**2
+    return -(nu + 2) * jnp.log(factor.scale), scale / 2 * factor.whitener**2
 
 
 def inverse_gamma_normaliser(nu: Numbers, scale: Numbers, xp: Any, gammaln: Any) -> Any:

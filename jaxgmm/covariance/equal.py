@@ -27,7 +27,7 @@ class EII(Spherical):
 
     def log_prior(self, factor, n_features, active, prior):
         first = jnp.argmax(active)
-        apart, linear = inverse_gamma(factor, prior)
+        apart, linear = inverse_gamma(factor, prior.degrees_of_freedom, prior.scale)
         return apart[first, 0], linear[first, 0]
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):
@@ -54,7 +54,7 @@ class EEI(Diag):
 
     def log_prior(self, factor, n_features, active, prior):
         first = jnp.argmax(active)
-        apart, linear = inverse_gamma(factor, prior)
+        apart, linear = inverse_gamma(factor, prior.degrees_of_freedom, prior.scale)
         return apart[first].sum(), linear[first].sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):

@@ -61,7 +61,7 @@ class Full(Family):
 
 def inverse_wishart(factor: Factor, n_features: int, prior) -> tuple[Array, Array]:
     """Log InverseWishart(Sigma | nu0, Psi0) without its normaliser, with leading axes as they come, in parts as `log_prior`."""
-    trace = jnp.einsum("...ia,ij,...ja->...", factor.whitener, prior.scale, factor.whitener)
+    trace = jnp.einsum("...ia,...ij,...ja->...", factor.whitener, prior.scale, factor.whitener)
     return -(prior.degrees_of_freedom + n_features + 1) * factor.half_log_det, trace / 2
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgmm.covariance.base import Family, positive
+from jaxgmm.covariance.base import Family, column, positive
 from jaxgmm.covariance.diag import inverse_gamma, inverse_gamma_normaliser
 from jaxgmm.covariance.variances import Isotropic
 
@@ -42,7 +42,7 @@ class Spherical(Family):
         return (prior.scale + scatter) / (prior.degrees_of_freedom + 2 + n_features * (counts + 1))
 
     def log_prior(self, factor, n_features, active, prior):
-        apart, linear = inverse_gamma(factor, prior)
+        apart, linear = inverse_gamma(factor, column(prior.degrees_of_freedom), column(prior.scale))
         return jnp.where(active, apart[:, 0], 0).sum(), jnp.where(active, linear[:, 0], 0).sum()
 
     def log_normaliser(self, degrees_of_freedom, scale, n_features, n_active, xp, gammaln):

@@ -205,6 +205,8 @@ def step_of(
 
 def check_held(held: Held, given: Given, *, left: bool = False) -> None:
     """Raises ValueError where there are no values to hold, or where nothing else is `left` to fit or to draw."""
+    if not held.needs_values and not isinstance(given, GMM):
+        return
     if not isinstance(given, GMM):
         raise UserError(f"fixed holds {held.in_words} at the values of the start, so init must be a GMM that has them.")
     if not left and held.n_parameters(given) == given.n_parameters:

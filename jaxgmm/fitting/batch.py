@@ -4,7 +4,6 @@
 doesn't have are padding of weight zero.
 """
 
-import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,6 +22,8 @@ from jaxgmm.data.padding import on_device, pad_rows
 from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.em_step import EM, EMRules, Own, Shared, with_share
 from jaxgmm.fitting.loop import climb
+from jaxgmm.fitting.ordering import Order, climb_in_order, differs, expected_start, places_of, without_differences
+from jaxgmm.fitting.priors import padded_prior
 from jaxgmm.fitting.result import Progress
 from jaxgmm.fitting.seeds import column_scales, seed_uniforms
 from jaxgmm.fitting.starts import assigned_start, starts_of_seeds
@@ -99,7 +100,7 @@ def climb_models(
         return [search for model in models for search in climb_models([model], data, moments, settings, dtype, None, callback)]
     most = max(counts) if len(models) > 1 else capacity(counts[0], data.n_samples)
     rules = rules_of(models, moments, _active(counts, most, given), settings, dtype)
-    starts = _starts(models, data, moments, settings, n_starts, most, given, dtype)
+    starts, order = _starts(models, data, moments, rules, settings, n_starts, given, dtype)
     together = data.n_samples * most * total <= TOGETHER or not data.traceable  # a pass over pieces is what takes long
     at_once = total if together else 1
     searches = []
@@ -110,10 +111,14 @@ def climb_models(
         keep = None if checkpoint is None else checkpoint.part(first)
         try:
             begin = starts(part, own)
+            begin = settings.step.fixed.of(begin)
             if settings.log_widths is not None:
                 begin = with_share(begin, jnp.full(begin.weights.shape[0], 1 - settings.noise_share, dtype))
             how: Any = {"report": report, "keep": keep, "stoppable": stoppable}
-            found = climb(begin, data, own, settings.max_steps, settings.step, **how)
+            if order is None:
+                found = climb(begin, data, own, settings.max_steps, settings.step, **how)
+            else:
+                found = climb_in_order(begin, order(part), data, own, settings.max_steps, settings.step, **how)
             searches.append(found._replace(statistics=found.statistics.plain()))
         except KeyboardInterrupt as stop:  # before it has found anything
             if not stoppable or data.shared or type(stop) is not KeyboardInterrupt or not searches:
@@ -146,15 +151,16 @@ def _starts(
     models: Sequence[Model],
     data: Source,
     moments: Moments,
+    rules: EMRules,
     settings: Settings,
     n_starts: int,
-    most: int,
     given: Given,
     dtype: np.dtype,
-) -> Callable[[slice, EMRules], GMM]:
-    """What makes a part of the starts, under its rules: of seeds, `n_starts` a model, or of what is given."""
-    if given is not None:
-        return lambda part, rules: _given_start(given, data, rules, models[0], most, settings.family, dtype)
+) -> tuple[Callable[[slice, EMRules], GMM], Callable[[slice], Order] | None]:
+    """What makes a part of the starts, under its rules: of seeds, `n_starts` a model, or of what is given; and their order."""
+    most = np.shape(rules.own.active)[1]
+    if given is not None:  # its numbers stay
+        return lambda part, rules: _given_start(given, data, rules, models[0], most, settings.family, dtype), None
     rows = on_device(data.some_rows(models[0].key, ROWS_FOR_SEEDS))
     scales = column_scales(moments, settings.family).astype(dtype)
     seeds = [seed_uniforms(model.key, n_starts, model.n_components, most).astype(dtype) for model in models]
@@ -165,7 +171,33 @@ def _starts(
         seeds, how = (uniforms[part], rules.shared.centre, scales, counts[part]), (settings.init, settings.family)
         return starts_of_seeds(rows.x, rows.weight, *seeds, *how, rules.own.prior, rows.evidence, noisy)
 
-    return seeded
+    return seeded, _order(models, rows.evidence, moments, rules, settings, dtype)
+
+
+def _order(
+    models: Sequence[Model], evidence: Array | None, moments: Moments, rules: EMRules, settings: Settings, dtype: np.dtype
+) -> Callable[[slice], Order] | None:
+    """What it takes to put a part of the starts in order; None where no prior tells components apart."""
+    if not any(differs(model.prior) for model in models):
+        return None
+    n_starts, active = settings.n_init, np.asarray(rules.own.active)
+    same = [m if m.prior is None else m._replace(prior=without_differences(m.prior, moments, m.n_components)) for m in models]
+    neutral = rules_of(same, moments, active, settings, dtype)
+    counts = np.repeat([model.n_components for model in models], n_starts)
+    places, chosen = places_of(evidence), np.arange(len(counts)) == len(counts) - 1
+    expected, (prior, k) = None, (models[-1].prior, models[-1].n_components)
+    if prior is not None and n_starts > 1 and places is None:  # rows with labels say themselves where components are
+        expected = expected_start(prior, k, moments.mean, dtype)
+    if expected is not None:
+        expected = jax.tree.map(lambda leaf: leaf[None], pad(expected, active.shape[1], dtype))
+        expected = settings.step.fixed.of(expected)
+        if settings.log_widths is not None:
+            expected = with_share(expected, jnp.full(1, 1 - settings.noise_share, dtype))
+
+    def of_part(part: slice) -> Order:
+        return Order(_repeat(neutral, n_starts, part), counts[part], places, expected, chosen[part])
+
+    return of_part
 
 
 def pad(gmm: GMM, capacity: int, dtype: np.dtype) -> GMM:
@@ -220,9 +252,7 @@ def rules_of(models: Sequence[Model], moments: Moments, active: np.ndarray, sett
     for model, own in zip(models, active, strict=True):
         if model.prior is None:
             continue
-        alpha = np.ones(own.size)
-        alpha[: model.n_components] = model.prior.concentration
-        padded = dataclasses.replace(as_dtype(model.prior, np.float64), concentration=on_host(alpha))
+        padded = padded_prior(model.prior, model.n_components, own.size)
         constants.append(log_normaliser(padded, own, np, np.vectorize(math.lgamma)))
         priors.append(as_dtype(padded, dtype))
     floor = pivot_floor(moments, get_family(settings.family), dtype)

@@ -96,7 +96,9 @@ def fit(
         family: "full", "tied", "diag", "spherical", or any of mclust's fourteen, such as "VEV"; or "factors:5", factor
             analysers of rank 5, for many features. With a GMM as `init`, its family is the default.
         prior: "default" (`Prior.default`), "fraley-raftery", a `Prior`, None for maximum likelihood, or a function that makes
-            the prior of the default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`.
+            the prior of the default one: `lambda prior: dataclasses.replace(prior, mean_precision=np.float64(0.1))`. Where
+            it differs between components, starts are put in the order that it likes best, and the last of several begins where
+            it expects them; what `init` numbers stays as it is.
         init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or a Fit (a warm start).
         n_init: number of starts for the named inits; the others are one start.
         rtol: stop when a step changes the objective by less than `rtol` times the total weight (nats per row: the one measure
@@ -121,8 +123,8 @@ def fit(
             outliers are its own then (Banfield & Raftery 1993). Its share has a uniform prior. `Fit.noise` has it.
         fixed: what to keep at the values of a GMM given as `init`: names, of "weights", "means", "covariances"; or a mapping
             from names to components, `{"means": [0, 2], "weights": "all"}`: their numbers, (K,) flags, or "all". Each step is
-            the exact maximum over the rest; weights that aren't held share what the held ones leave. With noise, weights
-            are those of the mixture beside it.
+            the exact maximum over the rest; weights that aren't held share what the held ones leave. `{"weights": "equal"}`
+            holds them at 1 / K, whatever they were, and needs no GMM. With noise, weights are those of the mixture beside it.
         stopping: "relative", or "aitken": what a geometric series of gains still promises, instead of the last gain, falls
             below `rtol` (Boehning et al. 1994).
         acceleration: "squarem" extrapolates every second step, and takes it back where the objective falls (Varadhan & Roland
@@ -178,6 +180,7 @@ def fit(
         n_starts = 1
     max_steps = check_steps(max_steps)
     held_parts = check_fixed(fixed, n_components, family)
+    given = held_parts.of(given) if isinstance(given, GMM) else given
     step = step_of(held_parts, stopping, acceleration, given, source.n_present, left=box is not None)
     partly = isinstance(source, ArraySource) and (errors is not None or sides is not None or has_gaps(source.x))
     check_family(family, source.n_features, partly)
@@ -227,6 +230,8 @@ def fit(
     )
     if isinstance(given, GMM):
         fitted = dataclasses.replace(fitted, gmm=step.fixed.put_back(fitted.gmm, given))
+    elif step.fixed:
+        fitted = dataclasses.replace(fitted, gmm=step.fixed.of(fitted.gmm))
     fitted = fitted if box is None else with_noise(fitted, search, box)
     if kept is not None and not keep_checkpoint:
         kept.forget()

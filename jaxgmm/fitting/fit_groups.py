@@ -69,7 +69,8 @@ def fit_groups(
             out.
         key: a PRNG key. A group's seeds depend on its place among the others.
         family: as for `fit`.
-        prior: as for `fit`. "default" and functions are made for each group; a `Prior` is that of all.
+        prior: as for `fit`. "default" and functions are made for each group; a `Prior` is that of all, and, but for
+            concentrations, of all components.
         criterion: "bic" or "aic".
         init: "k-means++" or "random".
         n_init: starts for each group and number of components.

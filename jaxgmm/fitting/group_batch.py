@@ -12,7 +12,7 @@ from jaxgmm.data.moments import Moments
 from jaxgmm.fitting.batch import pivot_floor
 from jaxgmm.fitting.group_step import EMOfGroups, NoRows, OwnRows, constants_of, seeded_groups
 from jaxgmm.fitting.loop import climb
-from jaxgmm.fitting.priors import Change, resolve_prior
+from jaxgmm.fitting.priors import Change, check_alike, resolve_prior
 from jaxgmm.fitting.seeds import column_scales
 from jaxgmm.fitting.step import Rules, Search
 from jaxgmm.model.default_prior import NAMES, Values
@@ -132,6 +132,7 @@ def _values(prior: Prior | Change | str, moments: Moments, n_components: int, ki
         return NAMES[prior](moments, n_components, kind)
     resolved = resolve_prior(prior, moments, n_components, kind.name)
     assert resolved is not None
+    check_alike(resolved, "fit_groups", "fit(...) of each group")
     return {name: np.asarray(getattr(resolved, name)) for name in resolved.fields}
 
 

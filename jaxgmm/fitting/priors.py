@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -10,7 +11,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.data.moments import Moments, rows_of_frequencies
 from jaxgmm.data.observed import arrange, has_gaps
-from jaxgmm.model.default_prior import not_a_prior
+from jaxgmm.model.default_prior import Values, not_a_prior
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import precision
@@ -50,6 +51,29 @@ def resolve_prior(prior: Prior | Change | str | None, moments: Moments, n_compon
     prior.check_fits(shapes)
     check_mode_exists(prior.concentration)
     return prior
+
+
+def padded_prior(prior: Prior, n_components: int, capacity: int) -> Prior:
+    """The prior as NumPy arrays of float64, with an entry for each of `capacity` components in the concentration, and in what
+    else differs between them: any, for padding.
+    """
+    prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prior)
+    own: dict[str, np.ndarray] = {name: np.asarray(getattr(prior, name)) for name in prior.by_component}
+    own = {name: np.concatenate([leaf, np.repeat(leaf[:1], capacity - n_components, axis=0)]) for name, leaf in own.items()}
+    alpha = np.ones(capacity)
+    alpha[:n_components] = prior.concentration
+    changes: Values = {name: on_host(leaf) for name, leaf in (own | {"concentration": alpha}).items()}
+    return dataclasses.replace(prior, **changes)
+
+
+def check_alike(prior: object, user: str, instead: str = "fit(...)") -> None:
+    """Raises ValueError for a prior of which components have parts of their own besides concentrations, for who takes none."""
+    own = [name for name in prior.by_component if name != "concentration"] if isinstance(prior, Prior) else []
+    if own:
+        raise UserError(
+            f"prior.{own[0]} has a value for each component, but {user} takes a prior that is the same for all: give one "
+            f"value, or use {instead}."
+        )
 
 
 def check_mode_exists(concentration: ArrayLike) -> None:

@@ -12,6 +12,7 @@ from jaxgmm.covariance import Family, get_family
 from jaxgmm.data import as_source
 from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import on_device
+from jaxgmm.fitting.priors import check_alike
 from jaxgmm.fitting.seeds import METHODS, Groups, column_scales, groups_on_host, known_of, seed_uniforms, seeds_of, typical
 from jaxgmm.model.engines import assigned_statistics
 from jaxgmm.model.mixture import GMM
@@ -69,6 +70,7 @@ def initialise(
         raise unknown("init", init, METHODS)
     host_only("initialise", x, sample_weight, key, instead=", and pass its GMM in")
     check_key(key)
+    check_alike(prior, "initialise")
     source = as_source(x, sample_weight, min_rows=2)
     n_components = check_count(n_components, "n_components")
     family = get_family(family).name

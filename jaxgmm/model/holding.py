@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool
 from jaxgmm.covariance import get_family
 from jaxgmm.model.mixture import GMM, PARAMETERS
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.validation import unknown
+from jaxgmm.tools.validation import is_traced, unknown
 
-ALL = "all"
+ALL, EQUAL = "all", "equal"
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Held:
         weights: K flags, or none where no component keeps its own. Never all but one: that one has what is left.
         means: as `weights`.
         covariances: as `weights`; all or none where components share something of them.
+        equal: all weights are held, and are the same whatever a mixture had.
     """
 
     weights: tuple[bool, ...] = ()
     means: tuple[bool, ...] = ()
     covariances: tuple[bool, ...] = ()
+    equal: bool = False
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in PARAMETERS)
@@ -55,6 +57,19 @@ class Held:
         mask = self.mask(name, len(old))
         return xp.where(mask.reshape(-1, *(1,) * (old.ndim - 1)), old, new)
 
+    def of(self, gmm: GMM) -> GMM:
+        """The mixture, or several along leading axes, that has the values: itself but for equal weights."""
+        if not self.equal:
+            return gmm
+        active = (gmm.weights if is_traced(gmm.weights) else np.asarray(gmm.weights)) > 0
+        weights: Any = (active / active.sum(-1, keepdims=True)).astype(gmm.weights.dtype)
+        return GMM.unchecked(weights, gmm.means, gmm.covariances, gmm.family, gmm.feature_names)
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether a mixture has to say at which values."""
+        return bool(self) and not (self.equal and not self.means and not self.covariances)
+
     def put_back(self, gmm: GMM, old: GMM, xp: Any = np) -> GMM:
         """The mixture, or several along leading axes, with what is held as it was, bit by bit."""
         leaves = {name: self.keep(name, getattr(old, name), getattr(gmm, name), xp) for name in PARAMETERS}
@@ -72,6 +87,8 @@ class Held:
         """Such as "all weights, means of 0, 2"."""
 
         def one(name: str) -> str:
+            if self.equal and name == "weights":
+                return "equal weights"
             which = np.flatnonzero(getattr(self, name)).tolist()
             return f"all {name}" if self.whole(name) else f"{name} of {', '.join(map(str, which))}"
 
@@ -87,7 +104,8 @@ def check_fixed(fixed: Any, n_components: int, family: str) -> Held:
     """What of a mixture of this many components is to be held.
 
     Args:
-        fixed: names of parameters; or a mapping from names to "all", (K,) flags, or the numbers of components.
+        fixed: names of parameters; or a mapping from names to "all", (K,) flags, or the numbers of components, and from
+            "weights" to "equal", too.
         n_components: K.
         family: of the covariances.
 
@@ -100,9 +118,13 @@ def check_fixed(fixed: Any, n_components: int, family: str) -> Held:
         >>> from jaxgmm.model.holding import check_fixed
         >>> check_fixed({"means": [0, 2], "weights": "all"}, 3, "full").in_words
         'all weights, means of 0, 2'
+        >>> check_fixed({"weights": "equal"}, 3, "full").in_words
+        'equal weights'
     """
     if isinstance(fixed, Held):
-        fixed = {name: getattr(fixed, name) for name in PARAMETERS if getattr(fixed, name)}
+        fixed = {name: getattr(fixed, name) for name in PARAMETERS if getattr(fixed, name)} | (
+            {"weights": EQUAL} if fixed.equal else {}
+        )
     if isinstance(fixed, str):
         fixed = (fixed,)
     if not isinstance(fixed, Mapping | Sequence):
@@ -114,7 +136,9 @@ def check_fixed(fixed: Any, n_components: int, family: str) -> Held:
     for name in named:
         if name not in PARAMETERS:
             raise unknown("parameter in fixed", name, PARAMETERS)
-    held = Held(**{name: _flags(name, which, n_components) for name, which in named.items()})
+    equal = isinstance(named.get("weights"), str) and named["weights"] == EQUAL
+    named = {**named, "weights": ALL} if equal else named
+    held = Held(**{name: _flags(name, which, n_components) for name, which in named.items()}, equal=equal)
     if sum(held.weights) == n_components - 1:  # what is left is the last one's
         held = dataclasses.replace(held, weights=(True,) * n_components if held.weights else ())
     if held.covariances and not held.whole("covariances") and not get_family(family).separate:
@@ -129,7 +153,8 @@ def _flags(name: str, which: Any, n_components: int) -> tuple[bool, ...]:
     """A flag for each component; none where none is raised."""
     if isinstance(which, str):
         if which != ALL:
-            raise UserError(f"fixed has {name!r}: {which!r}, which isn't {ALL!r}, flags, or numbers of components.")
+            or_equal = f", {EQUAL!r}" if name == "weights" else ""
+            raise UserError(f"fixed has {name!r}: {which!r}, which isn't {ALL!r}{or_equal}, flags, or numbers of components.")
         return (True,) * n_components
     values: Array | np.ndarray = np.atleast_1d(np.asarray(which))
     if values.ndim != 1 or (values.size and values.dtype.kind not in "biu"):

@@ -16,7 +16,7 @@ from jaxgmm.data.moments import Moments, column_moments, rows_of_frequencies
 from jaxgmm.model import default_prior, random_scale
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.prior_checks import check_shapes, check_values
+from jaxgmm.model.prior_checks import check_shapes, check_values, ranks_of
 from jaxgmm.tools import precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.pytree import pytree
@@ -41,15 +41,19 @@ class Prior(Readable):
     With `least_scale`, how small covariances are is left to the data: a random number s, one for all components, multiplies
     Psi0 and kappa0, log s uniform between log least_scale and 0, and is summed out of the density (`model.random_scale`).
 
+    Each component may have numbers of its own, by a leading axis (K,): a known line beside a broad background. Then components
+    aren't exchangeable: `fit` looks for the order that the prior likes best, and `relabel` keeps apart whose priors differ.
+
     Args:
         concentration: alpha, () or (K,), at least 1 for a mode to exist.
-        mean: m0, (D,), in the units of the data.
-        mean_precision: kappa0 > 0, (): how many rows the prior mean is worth.
-        degrees_of_freedom: nu0 > D - 1 where covariances are matrices, > 0 otherwise, ().
+        mean: m0, (D,) or (K, D), in the units of the data.
+        mean_precision: kappa0 > 0, () or (K,): how many rows the prior mean is worth.
+        degrees_of_freedom: nu0 > D - 1 where covariances are matrices, > 0 otherwise, (); (K,) where components share nothing
+            of their covariances.
         scale: Psi0, squared units: (D, D) where covariances are matrices, (D,) where they are variances of features, () where
-            they are one of a component.
+            they are one of a component; with a leading K as degrees_of_freedom.
         family: covariance family.
-        least_scale: least value of s, in (0, 1]; None: s = 1, Psi0 and kappa0 are as given.
+        least_scale: least value of s, in (0, 1], beside which only alpha may differ; None: s = 1, all is as given.
 
     Raises:
         TypeError: not real numbers.
@@ -60,12 +64,18 @@ class Prior(Readable):
         >>> prior = jg.Prior.default(jg.datasets.load_faithful().x, n_components=2)
         >>> float(prior.degrees_of_freedom)
         4.0
+
+        A line at 0 of sd 0.1, as sure as of 1000 rows, on a background of which little is known:
+
+        >>> line = jg.Prior(1.0, [[0.0], [5.0]], [1000.0, 0.01], [1000.0, 3.0], [10.0, 30.0], "spherical")
+        >>> line.by_component
+        ('mean', 'mean_precision', 'degrees_of_freedom', 'scale')
     """
 
     concentration: Float[Array, "*K"]
-    mean: Float[Array, " D"]
-    mean_precision: Float[Array, ""]
-    degrees_of_freedom: Float[Array, ""]
+    mean: Float[Array, "*K D"]
+    mean_precision: Float[Array, "*K"]
+    degrees_of_freedom: Float[Array, "*K"]
     scale: Float[Array, "..."]
     family: str = "full"
     least_scale: Float[Array, ""] | None = None
@@ -86,6 +96,12 @@ class Prior(Readable):
     def fields(self) -> tuple[str, ...]:
         """Names of the numbers that it has."""
         return _FIELDS if self.least_scale is None else (*_FIELDS, "least_scale")
+
+    @property
+    def by_component(self) -> tuple[str, ...]:
+        """Names of the numbers that have an axis of components."""
+        ranks = ranks_of(np.shape(self.mean)[-1], self.family)
+        return tuple(name for name in _FIELDS if np.ndim(getattr(self, name)) > ranks[name])
 
     @classmethod
     def default(
@@ -210,11 +226,13 @@ class Prior(Readable):
             )
         if np.shape(self.mean)[-1:] != (gmm.n_features,):
             raise UserError(f"prior.mean has shape {np.shape(self.mean)}, but the mixture has {gmm.n_features} features.")
-        if np.shape(self.concentration) not in ((), (gmm.n_components,)):
-            raise UserError(
-                f"prior.concentration has shape {np.shape(self.concentration)}; "
-                f"one number, or one for each of the {gmm.n_components} components, is needed."
-            )
+        for name in self.by_component:
+            shape = np.shape(getattr(self, name))
+            if shape[0] != gmm.n_components:
+                raise UserError(
+                    f"prior.{name} has shape {shape}; one for all, {shape[1:]}, or one for each of the {gmm.n_components} "
+                    "components is needed."
+                )
 
 
 _FIELDS = ("concentration", "mean", "mean_precision", "degrees_of_freedom", "scale")
@@ -277,6 +295,8 @@ def _kernel(prior: Prior, gmm: GMM, factor: "Factor", active: Bool[Array, " K"])
     norm = family.structure.coefficients(gmm.means - prior.mean, factor)[2]
     covariances, rate = family.log_prior(factor, n_features, active, prior)
     apart = weights + covariances - jnp.where(active, factor.half_log_det, 0).sum()
+    if jnp.ndim(prior.mean_precision):
+        return apart, rate + (prior.mean_precision * jnp.where(active, norm, 0)).sum() / 2
     return apart, rate + prior.mean_precision * jnp.where(active, norm, 0).sum() / 2
 
 
@@ -285,8 +305,12 @@ def log_normaliser(prior: Prior, active: Numbers, xp: Any, gammaln: Any) -> Any:
     n_features, n_active = prior.mean.shape[-1], active.sum()
     concentration = xp.where(active, prior.concentration, 0)
     weights = gammaln(concentration.sum()) - xp.where(active, gammaln(xp.where(active, prior.concentration, 1)), 0).sum()
-    means = n_active * n_features / 2 * xp.log(prior.mean_precision / (2 * np.pi))
-    covariances = get_family(prior.family).log_normaliser(
-        prior.degrees_of_freedom, prior.scale, n_features, n_active, xp, gammaln
+    means = (
+        (active if np.ndim(prior.mean_precision) else n_active) * n_features / 2 * xp.log(prior.mean_precision / (2 * np.pi))
     )
-    return weights + means + covariances
+    counted = active if {"degrees_of_freedom", "scale"} & set(prior.by_component) else n_active
+    covariances = get_family(prior.family).log_normaliser(
+        prior.degrees_of_freedom, prior.scale, n_features, counted, xp, gammaln
+    )
+    each = (values.sum() if np.ndim(values) else values for values in (means, covariances))  # of the components, or of all
+    return sum(each, start=weights)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxgmm.covariance import get_family
-from jaxgmm.covariance.base import per_component
+from jaxgmm.covariance.base import column, per_component
 from jaxgmm.data.padding import pad_rows, padded_rows
 from jaxgmm.model.coercion import Mixture, about_rows, as_gmm
 from jaxgmm.model.density import WITHOUT_ROWS
@@ -114,8 +114,8 @@ def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, 
         statistics: from `e_step`.
         gmm: the mixture that made them; supplies the family, what is fixed, and which components are inactive (weight 0).
         prior: None for maximum likelihood.
-        fixed: what to keep: names, of "weights", "means", "covariances", or a mapping from names to components, as for `fit`.
-            The rest is the exact constrained mode.
+        fixed: what to keep: names, of "weights", "means", "covariances", or a mapping from names to components, as for `fit`;
+            `{"weights": "equal"}` makes them so. The rest is the exact constrained mode.
 
     Returns:
         A mixture of the same family. A component that received no weight keeps its mean and, without a prior, its covariance.
@@ -131,6 +131,7 @@ def m_step(statistics: Statistics, gmm: Mixture, prior: Prior | None = None, *, 
     """
     gmm = as_gmm(gmm)
     held = check_fixed(fixed, gmm.n_components, gmm.family)
+    gmm = held.of(gmm)
     if prior is not None:
         prior.check_fits(gmm)
     dtype = precision.compute_dtype(statistics.counts, gmm, statistics, prior)
@@ -153,7 +154,7 @@ def maximise(statistics: Statistics, gmm: GMM, prior: Prior | None, active: Bool
     strength = jnp.zeros((), counts.dtype) if prior is None else prior.mean_precision
     total = counts + strength
 
-    pull = 0 if prior is None else strength * (prior.mean - centre)
+    pull = 0 if prior is None else column(strength) * (prior.mean - centre)
     shift = jnp.where((active & (total > 0))[:, None], (sums + pull) / jnp.where(total > 0, total, 1)[:, None], 0)
     shift = held.keep("means", gmm.means - centre, shift)
     means = held.keep("means", gmm.means, centre + shift)

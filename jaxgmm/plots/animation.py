@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.fitting.arguments import names_in, noise_in, resolve_init
-from jaxgmm.fitting.priors import named_prior
+from jaxgmm.fitting.priors import check_alike, named_prior
 from jaxgmm.fitting.starts import initialise
 from jaxgmm.model.coercion import Mixture
 from jaxgmm.model.default_prior import check_name, not_a_prior
@@ -103,6 +103,7 @@ def animate(
     if not (prior is None or isinstance(prior, Prior)):
         raise not_a_prior(prior, "None")
     if given is None:
+        check_alike(prior, "animate from seeds", "a GMM as init")
         given = initialise(x, n_components, key=key, init=str(init), family=family, prior=prior)
     if not isinstance(given, GMM):
         raise UserError("init must be 'k-means++', 'random' or a mixture here, labels and responsibilities are for jaxgmm.fit.")

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from jaxgmm.covariance import get_family
 from jaxgmm.data.moments import column_moments
 from jaxgmm.data.padding import pad_rows
-from jaxgmm.fitting.priors import resolve_prior
+from jaxgmm.fitting.priors import check_alike, resolve_prior
 from jaxgmm.fitting.starts import assigned_start
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.mixture import GMM
@@ -167,7 +167,9 @@ class GaussianMixture(CompiledMixture, mixture.GaussianMixture):
         with float64():
             dense, dtype = self.covariance_type in ("full", "tied"), np.dtype(np.float64)
             moments = column_moments(rows.data.x, rows.data.weight, dense, dtype)
-            return resolve_prior(self.prior, moments, self.n_components, self.covariance_type)
+            prior = resolve_prior(self.prior, moments, self.n_components, self.covariance_type)
+            check_alike(prior, "GaussianMixture", "jaxgmm.fit(...)")
+            return prior
 
     def _scaled(self, sample_weight: np.ndarray) -> np.ndarray:
         """Weights of mean 1, if only their ratios matter: scikit-learn adds 10 eps to their sums."""

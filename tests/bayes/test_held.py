@@ -234,6 +234,16 @@ def test_fit_map_is_em():
         np.testing.assert_allclose(getattr(mode.gmm, name), getattr(em.gmm, name), atol=1e-5)
 
 
+def test_equal_weights_in_fit_map():
+    """Without a start, the mode is EM's."""
+    x, equal = few_rows(), {"fixed": {"weights": "equal"}}
+    em, mode = (of(x, 3, key=KEY, family="spherical", rtol=1e-13, **equal) for of in (jg.fit, jg.fit_map))
+    assert mode.objective == pytest.approx(em.objective, abs=1e-8)
+    assert mode.n_parameters == em.n_parameters == 6
+    assert check_fixed(mode.fixed, 3, "spherical") == em.fixed  # as `posterior` asks, and then draws
+    assert em.fixed.of(START).weights.tolist() == [1 / 3] * 3
+
+
 # Draws
 
 

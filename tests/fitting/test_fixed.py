@@ -215,3 +215,22 @@ def test_rows_as_they_come(what):
         whole = jg.fit(x, init=start, key=KEY, fixed=SOME, max_steps=5000)
         np.testing.assert_allclose(fit.means, whole.means, rtol=1e-9)
         assert "held as they were: weights of 1, means of 0, covariances of 2" in repr(whole)
+
+
+def test_equal_weights_need_no_start():
+    """They are those of a start that has them; the best of several starts, of any numbers before."""
+    x = rows()
+    fit = jg.fit(x, 3, key=KEY, family="diag", prior="fraley-raftery", fixed={"weights": "equal"}, rtol=1e-12)
+    assert (np.asarray(fit.weights) == 1 / 3).all()
+    assert fit.fixed.in_words == "equal weights"
+    assert fit.n_parameters == 3 * (2 + 2)
+    assert fit.bic == pytest.approx(-2 * fit.log_likelihood + 12 * np.log(len(x)))
+    as_before = jg.GMM([1 / 3] * 3, fit.means, fit.covariances, "diag")
+    other = jg.fit(x, init=as_before, key=KEY, prior=fit.prior, fixed=("weights",), rtol=1e-12)
+    assert other.objective == pytest.approx(fit.objective, abs=1e-6)
+    assert other.n_parameters == fit.n_parameters
+    unequal = jg.fit(x, init=start_of("diag"), key=KEY, prior=fit.prior, fixed={"weights": "equal", "means": [0]})
+    assert (np.asarray(unequal.weights) == 1 / 3).all()
+    assert np.array_equal(unequal.means[0], start_of("diag").means[0])
+    step = jg.m_step(jg.e_step(start_of("diag"), x), start_of("diag"), fixed={"weights": "equal"})
+    assert (np.asarray(step.weights) == 1 / 3).all()

@@ -25,7 +25,7 @@ from jaxgmm.bayes.priors.base import (
     statistics_of,
 )
 from jaxgmm.covariance import Factor, check_unrestricted, get_family
-from jaxgmm.covariance.base import per_component
+from jaxgmm.covariance.base import column, per_component
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.model import random_scale
 from jaxgmm.model.holding import FREE, Held
@@ -121,7 +121,8 @@ def posterior_given(prior: Prior, statistics: Statistics, family: str, gmm: GMM 
     """
     kind, counts = get_family(family), statistics.counts
     strength = counts + prior.mean_precision
-    shift = (statistics.sums + prior.mean_precision * (prior.mean - statistics.centre)) / strength[:, None]
+    pull = column(prior.mean_precision) * (prior.mean - statistics.centre)
+    shift = (statistics.sums + pull) / strength[:, None]
     mean = statistics.centre + shift
     if held.means:
         assert gmm is not None
@@ -185,12 +186,12 @@ def _sample_conjugate(prior: Prior, n_components: int) -> GMM:
         means = numpyro.sample("means", ScaledMeans(prior, covariances, n_components))
         return GMM.unchecked(weights, means, covariances, prior.family)
     covariances = numpyro.sample("covariances", family.prior_distribution(prior, n_components))
-    scale = family.factor(covariances, n_features).scale / jnp.sqrt(prior.mean_precision)
+    scale, root = family.factor(covariances, n_features).scale, column(jnp.sqrt(prior.mean_precision))
     mean = jnp.asarray(prior.mean)
     if family.structure.dense:
-        each = dist.MultivariateNormal(mean, scale_tril=scale).expand([n_components]).to_event(1)
+        each = dist.MultivariateNormal(mean, scale_tril=scale / column(root)).expand([n_components]).to_event(1)
     else:
-        each = dist.Normal(mean, scale).expand([n_components, n_features]).to_event(2)
+        each = dist.Normal(mean, scale / root).expand([n_components, n_features]).to_event(2)
     means = numpyro.sample("means", each)
     return GMM.unchecked(weights, means, covariances, prior.family)
 

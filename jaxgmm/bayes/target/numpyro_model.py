@@ -186,6 +186,7 @@ def _values(init: Any, n_components: int, family: str, held: Held) -> GMM:
         raise UserError(f"fixed holds {held.in_words} at the values of a mixture: pass it as init.")
     gmm = as_gmm(init, "init")
     check_held(held, gmm)
+    gmm = held.of(gmm)
     if (gmm.n_components, gmm.family) != (n_components, family):
         raise UserError(
             f"init has {gmm.n_components} components of family {gmm.family!r}, but the model {n_components} of {family!r}."

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxgmm.bayes.target.coordinates import Layout, vector_of
 from jaxgmm.covariance import get_family
+from jaxgmm.covariance.base import column
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 
@@ -47,7 +48,7 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
     counts = total_weight * jnp.asarray(gmm.weights)
     weights = jnp.asarray(gmm.weights)[layout.order] if layout.held.weights else jnp.asarray(gmm.weights)
     if isinstance(prior, Prior):
-        mean_rows, scale_rows = prior.mean_precision, prior.degrees_of_freedom
+        mean_rows, scale_rows = prior.mean_precision, column(prior.degrees_of_freedom)
     else:
         mean_rows, scale_rows = jnp.asarray(gmm.covariances).reshape(-1) / prior.mean_variance, 2 * prior.shape
     rows = (counts if family.per_component else counts.sum(keepdims=True))[:, None]
@@ -87,4 +88,4 @@ def log_volume(frame: Frame, layout: Layout) -> Float[Array, ""]:
 
 def shifted(prior: Any, shift: Float[Array, " D"]) -> Any:
     """The prior of rows from which `shift` has been taken."""
-    return dataclasses.replace(prior, mean=prior.mean - jnp.reshape(shift, jnp.shape(prior.mean)))
+    return dataclasses.replace(prior, mean=prior.mean - jnp.reshape(shift, jnp.shape(prior.mean)[-1:]))

@@ -29,6 +29,7 @@ from jaxgmm.bayes.trees.schema import (
     GROUPS,
     HELD,
     PARAMETERS,
+    PRIOR,
     ROW,
     check_feature_names,
     encode_facts,
@@ -213,7 +214,9 @@ def prior_constants(prior: Any, weight: Numbers | None) -> dict[str, tuple[Seque
     dims = {"concentration": ("component_id",), "mean": ("feature",), "scale": ("feature", "feature_bis")}
     own = {} if prior is None else vars(prior)
     fields = {name: np.asarray(value) for name, value in own.items() if name != "family" and value is not None}
-    constants = {f"prior_{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
+    if isinstance(prior, Prior):
+        dims |= {name: ("component_id", *dims.get(name, ())) for name in prior.by_component if name != "concentration"}
+    constants = {f"{PRIOR}{name}": (dims.get(name, ())[: value.ndim], value) for name, value in fields.items()}
     return constants | ({} if weight is None else {"sample_weight": (("obs_id",), weight)})
 
 

@@ -1,7 +1,5 @@
 """`relabel`: undo label switching, and say how well that can be done."""
 
-import warnings
-
 import jax
 import numpy as np
 import xarray
@@ -10,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws, memberships_of
-from jaxgmm.bayes.trees.schema import HELD, PARAMETERS, group_of, require, seen_of
+from jaxgmm.bayes.trees.schema import HELD, PARAMETERS, PRIOR, group_of, require, seen_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data.padding import padded_draws
 from jaxgmm.model.coercion import Mixture, as_gmm
@@ -40,7 +38,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
       component mean little (Frühwirth-Schnatter 2011; here in units of the spread within a label).
     - `switch_rate`: the share of successive draws of a chain whose permutations differ.
 
-    Where rows have labels, components that these tell apart keep their places, and so do those that differ in what is held.
+    Where rows have labels, components that these tell apart keep their places, and so do those that differ in what is held, or
+    in their prior: their order isn't arbitrary.
 
     Args:
         tree: from `posterior`.
@@ -54,9 +53,6 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
     Raises:
         TypeError: not a tree, or a pivot that isn't a mixture.
         ValueError: groups that are missing; a pivot of another family, K or D, or with a component of weight 0.
-
-    Warns:
-        UserWarning: a prior whose concentration differs between components, so that their order isn't arbitrary.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -77,15 +73,6 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
         _check_pivot(pivot, draws)
         if pivot.feature_names and draws.feature_names and pivot.feature_names != draws.feature_names:
             pivot = pivot.marginal(draws.feature_names)  # its features in the draws' order
-    concentration = group_of(tree, "constant_data").get("prior_concentration")
-    if concentration is not None and concentration.min() < concentration.max():
-        warnings.warn(
-            f"the prior's concentration differs between components, {concentration.values.tolist()}, so their order isn't "
-            "arbitrary: relabelled draws are no longer draws from this posterior.",
-            UserWarning,
-            stacklevel=2,
-        )
-
     shape = draws.weights.shape[:2]
     dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
@@ -148,10 +135,14 @@ def _highest(draws: GMM, lp: Float[np.ndarray, "chain draw"]) -> GMM:
 def _interchangeable(
     evidence: Float[np.ndarray, "N K"] | None, draws: GMM, constants: xarray.Dataset
 ) -> Bool[np.ndarray, "K K"]:
-    """Which components could change places: rows' labels, if there are any, say the same of both, and so does what is held."""
+    """Which components could change places: rows' labels, if there are any, the prior and what is held say the same of both."""
     alike = np.ones((draws.n_components, draws.n_components), bool)
     if evidence is not None:
         alike &= (evidence[:, :, None] == evidence[:, None]).all(0)
+    for name, variable in constants.items():
+        if str(name).startswith(PRIOR) and "component_id" in variable.dims:
+            value = variable.transpose("component_id", ...).values.reshape(draws.n_components, -1)
+            alike &= (value[:, None] == value).all(-1)
     for name in PARAMETERS:
         if f"{HELD}{name}" not in constants or (name == "covariances" and not get_family(draws.family).per_component):
             continue

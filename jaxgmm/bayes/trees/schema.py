@@ -23,6 +23,7 @@ DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "ra
 PARAMETERS = ("weights", "means", "covariances")
 ERRORS, EVIDENCE, CENSORED = "error_covariances", "label_evidence", "censored"  # of rows, in constant_data
 HELD = "held_"  # of constant_data, and the name of a parameter: whose of it was held
+PRIOR = "prior_"  # of constant_data, and the name of a number of the prior
 ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
 _RESERVED = (*DIMS, "sample", ".")  # "sample" is what ArviZ calls chain and draw together; HDF5 knows "." as a folder
 

@@ -20,6 +20,7 @@ from jaxgmm.covariance import get_family
 from jaxgmm.data import ArraySource
 from jaxgmm.fitting.account import restarts_of
 from jaxgmm.fitting.loop import climb
+from jaxgmm.fitting.priors import check_alike
 from jaxgmm.fitting.status import FitWarning, Status
 from jaxgmm.fitting.step import Rules
 from jaxgmm.model.prior import Prior, log_kernel
@@ -59,6 +60,7 @@ def vb(problem: Problem, key: Array, n_draws: int, n_chains: int, *, rtol: float
             f"method 'vb' needs a conjugate prior, a Prior, but prior is a {type(prior).__name__}, whose means and variances "
             "are independent: take method='gibbs', 'nuts', 'svi' or 'laplace', or prior='default'."
         )
+    check_alike(prior, "method 'vb'", "method='gibbs', 'nuts', 'svi' or 'laplace'")
     check_rtol(rtol)
     max_steps = check_steps(max_steps)
     x, gmm = cast(Array, problem.x), problem.start

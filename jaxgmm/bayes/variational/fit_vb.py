@@ -20,6 +20,7 @@ from jaxgmm.fitting.account import restarts_of
 from jaxgmm.fitting.arguments import errors_of, names_in, resolve_init, source_of
 from jaxgmm.fitting.batch import ROWS_FOR_SEEDS, TOGETHER, capacity, pad
 from jaxgmm.fitting.loop import climb
+from jaxgmm.fitting.priors import check_alike
 from jaxgmm.fitting.seeds import column_scales, seed_uniforms
 from jaxgmm.fitting.starts import starts_of_seeds
 from jaxgmm.fitting.status import FitWarning, Status
@@ -75,7 +76,8 @@ def fit_vb(
         n_components: K; may be left out where `init` holds it.
         key: a PRNG key.
         family: "full", "tied", "diag" or "spherical", or by their names in mclust.
-        prior: "default" (`Prior.default`), "fraley-raftery", or a `Prior`; its concentration may be below 1.
+        prior: "default" (`Prior.default`), "fraley-raftery", or a `Prior`, the same for all components but for its
+            concentration, which may be below 1.
         weights: "dirichlet", Dirichlet(concentration); or "stick-breaking", a Dirichlet process of that concentration, of
             which q uses the first K components.
         init: "k-means++", "random", (N, K) responsibilities, (N,) integer labels, or a GMM or Fit.
@@ -196,6 +198,7 @@ def _check_prior(prior: Any, weights: str, n_components: int, n_features: int, f
     if not isinstance(prior, Prior):
         raise not_a_prior(prior)  # a bound of the evidence needs a proper, conjugate one
     prior.check_fits(GMM.unchecked(np.empty(n_components), np.empty((n_components, n_features)), np.empty(()), family))
+    check_alike(prior, "fit_vb", "posterior(..., method='gibbs')")
     WEIGHT_PRIORS[weights].check(prior.concentration)
 
 

@@ -197,11 +197,3 @@ def test_bad_input(clusters):
     del lacking["sample_stats"]["lp"]
     with pytest.raises(ValueError, match="without a pivot needs sample_stats/lp"):
         relabel(lacking)
-
-
-def test_an_order_that_the_prior_knows_is_not_arbitrary(clusters):
-    fit = jg.fit(clusters, 3, key=KEY)
-    prior = jg.Prior([1.0, 2.0, 3.0], fit.prior.mean, 0.01, 4.0, fit.prior.scale)
-    tree = tree_of(draws_around(fit.gmm, (2, 5)), clusters, prior=prior)
-    with pytest.warns(UserWarning, match="concentration differs between components"):
-        relabel(tree, fit.gmm)
