@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.infer.util import log_density
 
 import jaxgmm as jg
 from jaxgmm.app.config.toml import load_config
@@ -316,6 +317,11 @@ CALLS = {
         lambda: jg.posterior(X, jg.GMM([0.2, 0.3, 0.5], [*M, M[1]], [*C, C[1]]), prior=OWN, method="gibbs", key=KEY),
         ValueError,
         ["prior.mean", "3 components"],
+    ),
+    "prior of other components in a NumPyro model": (
+        lambda: log_density(jg.numpyro_model, (X, 3, "full", OWN), {}, {}),
+        ValueError,
+        ["prior.mean", "(2, 2)", "3 components"],
     ),
     # Where components share a prior
     "prior by component in fit_vb": (lambda: jg.fit_vb(X, 2, key=KEY, prior=OWN), ValueError, ["prior.mean", "'gibbs'"]),

@@ -226,11 +226,15 @@ class Prior(Readable):
             )
         if np.shape(self.mean)[-1:] != (gmm.n_features,):
             raise UserError(f"prior.mean has shape {np.shape(self.mean)}, but the mixture has {gmm.n_features} features.")
+        self.check_n_components(gmm.n_components)
+
+    def check_n_components(self, n_components: int) -> None:
+        """Raises ValueError where numbers are those of another number of components."""
         for name in self.by_component:
             shape = np.shape(getattr(self, name))
-            if shape[0] != gmm.n_components:
+            if shape[0] != n_components:
                 raise UserError(
-                    f"prior.{name} has shape {shape}; one for all, {shape[1:]}, or one for each of the {gmm.n_components} "
+                    f"prior.{name} has shape {shape}; one for all, {shape[1:]}, or one for each of the {n_components} "
                     "components is needed."
                 )
 

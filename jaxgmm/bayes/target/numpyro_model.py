@@ -30,6 +30,7 @@ from jaxgmm.model.default_prior import check_name, not_a_prior
 from jaxgmm.model.density import Uniform
 from jaxgmm.model.holding import Fixed, Held, check_fixed
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.prior import Prior
 from jaxgmm.model.rows import log_joint_of, weighted
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.validation import check_count, check_rows, check_weights, is_traced
@@ -207,4 +208,6 @@ def _resolve_prior(x: Any, n_components: int, family: str, prior: Any, sample_we
         raise not_a_prior(prior, "a RichardsonGreen")
     if getattr(prior, "family", family) != family:
         raise UserError(f"prior is for family {prior.family!r}, but family is {family!r}.")
+    if isinstance(prior, Prior):
+        prior.check_n_components(n_components)
     return prior
