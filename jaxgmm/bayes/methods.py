@@ -21,6 +21,7 @@ class Method(NamedTuple):
         options: the keyword arguments that are its own, as the function orders them.
         partly: whether it takes rows however they were seen: with gaps, errors of measurement or labels.
         holds: whether it draws the rest of a mixture of which parts are held.
+        in_pieces: as `function`, of a `ProblemInPieces`; None: it wants all rows in memory.
     """
 
     function: str
@@ -29,11 +30,20 @@ class Method(NamedTuple):
     options: tuple[str, ...] = ()
     partly: bool = False
     holds: bool = False
+    in_pieces: str | None = None
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself."""
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(module), name)
+        return _imported(self.function)
+
+    def resolve_in_pieces(self) -> Callable[..., Any] | None:
+        """That of rows that come in pieces, if there is one."""
+        return None if self.in_pieces is None else _imported(self.in_pieces)
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 METHODS = {
@@ -45,13 +55,22 @@ METHODS = {
         partly=True,
         holds=True,
     ),
-    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500, ("thin",), partly=True, holds=True),
+    "gibbs": Method(
+        "jaxgmm.bayes.samplers.gibbs:gibbs",
+        "chain",
+        500,
+        ("thin",),
+        partly=True,
+        holds=True,
+        in_pieces="jaxgmm.bayes.samplers.gibbs_pieces:gibbs_in_pieces",
+    ),
     "svi": Method(
         "jaxgmm.bayes.samplers.svi:svi",
         "approximation",
         options=("guide", "n_steps", "learning_rate", "batch_size"),
         partly=True,
         holds=True,
+        in_pieces="jaxgmm.bayes.samplers.svi_pieces:svi_in_pieces",
     ),
     "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True, holds=True),
     "vb": Method("jaxgmm.bayes.variational.draws:vb", "approximation", options=("rtol", "max_steps")),

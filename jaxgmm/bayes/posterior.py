@@ -14,13 +14,13 @@ from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.target.coordinates import layout_of
-from jaxgmm.bayes.target.problem import Draws, Problem
+from jaxgmm.bayes.target.problem import Draws, Problem, ProblemInPieces
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
 from jaxgmm.covariance import check_unrestricted
-from jaxgmm.data import ArraySource, as_source, fingerprint
+from jaxgmm.data import ArraySource, Pieces, Processes, Source, as_source, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import censored_of, check_held, errors_of, names_in
+from jaxgmm.fitting.arguments import censored_of, check_held, errors_of, names_in, source_of
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import xarray
 
 _LEAST_DRAWS = 4
+ROWS_OF_PIECES = 1 << 14  # in the tree, of rows that come in pieces
 
 
 def posterior(
@@ -87,7 +88,9 @@ def posterior(
     may switch in "gibbs" and "nuts": see `relabel`.
 
     Args:
-        x: (N, D), the rows of the fit; a frame's columns are matched by name. NaN is a missing value, as in `fit`.
+        x: (N, D), the rows of the fit; a frame's columns are matched by name. NaN is a missing value, as in `fit`. Or
+            `jaxgmm.data.Pieces`, for "svi" with `batch_size` and "gibbs", each of whose sweeps is a pass: the tree then has up
+            to 16 384 of the rows, drawn by weight, and speaks of these; its `log_likelihood` is that of all.
         fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one.
         method: "nuts", "gibbs", "svi", "laplace", "vb", "sandwich", "bootstrap" or "weighted-likelihood".
         key: a PRNG key.
@@ -145,17 +148,20 @@ def posterior(
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
-    row, draw = METHODS[method], METHODS[method].resolve()
+    row = METHODS[method]
     _check_options(method, options)
-    source = as_source(x, sample_weight, min_rows=2, feature_names=names_in(fit), missing=True)
+    source = _source_of(x, sample_weight, names_in(fit), method, groups)
+    draw: Any = row.resolve_in_pieces() if isinstance(source, Pieces) else row.resolve()
     names = source.feature_names if feature_names is None else feature_names
     check_feature_names(names, source.n_features)
-    check_columns(source, np.asarray(source.weight) > 0)
+    if isinstance(source, ArraySource):
+        check_columns(source, np.asarray(source.weight) > 0)
     errors = errors_of(error_covariances, x, source)
     sides = censored_of(censored, x, source, errors, as_gmm(fit, "fit").family)
     source = with_labels(source, labels, as_gmm(fit, "fit").n_components)
-    evidence = None if source.evidence is None else np.asarray(source.evidence)
-    seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence, sides)
+    rows = source if isinstance(source, ArraySource) else source.some_rows(jax.random.fold_in(key, 2), ROWS_OF_PIECES)
+    evidence = None if rows.evidence is None else np.asarray(rows.evidence)
+    seen = Seen(rows.x, None if sample_weight is None else rows.weight, errors, evidence, sides)
     if not row.partly and (seen.partly or labels is not None):
         able = ", ".join(name for name, method in METHODS.items() if method.partly)
         raise UserError(
@@ -186,16 +192,15 @@ def posterior(
     elif n_warmup is not None or checkpoint is not None or resume or keep_checkpoint:
         raise UserError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
 
-    dtype = precision.compute_dtype(source.x)
+    dtype = precision.compute_dtype(source.like)
     with precision.scope(dtype), reporter(progress, method) as report:
-        placed = seen.placed(dtype, padded=True)
-        problem = Problem(
-            placed.rows,
-            placed.weight,
-            precision.cast(gmm, dtype),
-            precision.cast(target, dtype),
-            layout_of(gmm, target, held),
-        )
+        of = precision.cast(gmm, dtype), precision.cast(target, dtype), layout_of(gmm, target, held)
+        problem: Problem | ProblemInPieces
+        if isinstance(source, Pieces):
+            problem, settings["n_samples"] = ProblemInPieces(source, *of), source.n_samples
+        else:
+            placed = seen.placed(dtype, padded=True)
+            problem = Problem(placed.rows, placed.weight, *of)
         key_draws, key_tree = jax.random.split(key)
         draws: Draws
         if row.kind == "chain":
@@ -218,6 +223,29 @@ def posterior(
     if checkpoint is not None and not keep_checkpoint:
         forget(check_path(checkpoint, "checkpoint"))
     return tree
+
+
+def _source_of(
+    x: Any, sample_weight: Any, names: tuple[str, ...] | None, method: str, groups: Sequence[str]
+) -> ArraySource | Pieces:
+    """The rows, checked, in memory or in pieces."""
+    if isinstance(x, Processes):
+        raise UserError("x is Processes, but a posterior is drawn by one process: pass x.own, or a scan of all files.")
+    if not isinstance(x, Pieces):
+        return as_source(x, sample_weight, min_rows=2, feature_names=names, missing=True)
+    able = [name for name, method in METHODS.items() if method.in_pieces]
+    if method not in able:
+        raise UserError(
+            f"method {method!r} wants all rows in memory, and x comes in pieces: take method={' or '.join(map(repr, able))}."
+        )
+    if "log_likelihood" in groups:
+        raise UserError(
+            "groups has 'log_likelihood', a number for each draw and row, but x comes in pieces: leave it out, and compare "
+            "models by compare(x), or on rows that were held out, by log_prob of draws."
+        )
+    pieces = source_of(x, sample_weight, names)
+    assert isinstance(pieces, Pieces)
+    return pieces
 
 
 def _check_options(method: str, options: Facts) -> None:
@@ -260,7 +288,7 @@ def _n_warmup(method: str, asked: Any) -> int:
     return check_count(asked, "n_warmup", least=0)
 
 
-def _resolve(fit: Any, prior: Any, source: ArraySource, seen: Seen) -> tuple[GMM, Any, str | None]:
+def _resolve(fit: Any, prior: Any, source: Source, seen: Seen) -> tuple[GMM, Any, str | None]:
     """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
     if isinstance(fit, Fit):
         gmm, fitted_to = about_rows(fit, "posterior", seen.errors), fit.fingerprint

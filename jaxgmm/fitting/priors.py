@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxgmm.covariance import get_family
-from jaxgmm.data import ArraySource
+from jaxgmm.data import ArraySource, Source
 from jaxgmm.data.moments import Moments, rows_of_frequencies
 from jaxgmm.data.observed import arrange, has_gaps
 from jaxgmm.model.default_prior import Values, not_a_prior
@@ -21,9 +21,12 @@ from jaxgmm.tools.types import on_host
 type Change = Callable[[Prior], Prior]
 
 
-def named_prior(name: str, source: ArraySource, n_components: int, family: str) -> Prior:
+def named_prior(name: str, source: Source, n_components: int, family: str) -> Prior:
     """The prior that is called so, of rows that may have gaps; weights that add up to 1 are frequencies."""
-    dtype = precision.compute_dtype(source.x)
+    dtype = precision.compute_dtype(source.like)
+    if not isinstance(source, ArraySource):
+        with precision.scope(dtype):
+            return Prior.of_moments(name, source.moments(get_family(family).structure.dense, dtype), n_components, family)
     weight = np.asarray(source.weight) * rows_of_frequencies(source.total_weight, source.n_present)
     rows = dataclasses.replace(source, weight=on_host(weight))
     with precision.scope(dtype):

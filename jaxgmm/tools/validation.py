@@ -114,7 +114,9 @@ def floating(x: ArrayLike, name: str) -> Array:
     if hasattr(x, "toarray"):
         raise UserTypeError(f"{name} is a sparse matrix; a Gaussian mixture needs dense rows: {name}.toarray().")
     if hasattr(x, "parts"):
-        raise UserTypeError(f"{name} comes in pieces, which fit, compare and fit_vb take: ask for one piece after the other.")
+        raise UserTypeError(
+            f"{name} comes in pieces, which fit, compare, fit_vb and posterior take: ask for one piece after the other."
+        )
     raise UserTypeError(
         f"{name} has dtype {array.dtype}, but a Gaussian mixture needs real numbers: "
         f"select the numeric columns, then {name}.astype(float)."

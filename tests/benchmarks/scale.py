@@ -4,6 +4,7 @@
     python tests/benchmarks/scale.py linear                # seconds a step against N, K and D: slopes
     python tests/benchmarks/scale.py processes             # two processes of a core against one
     python tests/benchmarks/scale.py stepwise [MILLIONS]   # one pass over a stream against EM on all rows
+    python tests/benchmarks/scale.py posterior [MILLIONS]  # draws from rows in files: peak memory
     python tests/benchmarks/scale.py truncated             # 500 components: all of them against those that matter to a block
 
 Data are written to a temporary folder, about 64 MB for a million rows of 16 float32 features.
@@ -77,15 +78,47 @@ def child(*arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def files(millions=20):
+def write(place, millions):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    for i in range(millions):
+        rows = drawn(ROWS_A_FILE, i)
+        table = pa.table({f"x{d}": rows[:, d] for d in range(D)})
+        pq.write_table(table, Path(place) / f"part{i:03d}.parquet", row_group_size=250_000)
+
+
+def posterior(millions=8):
+    for n in (1, millions):
+        with tempfile.TemporaryDirectory() as place:
+            write(place, n)
+            for method in ("svi", "gibbs"):
+                print(f"{n} million rows, {method}: {child('draws', place, method)}", flush=True)
+
+
+def draws(place, method):
+    """Few of them: what grows with the rows would show."""
+    import jax
+
+    import jaxgmm as jg
+
+    rows = jg.data.scan(place)
+    fit = jg.fit(rows, init=start(), key=jax.random.key(0), max_steps=20, progress=False)
+    own = {
+        "svi": {"batch_size": 1000, "n_draws": 10, "guide": "normal", "n_steps": 200},
+        "gibbs": {"n_draws": 4, "n_warmup": 1},
+    }[method]
+    began, before = time.perf_counter(), peak_mb()
+    tree = jg.posterior(rows, fit, method=method, key=jax.random.key(1), n_chains=2, progress=False, **own)
+    means = tree["posterior"]["means"]
+    away = abs(means.mean(("chain", "draw")).values - np.asarray(fit.gmm.means)) / means.std(("chain", "draw")).values
+    took = time.perf_counter() - began
+    return {"seconds": took, "peak": peak_mb(), "peak of the fit": before, "sds from the fit": float(np.median(away))}
+
+
+def files(millions=20):
     with tempfile.TemporaryDirectory() as place:
-        for i in range(millions):
-            rows = drawn(ROWS_A_FILE, i)
-            table = pa.table({f"x{d}": rows[:, d] for d in range(D)})
-            pq.write_table(table, Path(place) / f"part{i:03d}.parquet", row_group_size=250_000)
+        write(place, millions)
         size = sum(file.stat().st_size for file in Path(place).iterdir()) / 1e9
         print(f"{millions} million rows of {D} float32 features, {size:.2f} GB of Parquet, K = {K}, full")
         bare = child("bare")
@@ -262,6 +295,8 @@ def truncated(n=100_000, n_components=500, before=10):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     name, *arguments = sys.argv[1:] or ["linear"]
-    found = globals()[name](*(int(one) if one.isdigit() and name in ("files", "stepwise") else one for one in arguments))
+    found = globals()[name](
+        *(int(one) if one.isdigit() and name in ("files", "stepwise", "posterior") else one for one in arguments)
+    )
     if found is not None:
         print(json.dumps(found))

@@ -91,6 +91,7 @@ def test_float32_and_whole_numbers_are_not_mixed_up():
     assert all(rows.dtype == np.float64 for rows, _ in pieces.parts())
 
 
+TWO = jg.GMM([0.4, 0.6], [[2.0, 55], [4.3, 80]], [[[0.1, 0.5], [0.5, 35]]] * 2)
 USED_UP = iter([X[:100], X[100:]])
 BAD = {
     "no function": (lambda: Pieces([X]), TypeError, "pieces must be a function that returns a new iterator each time"),
@@ -122,6 +123,24 @@ BAD = {
     "components": (lambda: jg.fit(cut(X[:5], at=(2,)), 6, key=KEY), ValueError, "n_components is 6"),
     "queries": (lambda: jg.fit(X, 2, key=KEY).gmm.log_prob(cut(X)), TypeError, "x comes in pieces, which fit,"),
     "folds": (lambda: jg.compare(cut(X), key=KEY, held_out_folds=3), ValueError, "held_out_folds needs rows in memory"),
+    "gradients": (
+        lambda: jg.posterior(cut(X), TWO, method="nuts", key=KEY), ValueError,
+        "method 'nuts' wants all rows in memory, and x comes in pieces: take method='gibbs' or 'svi'",
+    ),
+    "draws of rows": (
+        lambda: jg.posterior(cut(X), TWO, method="gibbs", key=KEY, groups=["log_likelihood"]), ValueError,
+        "groups has 'log_likelihood', a number for each draw and row",
+    ),
+    "several processes": (
+        lambda: jg.posterior(jg.data.Processes(cut(X)), TWO, method="gibbs", key=KEY), ValueError, "pass x.own",
+    ),
+    "rows twice": (
+        lambda: jg.posterior(weighted(X, WEIGHT), TWO, method="gibbs", key=KEY), ValueError, "a row has weight 2, but Gibbs",
+    ),
+    "other rows": (
+        lambda: jg.posterior(cut(X[:-1]), jg.fit(X, init=TWO, key=KEY), method="gibbs", key=KEY), ValueError,
+        "x isn't the data of the fit",
+    ),
     "sampler": (lambda: jg.count_clusters(cut(X), key=KEY), TypeError, "x comes in pieces, which fit,"),
 }  # fmt: skip
 

@@ -88,6 +88,9 @@ class Kernel[State, Data](Protocol):
         ...
 
 
+type Advance = Callable[[PyTree, int], tuple[PyTree, Chunk]]
+
+
 def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Data, schedule: Schedule) -> PyTree:
     """Run chains side by side and keep what `kernel` says of each step after the warm-up.
 
@@ -104,11 +107,27 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
         ValueError: a checkpoint that exists but isn't to be resumed, or that belongs to another run.
         FitError: a checkpoint that can't be read.
     """
+    threads = kernel.heavy and jax.default_backend() == "cpu" and settings_reach_threads()
+    advance = _Threads(kernel, data) if threads else _Batch(kernel, data)
+    kept = jax.eval_shape(jax.vmap(lambda state: kernel.keep(state, data)), states)
+    return run_by(advance, states, kept, schedule)
+
+
+def run_by(advance: Advance, states: PyTree, kept: PyTree, schedule: Schedule) -> PyTree:
+    """`run_chains`, of chains that go on by other means.
+
+    Args:
+        advance: from states and a number of steps to the states after these, and the leaves of what was kept, (chain, n, ...),
+            n at least the number of steps.
+        states: with a leading axis of chains.
+        kept: shapes and dtypes of what is kept of a step, (chain, ...).
+        schedule: lengths, and where to report and keep.
+    """
     n_warmup, until = schedule.n_warmup, schedule.until
     total = n_warmup + schedule.n_draws
     done = 0
     chunks: list[Chunk] = []
-    kept_shapes, structure = jax.tree.flatten(jax.eval_shape(jax.vmap(lambda state: kernel.keep(state, data)), states))
+    kept_shapes, structure = jax.tree.flatten(kept)
     store = None
     if schedule.checkpoint is not None:
         store = Checkpoint(schedule.checkpoint, schedule.resume, schedule.signature, n_warmup, schedule.n_draws)
@@ -124,8 +143,6 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
         while look < done:  # of a run that is continued
             look = n_warmup + until.next_look(look - n_warmup)
     length = min(10, total)
-    threads = kernel.heavy and jax.default_backend() == "cpu" and settings_reach_threads()
-    advance = _Threads(kernel, data) if threads else _Batch(kernel, data)
     try:
         while done < total:
             if until is not None and done >= n_warmup:
@@ -138,11 +155,11 @@ def run_chains[State, Data](kernel: Kernel[State, Data], states: State, data: Da
             # Warm-up and draws never share a chunk, so that a chunk is kept whole or not at all.
             n_steps = min(length, (n_warmup if done < n_warmup else min(look, total)) - done)
             start = time.perf_counter()
-            states, kept = advance(states, n_steps)
+            states, leaves = advance(states, n_steps)
             took = time.perf_counter() - start
             import_meanwhile(*schedule.imports)  # from the second chunk on nothing is compiled
             if done >= n_warmup:
-                chunks.append([leaf[:, :n_steps].copy() for leaf in kept])  # not a view of all _LONGEST
+                chunks.append([leaf[:, :n_steps].copy() for leaf in leaves])  # not a view of all _LONGEST
             done += n_steps
             length = int(np.clip(_SECONDS * n_steps / took, 1, _LONGEST))
             if store is not None:

@@ -57,7 +57,7 @@ class GibbsState(NamedTuple):
 def gibbs_start(key: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None) -> GibbsState:
     """The state before the first sweep: rows allocated by the responsibilities of `gmm`."""
     gmm = jax.tree.map(jnp.asarray, gmm)
-    return _allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior, present)
+    return allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior, present)
 
 
 def gibbs_step(
@@ -95,12 +95,13 @@ def gibbs_step(
     """
     key_parameters, key_labels = jax.random.split(key)
     gmm, factor, extra = draw_parameters(prior, key_parameters, state.statistics, state.gmm, state.extra, held)
-    return _allocated(key_labels, gmm, factor, extra, x, prior, present)
+    return allocated(key_labels, gmm, factor, extra, x, prior, present)
 
 
-def _allocated(
+def allocated(
     key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Rows, prior: MixturePrior, present: Array | None
 ) -> GibbsState:
+    """The second half of a sweep: rows, allocated by a mixture."""
     # Each row is centred at its own component's mean, so that no digits are lost however far apart the components are.
     components, origin = gmm.components(factor), jnp.zeros_like(gmm.means[0])
 
@@ -231,18 +232,32 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
         FitError: draws that aren't finite numbers.
     """
     x, present = _each_once(problem)
-    thin = int(np.clip(_ROWS_A_DRAW // int(present.sum()), 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
+    thin = sweeps_a_draw(thin, int(present.sum()))
     data = _Data(jax.device_put(x), problem.prior, jax.device_put(present))
     states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
     gmm, extra, lp = run_chains(_Stepper(thin, problem.layout.held), states, data, schedule)
+    return Draws(gmm, extra, {"lp": finite(lp) + constant_of(problem.prior, problem.start)}, {"thin": thin})
+
+
+def sweeps_a_draw(thin: int | None, n_rows: int) -> int:
+    """As said, or by the number of rows. Raises TypeError, ValueError."""
+    return int(np.clip(_ROWS_A_DRAW // n_rows, 1, _MOST_SWEEPS)) if thin is None else check_count(thin, "thin")
+
+
+def finite(lp: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, "chain draw"]:
+    """These log densities; raises FitError where one isn't a finite number."""
     if not np.isfinite(lp).all():
         chain, draw = np.argwhere(~np.isfinite(lp))[0]
         raise FitError(
             f"draw {draw} of chain {chain} isn't finite: columns of x or scales of the prior are too large or too small for "
             f"{lp.dtype}. Rescale the columns of x, or raise prior.degrees_of_freedom or prior.mean_precision."
         )
-    lp = lp + log_prior_constant(jax.tree.map(np.asarray, problem.prior), problem.start.n_components)
-    return Draws(gmm, extra, {"lp": lp}, {"thin": thin})
+    return lp
+
+
+def constant_of(prior: MixturePrior, start: GMM) -> Float[np.ndarray, ""]:
+    """What the states' `lp` leave out."""
+    return np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), start.n_components))
 
 
 @jax.jit

@@ -4,7 +4,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,16 @@ class Settings(NamedTuple):
     batch_size: int | None
 
 
+class Course(NamedTuple):
+    """How long a run is, and how far its first step leads, in posterior standard deviations."""
+
+    n_steps: int
+    learning_rate: float
+
+
+type Advanced = tuple[SVIState, dict[str, Array], Array]  # the state, the guide's parameters, the mean ELBO on the way
+
+
 def svi(
     problem: Problem,
     key: Array,
@@ -103,11 +113,7 @@ def svi(
     Warns:
         FitWarning: k-hat above 0.7, or a guide that did not settle.
     """
-    if guide not in GUIDES:
-        raise unknown("guide", guide, GUIDES)
-    n_steps = check_count(n_steps, "n_steps")
-    if not is_finite_number(learning_rate) or learning_rate <= 0:
-        raise UserError(f"learning_rate must be a positive number (posterior sds a step), got {learning_rate!r}.")
+    course = course_of(guide, n_steps, learning_rate)
     if batch_size is not None:
         problem = problem.unpadded()  # minibatches are of rows
     n_samples, layout = n_places(problem.x), problem.layout
@@ -121,27 +127,62 @@ def svi(
             raise UserError(
                 f"batch_size must lie in 1..{n_samples}, the rows up to the last of positive weight, got {batch_size}."
             )
-    a_particle = (batch_size or np.count_nonzero(problem.weight)) * layout.n_components * layout.n_features
-    settings = Settings(layout, guide, int(np.clip(NUMBERS_AT_ONCE // a_particle, 1, _PARTICLES)), batch_size)
+    settings = settings_of(layout, guide, batch_size, batch_size or int(np.count_nonzero(problem.weight)))
 
     target = target_of(problem)
     tangent = None if batch_size is None else tangent_of(target, layout)
     key_run, key_draws = jax.random.split(key)
-    state, trace = _begin(key_run, target, tangent, settings), []
+
+    def advance(state: SVIState, first: int, last: int) -> Advanced:
+        return _advance(state, target, tangent, first, last, *course, settings)
+
+    q, attrs = followed(_begin(key_run, target, tangent, settings), advance, course, settings, report)
+    return draws_from(q, target, layout, key_draws, (n_chains, n_draws), attrs)
+
+
+def course_of(guide: str, n_steps: int, learning_rate: float) -> Course:
+    """What a run of a guide is, checked. Raises TypeError, ValueError."""
+    if guide not in GUIDES:
+        raise unknown("guide", guide, GUIDES)
+    n_steps = check_count(n_steps, "n_steps")
+    if not is_finite_number(learning_rate) or learning_rate <= 0:
+        raise UserError(f"learning_rate must be a positive number (posterior sds a step), got {learning_rate!r}.")
+    return Course(n_steps, float(learning_rate))
+
+
+def settings_of(layout: Layout, guide: str, batch_size: int | None, n_rows: int) -> Settings:
+    """With as many particles as memory has room for, of so many rows each."""
+    a_particle = n_rows * layout.n_components * layout.n_features
+    return Settings(layout, guide, int(np.clip(NUMBERS_AT_ONCE // a_particle, 1, _PARTICLES)), batch_size)
+
+
+def followed(
+    state: SVIState,
+    advance: Callable[[SVIState, int, int], Advanced],
+    course: Course,
+    settings: Settings,
+    report: Callable[[int, int], None] | None,
+) -> tuple[Distribution, dict[str, Json]]:
+    """A run from its beginning to its end: the guide, and facts about it.
+
+    Warns:
+        FitWarning: the guide did not settle.
+    """
+    n_steps, trace = course.n_steps, []
     ends = np.unique(np.linspace(0, n_steps, min(_CHUNKS, n_steps) + 1).round().astype(np.int32))
     for first, last in itertools.pairwise(ends):
-        state, params, elbo = _advance(state, target, tangent, first, last, n_steps, float(learning_rate), settings)
+        state, params, elbo = advance(state, first, last)
         trace.append(float(elbo))
         if report is not None:
             report(int(last), n_steps)
-    q = GUIDES[guide](lambda: None).get_posterior(params)
+    q = GUIDES[settings.guide](lambda: None).get_posterior(params)
     q = q.to_event(1 - q.event_dim)
     promised, noise = _promised(state, q, n_steps)
     attrs: dict[str, Json] = {
-        "guide": guide,
+        "guide": settings.guide,
         "n_steps": n_steps,
-        "learning_rate": float(learning_rate),
-        "batch_size": batch_size,
+        "learning_rate": course.learning_rate,
+        "batch_size": settings.batch_size,
         "converged": promised <= max(_SETTLED, 3 * noise),
         "elbo_trace": trace,
     }
@@ -150,12 +191,15 @@ def svi(
             f"svi: the guide did not settle in {n_steps} steps: moving its centre still promises {promised:.2g} nats. Raise "
             "n_steps.",
             FitWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return draws_from(q, target, layout, key_draws, (n_chains, n_draws), attrs)
+    return q, attrs
 
 
-def _search(settings: Settings, n_steps: int | Array, learning_rate: float | Array) -> SVI:
+def search_of(
+    settings: Settings, n_steps: int | Array, learning_rate: float | Array, model: Callable[..., None], **static: Any
+) -> SVI:
+    """NumPyro's search for the guide to a model of whitened coordinates."""
     layout = settings.layout
     guide = GUIDES[settings.guide](
         # A model of the coordinates alone: a guide only needs to know their shape, and NumPyro tries out what it is given.
@@ -165,7 +209,11 @@ def _search(settings: Settings, n_steps: int | Array, learning_rate: float | Arr
     )
     optimiser = Adam(lambda step: learning_rate * (1 + jnp.cos(jnp.pi * step / n_steps)) / 2, _DECAY, _DECAY_SQUARES)
     loss = Trace_ELBO(num_particles=settings.n_particles)
-    return SVI(whitened_model, guide, optimiser, loss, layout=layout, batch_size=settings.batch_size)
+    return SVI(model, guide, optimiser, loss, layout=layout, **static)
+
+
+def _search(settings: Settings, n_steps: int | Array, learning_rate: float | Array) -> SVI:
+    return search_of(settings, n_steps, learning_rate, whitened_model, batch_size=settings.batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -183,20 +231,25 @@ def _advance(
     n_steps: Array,
     learning_rate: Array,
     settings: Settings,
-) -> tuple[SVIState, dict[str, Array], Array]:
-    """Steps from `first` to `last`: the state, the guide's parameters, and the mean ELBO on the way."""
+) -> Advanced:
+    """Steps from `first` to `last`."""
     search = _search(settings, n_steps, learning_rate)
     search.init(state.rng_key, target, tangent)  # tells the guide what it is a guide to; the result isn't used
 
     def step(_: Array, carry: tuple[SVIState, Array, Array]) -> tuple[SVIState, Array, Array]:
-        state, count, elbo = carry
-        state, loss = search.stable_update(state, target, tangent)
-        fine = jnp.isfinite(loss)
-        return state, count + fine, elbo - jnp.where(fine, loss, 0)
+        return stepped(search, carry, target, tangent)
 
     zero = jnp.zeros((), target.dtype)
     state, count, elbo = lax.fori_loop(first, last, step, (state, zero, zero))
     return state, search.get_params(state), elbo / count
+
+
+def stepped(search: SVI, carry: tuple[SVIState, Array, Array], *arguments: Any) -> tuple[SVIState, Array, Array]:
+    """A step further: the state, the number of finite ELBOs so far, and their sum."""
+    state, count, elbo = carry
+    state, loss = search.stable_update(state, *arguments)
+    fine = jnp.isfinite(loss)
+    return state, count + fine, elbo - jnp.where(fine, loss, 0)
 
 
 def _promised(state: SVIState, q: Distribution, n_steps: int) -> tuple[float, float]:

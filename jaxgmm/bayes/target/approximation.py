@@ -6,17 +6,19 @@ import warnings
 import jax
 import numpy as np
 from arviz_stats.base import array_stats
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from jaxgmm.bayes.priors.base import log_prior_kernel
 from jaxgmm.bayes.target.coordinates import Layout
 from jaxgmm.bayes.target.problem import Draws
-from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, Target, log_likelihood_at, point_at
+from jaxgmm.bayes.target.whitened import NUMBERS_AT_ONCE, Target, log_likelihood_at, of_piece, point_at
 from jaxgmm.bayes.target.whitening import log_volume
 from jaxgmm.covariance import get_family
+from jaxgmm.data.pieces import Pieces
 from jaxgmm.fitting.status import FitError, FitWarning
 from jaxgmm.model.mixture import GMM
+from jaxgmm.model.rows import log_likelihood_of
 from jaxgmm.tools.blocks import map_draws
 from jaxgmm.tools.types import Json
 
@@ -27,7 +29,13 @@ _LEAST_FOR_K = 25  # draws with which a tail of five can be fitted
 
 
 def draws_from(
-    q: Distribution, target: Target, layout: Layout, key: Array, shape: tuple[int, int], attrs: dict[str, Json]
+    q: Distribution,
+    target: Target,
+    layout: Layout,
+    key: Array,
+    shape: tuple[int, int],
+    attrs: dict[str, Json],
+    source: Pieces | None = None,
 ) -> Draws:
     """Independent draws from an approximation, its evidence bound and its Pareto k-hat.
 
@@ -38,6 +46,7 @@ def draws_from(
         key: a PRNG key.
         shape: (chains, draws).
         attrs: facts to hand on; `guide` names the approximation.
+        source: the rows, where they come in pieces and the target has none of them.
 
     Raises:
         FitError: draws that aren't mixtures.
@@ -47,6 +56,9 @@ def draws_from(
     """
     n_chains, n_draws = shape
     gmm, extra, stats = jax.tree.map(np.asarray, draw_from(q, target, key, layout, n_chains * n_draws))
+    if source is not None:
+        of_rows = log_likelihoods(gmm, target, source)
+        stats |= {name: stats[name] + of_rows for name in ("lp", "log_p")} | {"log_likelihood": of_rows}
     attrs = attrs | {"elbo": float((stats["log_p"] - stats["log_q"]).astype(float).mean())}
     return judged(Draws(gmm, extra, stats, attrs), shape, "the Gaussian", stacklevel=5)
 
@@ -68,6 +80,19 @@ def draw_from(q: Distribution, target: Target, key: Array, layout: Layout, n: in
     at_once = int(np.clip(NUMBERS_AT_ONCE // (target.n_numbers * layout.n_components), 1, n))
     gmm, extra, stats = map_draws(look, vs, at_once)
     return gmm, extra, stats | {"log_q": q.log_prob(vs) - log_volume(target.frame, layout)}
+
+
+def log_likelihoods(gmm: GMM, target: Target, source: Pieces) -> Float[np.ndarray, " S"]:
+    """Of all pieces together under each of S mixtures, nats, in one pass."""
+    gmm = gmm.moved(-target.shift)
+    return np.asarray(source.reduce(lambda rows, weight: _log_likelihoods(gmm, of_piece(target, rows, weight))))
+
+
+@jax.jit
+def _log_likelihoods(gmm: GMM, target: Target) -> Float[Array, " S"]:
+    n_draws, n_components = gmm.weights.shape
+    at_once = int(np.clip(NUMBERS_AT_ONCE // (target.n_numbers * n_components), 1, n_draws))
+    return map_draws(lambda g: log_likelihood_of(g.components(g.factored()), target.x, target.weight), gmm, at_once)
 
 
 def judged(draws: Draws, shape: tuple[int, int], name: str, stacklevel: int = 4) -> Draws:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxgmm.bayes.priors.base import MixturePrior
 from jaxgmm.bayes.target.coordinates import Layout
 from jaxgmm.data.observed import Observed
+from jaxgmm.data.pieces import Pieces
 from jaxgmm.data.placed import Rows
 from jaxgmm.model.mixture import GMM
 
@@ -49,13 +50,35 @@ class Problem(NamedTuple):
         return self._replace(x=x, weight=weight)
 
 
+class ProblemInPieces(NamedTuple):
+    """As `Problem`, of rows that come in pieces.
+
+    Attributes:
+        source: the rows.
+        start: the mixture to start from, every weight positive.
+        prior: a `Prior` or a `RichardsonGreen`.
+        layout: of the unconstrained vector.
+    """
+
+    source: Pieces
+    start: GMM
+    prior: MixturePrior
+    layout: Layout
+
+    @property
+    def dtype(self) -> np.dtype:
+        """To compute in."""
+        return np.dtype(self.start.means.dtype)
+
+
 class Draws(NamedTuple):
     """Draws from a posterior, or from an approximation to it.
 
     Attributes:
         gmm: with leading axes (chain, draw).
         extra: the prior's own further parameters, by name, (chain, draw).
-        stats: of each draw, (chain, draw): `lp`, the log joint density in nats, and what the method knows besides.
+        stats: of each draw, (chain, draw): `lp`, the log joint density in nats, and what the method knows besides;
+            `log_likelihood` where it is of more rows than a tree holds.
         attrs: facts about the run that can be written as JSON.
     """
 

@@ -19,12 +19,14 @@ from numpyro.distributions import constraints
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.target.coordinates import Layout, constrain_factored
-from jaxgmm.bayes.target.problem import Problem
+from jaxgmm.bayes.target.problem import Problem, ProblemInPieces
 from jaxgmm.bayes.target.whitening import Frame, frame_at, log_volume, shifted, spread
 from jaxgmm.covariance import Factor
+from jaxgmm.data.pieces import Pieces
 from jaxgmm.data.placed import Rows, n_places, shifted_rows
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.rows import log_joint_of, log_likelihood_of, reduce_blocks, weighted
+from jaxgmm.tools.types import on_host
 
 NUMBERS_AT_ONCE = 1 << 21  # entries of the whitened rows that exist together
 
@@ -83,6 +85,13 @@ def target_of(problem: Problem) -> Target:
     return _target_of(problem.x, problem.weight, prior, problem.start, constant, layout)
 
 
+def target_in_pieces(problem: ProblemInPieces) -> Target:
+    """The target around the problem's start, with a row of weight 0 in the place of all: its density is the prior's."""
+    weight, start = np.array([problem.source.total_weight], problem.dtype), problem.start
+    target = target_of(Problem(start.means[:1], on_host(weight), start, problem.prior, problem.layout))
+    return target._replace(weight=on_host(np.zeros_like(weight)))
+
+
 @functools.partial(jax.jit, static_argnums=5)
 def _target_of(x, weight, prior, start, constant, layout):
     shift = start.weights @ start.means  # offsets of the data cost no digits
@@ -134,8 +143,24 @@ def whitened_model(target: Target, tangent: Tangent | None, layout: Layout, batc
     numpyro.factor("tangent", tangent.level + tangent.slope @ v)
     with numpyro.plate("obs_id", n_places(target.x), subsample_size=batch_size) as index:
         rows, weight = jax.tree.map(lambda leaf: leaf[index], (target.x, target.weight))  # by pattern there are no batches
-        level, slope = jax.jvp(lambda v: log_rows_at(point_at(v, target, layout), rows, weight), (jnp.zeros_like(v),), (v,))
-        numpyro.factor("rows", log_rows_at(point, rows, weight) - level - slope)
+        numpyro.factor("rows", _beside_tangent(v, point, target, rows, weight, layout))
+
+
+def minibatch_model(
+    target: Target, tangent: Tangent, rows: Float[Array, "B D"], weight: Float[Array, " B"], scale: Array, layout: Layout
+) -> None:
+    """`whitened_model` by a minibatch that is given, less the target's shift; `scale` is how often it goes into all rows."""
+    v = coordinates(layout)
+    point = point_at(v, target, layout)
+    numpyro.factor("prior", log_prior_at(point, target, layout))
+    numpyro.factor("tangent", tangent.level + tangent.slope @ v)
+    numpyro.factor("rows", scale * _beside_tangent(v, point, target, rows, weight, layout).sum())
+
+
+def _beside_tangent(v: Array, point: Point, target: Target, rows: Rows, weight: Array, layout: Layout) -> Array:
+    """What the tangents of rows' log densities don't say of them at `v`."""
+    level, slope = jax.jvp(lambda v: log_rows_at(point_at(v, target, layout), rows, weight), (jnp.zeros_like(v),), (v,))
+    return log_rows_at(point, rows, weight) - level - slope
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -147,6 +172,23 @@ def tangent_of(target: Target, layout: Layout) -> Tangent:
         return jax.value_and_grad(lambda v: log_rows_at(point_at(v, target, layout), x, w).sum())(middle)
 
     return Tangent(*over_rows(block, target, layout))
+
+
+def tangent_in_pieces(target: Target, source: Pieces, layout: Layout) -> Tangent:
+    """The tangent of all pieces together, in one pass."""
+    sums = source.reduce(lambda rows, weight: _tangent_of_piece(target, rows, weight, layout))
+    return Tangent(sums[0], sums[1:])
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _tangent_of_piece(target: Target, rows: Array, weight: Array, layout: Layout) -> Float[Array, " 1+size"]:
+    level, slope = tangent_of(of_piece(target, rows, weight), layout)
+    return jnp.append(level, slope)
+
+
+def of_piece(target: Target, rows: Float[Array, "M D"], weight: Float[Array, " M"]) -> Target:
+    """The target with the rows of a piece as its rows."""
+    return target._replace(x=rows.astype(target.dtype) - target.shift, weight=weight.astype(target.dtype))
 
 
 def over_rows[Sums](f: Callable[[Rows, Array], Sums], target: Target, layout: Layout) -> Sums:

@@ -159,6 +159,8 @@ def _groups(
 
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
     values |= {name: per_draw(value) for name, value in label_invariant(many, x, w, key_labels, n_present).items()}
+    stats = dict(draws.stats)
+    values["log_likelihood"] = stats.pop("log_likelihood", values["log_likelihood"])  # of more rows than the tree has
     if prior is not None:
         hidden = summed_out_of_draws(many, jax.random.fold_in(key, 3), precision.cast(prior, dtype))
         values |= {name: per_draw(value) for name, value in hidden.items()}
@@ -167,7 +169,7 @@ def _groups(
     made = {
         "posterior": dataset_of({name: ((*_DRAW, *posterior_dims.get(name, ())), v) for name, v in values.items()}, coords),
         "allocations": dataset_of({"n_clusters": (_DRAW, n_clusters)}, coords),
-        "sample_stats": dataset_of({name: (_DRAW, value) for name, value in draws.stats.items()}, coords),
+        "sample_stats": dataset_of({name: (_DRAW, value) for name, value in stats.items()}, coords),
         "observed_data": dataset_of_rows(rows, coords),
         "constant_data": dataset_of(prior_constants(prior, seen.weight) | known_of_rows(seen), coords),
     }

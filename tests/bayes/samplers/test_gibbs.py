@@ -252,14 +252,25 @@ def posterior_means(prior, labels, x):
     return np.array([(weights @ means)[0], squares, np.sum(log_det) * (K if prior.family == "tied" else 1), (counts > 0).sum()])
 
 
-def test_exact_posterior(family):
-    """All 2^8 allocations of eight rows: the posterior means are known to the last digit."""
-    prior = small_prior(family)
-    x = np.random.default_rng(9).normal(size=(N, 2))
+def exact_means(prior, x):
+    """By all 2^8 allocations of eight rows: known to the last digit."""
     every = [np.array(labels) for labels in itertools.product(range(K), repeat=N)]
     log_p = np.array([log_evidence(prior, labels, x) for labels in every])
-    exact = softmax(log_p) @ np.array([posterior_means(prior, labels, x) for labels in every])
+    return softmax(log_p) @ np.array([posterior_means(prior, labels, x) for labels in every])
 
+
+def check_against_exact(draws, exact, least=2000):
+    """Draws (chain, draw, quantity) of the quantities of `posterior_means`."""
+    for i, truth in enumerate(exact):
+        ess = float(az.ess(draws[..., i]))
+        assert ess > least
+        assert abs(draws[..., i].mean() - truth) < 4 * draws[..., i].std() / np.sqrt(ess)
+
+
+def test_exact_posterior(family):
+    prior = small_prior(family)
+    x = np.random.default_rng(9).normal(size=(N, 2))
+    exact = exact_means(prior, x)
     many = np.broadcast_to(x, (N_CHAINS, *x.shape))
     states = sweep(jax.random.key(9), start(8, broadcast(small_gmm(family)), many, prior), many, prior, 100)
     kept = []
@@ -269,11 +280,38 @@ def test_exact_posterior(family):
         n_clusters = (np.asarray(states.statistics.counts) > 0).sum(-1)
         squares = (np.asarray(states.gmm.weights) ** 2).sum(-1)
         kept.append(np.stack([columns[:, 3], squares, columns[:, 1], n_clusters], axis=-1))
-    draws = np.stack(kept, axis=1)  # chain, draw, quantity
-    for i, truth in enumerate(exact):
-        ess = float(az.ess(draws[..., i]))
-        assert ess > 2000
-        assert abs(draws[..., i].mean() - truth) < 4 * draws[..., i].std() / np.sqrt(ess)
+    check_against_exact(np.stack(kept, axis=1), exact)
+
+
+def test_exact_posterior_of_rows_in_pieces(tmp_path):
+    """The same through the front door, rows of weight 0 among them; and a run that was stopped goes on to the same draws."""
+    prior, x = small_prior("full"), np.random.default_rng(9).normal(size=(N, 2))
+    rows, weight = np.insert(x, 3, [50.0, -50.0], axis=0), np.insert(np.ones(N), 3, 0.0)
+    pieces = jg.data.Pieces(lambda: zip(np.split(rows, [4]), np.split(weight, [4]), strict=True))
+    settings = {"method": "gibbs", "key": KEY, "n_draws": 100, "n_chains": 256, "n_warmup": 100, "thin": 1, "prior": prior}
+    tree = jg.posterior(pieces, small_gmm("full"), **settings)
+    draws, found = jg.draws_of(tree), tree["posterior"]
+    means = (found["weights"].values[..., None] * found["means"].values).sum(2)[..., 0]
+    log_det = np.linalg.slogdet(draws.covariances)[1].sum(-1)
+    squares, n_clusters = (found["weights"].values ** 2).sum(-1), tree["allocations"]["n_clusters"].values
+    check_against_exact(np.stack([means, squares, log_det, n_clusters], axis=-1), exact_means(prior, x), least=1000)
+
+    flat = jax.tree.map(lambda leaf: np.asarray(leaf)[:, -1], draws)
+    of_rows = log_likelihood(flat, np.broadcast_to(x, (256, N, 2)))
+    np.testing.assert_allclose(found["log_likelihood"][:, -1], of_rows, rtol=1e-9)
+    log_prior = [prior.log_prob(jax.tree.map(lambda leaf, i=i: leaf[i], flat)) for i in range(3)]
+    np.testing.assert_allclose(tree["sample_stats"]["lp"][:3, -1], of_rows[:3] + log_prior, rtol=1e-9)
+    assert (tree.attrs["n_samples"], tree["observed_data"].sizes["obs_id"]) == (N + 1, N)
+
+    def stop(done, total):
+        if done > 110:
+            raise KeyboardInterrupt
+
+    kept = {"checkpoint": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        jg.posterior(pieces, small_gmm("full"), **settings, **kept, progress=stop)
+    resumed = jg.posterior(pieces, small_gmm("full"), **settings, **kept, resume=True)
+    assert resumed["posterior"].to_dataset().equals(found.to_dataset())
 
 
 def broadcast(gmm):

@@ -91,6 +91,28 @@ def test_minibatches_and_other_guides_find_the_same_place(faithful, change):
         np.testing.assert_allclose(other.std(0), whole.std(0), rtol=0.25)
 
 
+def test_rows_in_pieces_find_the_same_place(faithful, compilations):
+    """Through the front door, of rows that are in order: as minibatches of rows in memory do."""
+    whole = vectors(svi(faithful, KEY, 1000, 2))
+    x = np.asarray(faithful.x)[np.argsort(faithful.x[:, 0])]
+    pieces = jg.data.Pieces(lambda: iter(np.split(x, [60, 130])))
+    settings = {"n_draws": 1000, "n_chains": 2, "batch_size": 60, "prior": faithful.prior}
+    compilations.clear()
+    tree = jg.posterior(pieces, faithful.start, method="svi", key=KEY, **settings)
+    assert compilations.count("jit(_advance)") == 1
+    draws = jg.draws_of(tree)
+    other = np.asarray(unconstrained(jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), draws)))
+    assert (abs(other.mean(0) - whole.mean(0)) < 0.25 * whole.std(0)).all()
+    np.testing.assert_allclose(other.std(0), whole.std(0), rtol=0.25)
+    last = jax.tree.map(lambda leaf: np.asarray(leaf)[0, -1], draws)
+    assert float(tree["posterior"]["log_likelihood"][0, -1]) == pytest.approx(float(last.log_likelihood(x)), rel=1e-10)
+    assert float(tree.attrs["pareto_k"]) < 0.7
+    with pytest.raises(ValueError, match=r"batch_size must lie in 1\.\.272"):
+        jg.posterior(pieces, faithful.start, method="svi", key=KEY, **settings | {"batch_size": 273})
+    with pytest.raises(ValueError, match="batch_size is None, all rows at once, but x comes in pieces"):
+        jg.posterior(pieces, faithful.start, method="svi", key=KEY, prior=faithful.prior)
+
+
 def test_a_gaussian_that_misses_the_posterior_says_so():
     """Too many components for one cluster: the posterior is nothing like a Gaussian."""
     target = problem(np.random.default_rng(0).normal(size=(272, 2)), 2)
