@@ -34,7 +34,7 @@ from jaxgmm.model.prior import Prior, log_normaliser
 from jaxgmm.tools.types import on_host
 
 TOGETHER = 1 << 21  # responsibilities up to which restarts run as one batch; with more, they run in turn
-ROWS_FOR_SEEDS = 1 << 14  # of data that come in pieces
+ROWS_FOR_SEEDS = 1 << 14  # of data that come in pieces; starts from all would end no higher (README has the numbers)
 _PADDED = 1 << 16  # responsibilities up to which K is padded to a multiple of four, to share compilations
 
 NOISE_SHARE = 0.1  # that starts have, unless they hold one
