@@ -90,7 +90,8 @@ def _held(path: Path, directory: Path) -> tuple[int, bool]:
             locked = False
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                with suppress(OSError):  # a disk that is full: the lock holds without a name
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return descriptor, locked
         os.close(descriptor)  # its holder ended, and removed it, in between

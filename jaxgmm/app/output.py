@@ -26,7 +26,7 @@ import numpy as np
 from jaxgmm.app.lock import lock_of
 from jaxgmm.fitting.status import FitError
 from jaxgmm.tools.errors import UserError, UserTypeError
-from jaxgmm.tools.files import DamagedFileError, read_arrays, read_parsed, sync, whole, write_arrays
+from jaxgmm.tools.files import DamagedFileError, read_arrays, read_parsed, sync, write_arrays, write_text
 from jaxgmm.tools.types import Facts
 
 _RUN = ("config.toml", "gmm.npz", "fit.json")  # every run has them
@@ -131,7 +131,7 @@ def failure_recorded(directory: Path) -> Iterator[Callable[[str], None]]:
             record = json.dumps({"stage": stage, "error": f"{kind}{error}"}, indent=2)
             with suppress(OSError):  # a disk that is full is what failed
                 directory.mkdir(parents=True, exist_ok=True)
-                (directory / _FAILED).write_text(f"{record}\n", encoding="utf-8")
+                write_text(directory / _FAILED, f"{record}\n")
         raise
 
 
@@ -224,8 +224,7 @@ def unfinished_run(directory: Path, config: str, *, resume: bool) -> Iterator[Pa
     if not resume:
         _discard(folder, directory)
         folder.mkdir(parents=True)
-        with whole(folder / "config.toml") as partial:
-            partial.write_text(config, encoding="utf-8")
+        write_text(folder / "config.toml", config)
     try:
         yield folder
     except BaseException:

@@ -30,6 +30,7 @@ from jaxgmm.fitting.result import Fit
 from jaxgmm.model.prior import Prior
 from jaxgmm.plots import canvas
 from jaxgmm.tools.errors import UserError
+from jaxgmm.tools.files import named
 from jaxgmm.tools.types import Facts
 from jaxgmm.version import __version__
 
@@ -183,7 +184,12 @@ def _run(config: Config, directory: Path, resume: bool, alone: bool, watch: Watc
 @contextmanager
 def _writing(directory: Path, alone: bool) -> Iterator[Path]:
     """A folder whose files become those of the run's directory."""
-    with output.new_directory(directory, alone=alone) as partial, canvas.off_screen(), warnings.catch_warnings():
+    with (
+        output.new_directory(directory, alone=alone) as partial,
+        named(directory),
+        canvas.off_screen(),
+        warnings.catch_warnings(),
+    ):
         # Boxes in the figures; tables have the names.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         yield partial

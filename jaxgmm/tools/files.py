@@ -27,16 +27,31 @@ def whole(path: Path) -> Iterator[Path]:
     """A path to write to, beside `path`, that takes its name once the block is through and its content is on the disk.
 
     Of a block that fails nothing is left, and what stood at `path` stays.
+
+    Raises:
+        OSError: what the system says, such as that the disk is full; it names the file.
     """
     # A name that no other process has, not even one of the same number in another container; with its ending, as some ask.
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
-        sync(path.parent)
+        with named(path):
+            yield partial
+            sync(partial)
+            partial.replace(path)
+            sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of the system name this path where they name none: those of a write know only a number."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync(path: Path) -> None:
@@ -61,6 +76,12 @@ def read_parsed(path: Path, loads: Callable[[str], Any]) -> Any:
         return loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # what neither parser takes, nor Python's stack
         raise DamagedFileError(str(error)) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8, whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **facts: Json) -> None:

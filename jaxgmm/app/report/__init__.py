@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxgmm.app.report.contents import contents
-from jaxgmm.tools.files import whole
+from jaxgmm.tools.files import write_text
 from jaxgmm.tools.validation import check_path
 
 
@@ -36,8 +36,7 @@ def write_report(directory: str | Path, *, title: str | None = None, n_outliers:
     text = environment.get_template("page.html.jinja").render(**page._asdict())
     path = directory / "report.html"
     try:
-        with whole(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except PermissionError:
         raise PermissionError(
             f"{path} can't be written: no permission for {directory}; copy the run to a folder of yours"

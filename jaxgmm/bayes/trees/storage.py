@@ -2,7 +2,8 @@
 
 import functools
 import hashlib
-import os
+from collections.abc import Buffer
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -24,22 +25,25 @@ def save_posterior(tree: xarray.DataTree, path: str | Path) -> Path:
 
     A tree of `count_clusters` is one, too: its draws are partitions.
 
-    `az.from_netcdf` reads it, too.
+    `az.from_netcdf` reads it, too. It is made in memory first, where it takes as much room again as the tree.
 
     Raises:
         TypeError, ValueError: not a tree that `posterior` or `count_clusters` returned.
+        OSError: the file can't be written, such as on a full disk.
         ImportError: the package h5netcdf or h5py is missing.
     """
     _check(tree, "save_posterior")
     path = check_path(path)
     if path.suffix != ".nc":
         path = path.with_name(path.name + ".nc")
+    content = BytesIO()  # HDF5 ends the process where it can't write to a file
     try:
-        with whole(path) as partial:
-            tree.to_netcdf(partial, engine=_ENGINE)
-            _seal(partial)
+        tree.to_netcdf(content, engine=_ENGINE)
     except ImportError as error:
         raise _missing(error) from None
+    with whole(path) as partial, partial.open("wb") as file:
+        file.write(content.getbuffer())
+        file.write(_seal_of(content.getbuffer()))
     return path
 
 
@@ -84,16 +88,13 @@ def load_posterior(path: str | Path) -> xarray.DataTree:
     return tree
 
 
-def _seal(path: Path) -> None:
-    """Append a checksum. HDF5 reads up to the end that its header tells, so every reader of netCDF takes the file as it was."""
-    with path.open("r+b") as file:
-        digest = hashlib.file_digest(file, _digest).digest()
-        file.seek(0, os.SEEK_END)
-        file.write(_MARK + digest)
+def _seal_of(content: Buffer) -> bytes:
+    """A checksum to append. HDF5 reads up to the end that its header tells, so readers of netCDF take the file as it was."""
+    return _MARK + _digest(content).digest()
 
 
 def _check_seal(path: Path) -> None:
-    """Look for damage to what `_seal` sealed, before HDF5 reads it: from a file with a hole it may never return.
+    """Look for damage to what was sealed, before HDF5 reads it: from a file with a hole it may never return.
 
     Raises:
         DamagedFileError: something stands after HDF5's end, but isn't the checksum of what is before.
