@@ -103,7 +103,7 @@ def draws(place, method):
     import jaxgmm as jg
 
     rows = jg.data.scan(place)
-    fit = jg.fit(rows, init=start(), key=jax.random.key(0), max_steps=20, progress=False)
+    fit = jg.fit(rows, init=start(), key=jax.random.key(0), max_steps=5, progress=False)
     own = {
         "svi": {"batch_size": 1000, "n_draws": 10, "guide": "normal", "n_steps": 200},
         "gibbs": {"n_draws": 4, "n_warmup": 1},

@@ -28,7 +28,7 @@ def test_rows_keep_their_weights_and_come_once_a_pass():
 
 def test_all_pairs_of_rows_are_as_likely():
     """To come first and second in a minibatch, whichever pieces they are of: within 4.5 standard errors."""
-    n_passes, counts = 4000, np.zeros((len(WEIGHT), len(WEIGHT)))
+    n_passes, counts = 800, np.zeros((len(WEIGHT), len(WEIGHT)))
     for rows, _ in itertools.islice(drawn(pieces(), KEY, 4), n_passes):
         for first, second in rows[:, :2, 0].astype(int):
             counts[first, second] += 1

@@ -85,14 +85,14 @@ def draw_from(q: Distribution, target: Target, key: Array, layout: Layout, n: in
 def log_likelihoods(gmm: GMM, target: Target, source: Pieces) -> Float[np.ndarray, " S"]:
     """Of all pieces together under each of S mixtures, nats, in one pass."""
     gmm = gmm.moved(-target.shift)
-    return np.asarray(source.reduce(lambda rows, weight: _log_likelihoods(gmm, of_piece(target, rows, weight))))
+    return np.asarray(source.reduce(lambda rows, weight: _log_likelihoods(gmm, target, rows, weight)))
 
 
 @jax.jit
-def _log_likelihoods(gmm: GMM, target: Target) -> Float[Array, " S"]:
-    n_draws, n_components = gmm.weights.shape
-    at_once = int(np.clip(NUMBERS_AT_ONCE // (target.n_numbers * n_components), 1, n_draws))
-    return map_draws(lambda g: log_likelihood_of(g.components(g.factored()), target.x, target.weight), gmm, at_once)
+def _log_likelihoods(gmm: GMM, target: Target, rows: Array, weight: Array) -> Float[Array, " S"]:
+    piece, (n_draws, n_components) = of_piece(target, rows, weight), gmm.weights.shape
+    at_once = int(np.clip(NUMBERS_AT_ONCE // (piece.n_numbers * n_components), 1, n_draws))
+    return map_draws(lambda g: log_likelihood_of(g.components(g.factored()), piece.x, piece.weight), gmm, at_once)
 
 
 def judged(draws: Draws, shape: tuple[int, int], name: str, stacklevel: int = 4) -> Draws:

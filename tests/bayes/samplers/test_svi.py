@@ -91,8 +91,9 @@ def test_minibatches_and_other_guides_find_the_same_place(faithful, change):
         np.testing.assert_allclose(other.std(0), whole.std(0), rtol=0.25)
 
 
-def test_rows_in_pieces_find_the_same_place(faithful, compilations):
-    """Through the front door, of rows that are in order: as minibatches of rows in memory do."""
+def test_rows_in_pieces_find_the_same_place(faithful, compilations, monkeypatch):
+    """Through the front door, of rows that are in order: as minibatches of rows in memory do. The tree has some of the rows."""
+    monkeypatch.setattr("jaxgmm.bayes.posterior.ROWS_OF_PIECES", 100)
     whole = vectors(svi(faithful, KEY, 1000, 2))
     x = np.asarray(faithful.x)[np.argsort(faithful.x[:, 0])]
     pieces = jg.data.Pieces(lambda: iter(np.split(x, [60, 130])))
@@ -107,6 +108,9 @@ def test_rows_in_pieces_find_the_same_place(faithful, compilations):
     last = jax.tree.map(lambda leaf: np.asarray(leaf)[0, -1], draws)
     assert float(tree["posterior"]["log_likelihood"][0, -1]) == pytest.approx(float(last.log_likelihood(x)), rel=1e-10)
     assert float(tree.attrs["pareto_k"]) < 0.7
+    rows = tree["observed_data"]["x"].values
+    assert len(rows) == 100
+    assert set(map(tuple, rows)) <= set(map(tuple, x))
     with pytest.raises(ValueError, match=r"batch_size must lie in 1\.\.272"):
         jg.posterior(pieces, faithful.start, method="svi", key=KEY, **settings | {"batch_size": 273})
     with pytest.raises(ValueError, match="batch_size is None, all rows at once, but x comes in pieces"):

@@ -343,7 +343,7 @@ def test_saving_is_all_or_nothing(tree, tmp_path, monkeypatch):
     path = save_posterior(tree, tmp_path / "posterior.nc")
 
     def fails(self, target, **options):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(xarray.DataTree, "to_netcdf", fails)
