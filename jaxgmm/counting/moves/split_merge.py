@@ -5,8 +5,11 @@ doesn't look at the partition; the ratio accounts for the first. If they are of 
 they are of two, these are merged (Jain & Neal 2004). To split, rows are dealt out to the two sides in a few batches; before
 each, one step of EM looks at all rows of the block, those that are dealt out already counting for the side that they are on.
 So the proposal follows its own earlier choices, as sequential allocation does (Dahl 2005), but also sees the rows ahead, and
-takes a fixed number of steps, each of them parallel in the rows. To merge, the same batches are dealt out as the rows lie, for
-the probability with which a split would have done so: it makes the Metropolis-Hastings ratio exact.
+takes a fixed number of steps, each of them parallel in the rows. Batches grow, and the rows ahead count as many as those dealt
+out, so that the choices are followed after a few rows: where two share what is one component's, EM alone takes rows for other
+halves than those in which they lie, and of thousands of rows such pairs would never be merged. To merge, the same batches are
+dealt out as the rows lie, for the probability with which a split would have done so: it makes the Metropolis-Hastings ratio
+exact.
 """
 
 import jax
@@ -20,7 +23,8 @@ from jaxgmm.covariance import get_family
 from jaxgmm.tools.variates import Uniforms, integer, logistic
 
 _EM_STEPS = 5  # before the first batch; as many as this are left out, to try rough starts too
-_BATCHES = 16  # of rows that are dealt out together: with 1, the ESS of K+ a sweep was a fifth (Old Faithful)
+_BATCHES = 12  # of rows that are dealt out together: with 1, the ESS of K+ a sweep was a fifth (Old Faithful)
+_FIRST = 4  # rows of the first batch, at most; each of the others is as many times as large as the one before
 _MOST = 10.0  # log odds: no row is ever sure, so that splits EM would hardly propose can still be merged
 _BY_BLOCK = 0.5  # share of rows that moves begin with that are drawn by their block: small ones have few rows
 _EVEN = 0.5  # share of pairs of rows that are drawn without regard to distance
@@ -168,16 +172,20 @@ def deal_out(
     radius = jnp.where(chosen, distance, jnp.inf).min()
     odds = jnp.clip((jnp.minimum(radius, jnp.where(data.present, distance, 0).max()) - distance) / 2, -_MOST, _MOST)
     skipped = integer(u.take(), _EM_STEPS + 1)
-    batch = jnp.where(free, _EM_STEPS + integer(u.take_rows(), _BATCHES), -1)
+    batch = jnp.where(free, _EM_STEPS + _batches(u.take_rows(), weight.sum()), -1)
     logit_u = logistic(u.take_rows())
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         odds, side, dealt = carry
         p = jnp.where(batch < i, side, jax.nn.sigmoid(odds))
-        sides = weight * p if rival is not None else jnp.stack([weight * p, weight * (1 - p)])
+        n_dealt = jnp.where(batch < i, weight, 0).sum()
+        ahead = jnp.where(i <= _EM_STEPS, 1, jnp.minimum(n_dealt / jnp.maximum(weight.sum() - n_dealt, 1), 1))
+        counting = jnp.where(batch < i, weight, ahead * weight)
+        sides = counting * p if rival is not None else jnp.stack([counting * p, counting * (1 - p)])
         parts = blocks_of(jnp.atleast_2d(sides), data)
         means, covariances = predictive(data.prior, parts, extra)
-        density = log_densities(means, family.structure.factor(covariances, d), data) + jnp.log(parts.counts + 0.5)[:, None]
+        log_size = jnp.log(parts.counts * (weight.sum() / counting.sum()) + 0.5)
+        density = log_densities(means, family.structure.factor(covariances, d), data) + log_size[:, None]
         new = jnp.clip(density[0] - (density[1] if rival is None else rival), -_MOST, _MOST)
         odds = jnp.where(i < skipped, odds, new)
         now = free & (batch == i)
@@ -185,3 +193,10 @@ def deal_out(
 
     _, side, dealt = lax.fori_loop(0, _EM_STEPS + _BATCHES, step, (odds, side, odds))
     return side, jnp.where(free, -jax.nn.softplus(jnp.where(side, -dealt, dealt)), 0).sum()
+
+
+def _batches(uniform: Float[Array, " N"], n_rows: Array) -> Int[Array, " N"]:
+    """The batch of each row, 0, 1, ...: batches grow from about `_FIRST` rows, if they don't take more than their share."""
+    first = jnp.minimum(1 / _BATCHES, _FIRST / n_rows)
+    place = 1 - jnp.log(uniform) / jnp.log(first)
+    return jnp.ceil((_BATCHES - 1) * jnp.maximum(place, 0)).astype(int)
