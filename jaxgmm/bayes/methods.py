@@ -21,6 +21,7 @@ class Method(NamedTuple):
         options: the keyword arguments that are its own, as the function orders them.
         partly: whether it takes rows however they were seen: with gaps, errors of measurement or labels.
         holds: whether it draws the rest of a mixture of which parts are held.
+        noise: whether its draws have the share of noise beside the mixture.
     """
 
     function: str
@@ -29,6 +30,7 @@ class Method(NamedTuple):
     options: tuple[str, ...] = ()
     partly: bool = False
     holds: bool = False
+    noise: bool = False
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself."""
@@ -44,18 +46,20 @@ METHODS = {
         ("target_accept", "max_tree_depth", "dense_mass"),
         partly=True,
         holds=True,
+        noise=True,
     ),
-    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500, ("thin",), partly=True, holds=True),
+    "gibbs": Method("jaxgmm.bayes.samplers.gibbs:gibbs", "chain", 500, ("thin",), partly=True, holds=True, noise=True),
     "svi": Method(
         "jaxgmm.bayes.samplers.svi:svi",
         "approximation",
         options=("guide", "n_steps", "learning_rate", "batch_size"),
         partly=True,
         holds=True,
+        noise=True,
     ),
-    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True, holds=True),
+    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True, holds=True, noise=True),
     "vb": Method("jaxgmm.bayes.variational.draws:vb", "approximation", options=("rtol", "max_steps")),
-    "sandwich": Method("jaxgmm.bayes.samplers.sandwich:sandwich", "approximation", partly=True, holds=True),
+    "sandwich": Method("jaxgmm.bayes.samplers.sandwich:sandwich", "approximation", partly=True, holds=True, noise=True),
     "bootstrap": Method(
         "jaxgmm.bayes.samplers.weighted_likelihood:bootstrap",
         "approximation",

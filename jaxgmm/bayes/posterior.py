@@ -15,6 +15,7 @@ from jaxgmm.bayes.methods import METHODS, chains, warmed_up
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.target.coordinates import layout_of
+from jaxgmm.bayes.target.noise import start_of_noise
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
@@ -22,7 +23,7 @@ from jaxgmm.covariance import check_unrestricted
 from jaxgmm.data import ArraySource, as_source, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import censored_of, check_held, errors_of, names_in
+from jaxgmm.fitting.arguments import censored_of, check_held, errors_of, names_in, noise_in
 from jaxgmm.fitting.labels import with_labels
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
@@ -87,7 +88,8 @@ def posterior(
 
     Args:
         x: (N, D), the rows of the fit; a frame's columns are matched by name. NaN is a missing value, as in `fit`.
-        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one.
+        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one. Of a fit with
+            noise, draws have its share, too, `noise_weight`, uniform a priori; weights are those among the other rows.
         method: "nuts", "gibbs", "svi", "laplace", "vb", "sandwich", "bootstrap" or "weighted-likelihood".
         key: a PRNG key.
         n_draws: draws of each chain.
@@ -152,14 +154,22 @@ def posterior(
     check_columns(source, np.asarray(source.weight) > 0)
     errors = errors_of(error_covariances, x, source)
     sides = censored_of(censored, x, source, errors, as_gmm(fit, "fit").family)
-    source = with_labels(source, labels, as_gmm(fit, "fit").n_components)
+    noise = noise_in(fit)
+    source = with_labels(source, labels, as_gmm(fit, "fit").n_components, beside_noise=noise is not None)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
-    seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence, sides)
+    box = None if noise is None else np.stack([noise.lower, noise.upper])
+    seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence, sides, box)
     if not row.partly and (seen.partly or labels is not None):
         able = ", ".join(name for name, method in METHODS.items() if method.partly)
         raise UserError(
             f"method {method!r} takes rows that were seen wholly, without labels, and x has missing values, "
             f"error_covariances, limits or labels: take one of {able}."
+        )
+    if noise is not None and not row.noise:
+        able = ", ".join(name for name, method in METHODS.items() if method.noise)
+        raise UserError(
+            f"method {method!r} knows no noise, and fit has some beside its mixture: take one of {able}, or pass fit.gmm, for "
+            "rows that aren't noise."
         )
     gmm, target, fitted_to = _resolve(fit, prior, source, seen)
     data = fingerprint(source, errors, None if labels is None else np.asarray(labels), sides)
@@ -180,6 +190,7 @@ def posterior(
         settings["n_warmup"] = _n_warmup(method, n_warmup)
         signature = settings | {"data": data, "family": gmm.family, "key": np.asarray(key_data(key)).tolist()}
         signature |= {"prior": _facts(target), "start": _facts(gmm)}
+        signature |= {} if noise is None else {"noise": _facts((noise.weight, box))}
         check_keeping(checkpoint, resume, keep_checkpoint)
     elif n_warmup is not None or checkpoint is not None or resume or keep_checkpoint:
         raise UserError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
@@ -187,12 +198,14 @@ def posterior(
     dtype = precision.compute_dtype(source.x)
     with precision.scope(dtype), reporter(progress, method) as report:
         placed = seen.placed(dtype, padded=True)
+        rest = None if noise is None else start_of_noise(noise.weight, noise.log_widths, source.total_weight, dtype)
         problem = Problem(
             placed.rows,
             placed.weight,
             precision.cast(gmm, dtype),
             precision.cast(target, dtype),
-            layout_of(gmm, target, held),
+            layout_of(gmm, target, held, rest),
+            rest,
         )
         key_draws, key_tree = jax.random.split(key)
         draws: Draws
@@ -239,7 +252,7 @@ def _held(fixed: Fixed | None, fit: Any, gmm: GMM, method: str, groups: Sequence
         raise UserError(
             f"method {method!r} draws all parameters, but {held.in_words} are to be held: take one of {able}, or fixed=()."
         )
-    check_held(held, gmm)
+    check_held(held, gmm, left=noise_in(fit) is not None)
     if "prior" in groups:
         raise UserError("groups has 'prior', draws from the prior, but what is held isn't drawn from it: leave 'prior' out.")
     return held
@@ -258,7 +271,7 @@ def _n_warmup(method: str, asked: Any) -> int:
 def _resolve(fit: Any, prior: Any, source: ArraySource, seen: Seen) -> tuple[GMM, Any, str | None]:
     """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
     if isinstance(fit, Fit):
-        gmm, fitted_to = about_rows(fit, "posterior", seen.errors), fit.fingerprint
+        gmm, fitted_to = about_rows(fit, "posterior", seen.errors, beside_noise=True), fit.fingerprint
         if prior is None and fit.prior is None:
             raise UserError(
                 "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."

@@ -24,6 +24,7 @@ class Seen(NamedTuple):
         errors: (N, D) variances or (N, D, D) covariances of their errors of measurement; None without.
         evidence: (N, K), of their labels, as `Labelled` has it; None where none is known.
         censored: (N, D), -1 where x is an upper limit, 1 where a lower one, 0 where it was measured; None without limits.
+        box: (2, D), corners of the box over which those that may be noise are uniform; None where no row may be.
     """
 
     x: Float[Numbers, "N D"]
@@ -31,6 +32,12 @@ class Seen(NamedTuple):
     errors: Float[np.ndarray, "N ..."] | None = None
     evidence: Float[np.ndarray, "N K"] | None = None
     censored: Int[np.ndarray, "N D"] | None = None
+    box: Float[np.ndarray, "2 D"] | None = None
+
+    @property
+    def log_widths(self) -> Float[np.ndarray, " D"] | None:
+        """Of the box."""
+        return None if self.box is None else np.log(self.box[1] - self.box[0])
 
     @property
     def partly(self) -> bool:
@@ -39,8 +46,8 @@ class Seen(NamedTuple):
 
     def take(self, index: Int[np.ndarray, " M"]) -> "Seen":
         """Some of the rows."""
-        parts: Any = (None if part is None else np.asarray(part)[index] for part in self)
-        return Seen(*parts)
+        parts: Any = (None if part is None else np.asarray(part)[index] for part in self[:-1])
+        return Seen(*parts)._replace(box=self.box)
 
     def placed(self, dtype: np.dtype, *, padded: bool = False) -> "Placed":
         """The rows on the device; to be called inside `precision.scope`. `padded`: those that were seen wholly, so that few

@@ -169,7 +169,8 @@ def fit(
     if isinstance(source, ArraySource):
         check_columns(source, np.asarray(source.weight) > 0)
     sides = censored_of(censored, x, source, errors, family, noise)
-    source, box, held = with_labels(source, labels, n_components), box_of(noise, source), noise_in(init)
+    box, held = box_of(noise, source), noise_in(init)
+    source = with_labels(source, labels, n_components, beside_noise=box is not None)
     if held is not None and box is None:
         raise UserError("init is a fit with noise: pass noise=True, too, or init=fit.gmm, to go on without.")
     check_labels_of_start(source, given)

@@ -21,7 +21,7 @@ from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.observed import Limits, Observed
 from jaxgmm.model import censoring
-from jaxgmm.model.density import Components, normalise, with_noise
+from jaxgmm.model.density import Components, noise_joint, normalise, with_noise
 from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
 
@@ -70,9 +70,8 @@ class Observing(Engine):
             own = patterns_of(components, whole, *x.of_patterns(which))
             joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values).swapaxes(-1, -2)
             joint = joint if known is None else joint + known
-            if components.noise is not None:  # a row with a label is not noise
-                noise = jnp.broadcast_to(components.noise.log_joint(x.seen[which])[:, None], joint.shape[:-1])
-                joint = with_noise(joint, noise if known is None else jnp.where((known < 0).any(-1), -jnp.inf, noise))
+            if (noise := noise_joint(components, known, x.seen[which][:, None])) is not None:
+                joint = with_noise(joint, noise)
             return question(joint.reshape(-1, joint.shape[-1]))
 
         answers = lax.map(of_group, (x.values, x.pattern, x.evidence))

@@ -160,7 +160,8 @@ def _partly_seen(
 ) -> GMM:
     """The model of rows that weren't seen wholly, or of which more is known, or that may be noise."""
     check_columns(source, np.asarray(source.weight) > 0)
-    source, box = with_labels(source, labels, n_components), box_of(noise, source)
+    box = box_of(noise, source)
+    source = with_labels(source, labels, n_components, beside_noise=box is not None)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
     seen = Seen(source.x, source.weight, errors, evidence, sides)
     gmm = sampled()
