@@ -157,7 +157,7 @@ def posterior(
     noise = noise_in(fit)
     source = with_labels(source, labels, as_gmm(fit, "fit").n_components, beside_noise=noise is not None)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
-    box = None if noise is None else np.stack([noise.lower, noise.upper])
+    box = None if noise is None else noise.box
     seen = Seen(source.x, None if sample_weight is None else source.weight, errors, evidence, sides, box)
     if not row.partly and (seen.partly or labels is not None):
         able = ", ".join(name for name, method in METHODS.items() if method.partly)

@@ -63,7 +63,7 @@ class Seen(NamedTuple):
             x = jax.device_put(host)
             places = None if len(host) == n_samples else np.arange(n_samples)
             return Placed(Labelled(x, *evidence) if evidence else x, weight, places, None)
-        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors, self.censored)
+        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors, self.censored, self.box)
         n_places = int(np.prod(observed.values.shape[:3]))
         each_once = np.ones(n_samples) if self.weight is None else np.asarray(self.weight)
         weight = jax.device_put(spread(each_once.astype(dtype), places, (n_places,)))
@@ -94,10 +94,6 @@ class Placed(NamedTuple):
     def n_places(self) -> int:
         """M."""
         return n_places(self.rows)
-
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        """What each row has, (N, ...), at its place."""
-        return values if self.places is None else spread(values, self.places, (self.n_places,))
 
     def in_order(self, values: Any, axis: int = 0) -> np.ndarray:
         """Answers for the places, as answers for the rows."""

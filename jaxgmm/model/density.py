@@ -90,7 +90,10 @@ def beside(components: Components, noise: Uniform | None) -> Components:
 
 
 def noise_joint(
-    components: Components, evidence: Float[Array, "... L"] | None = None, seen: Bool[Array, "... D"] | None = None
+    components: Components,
+    evidence: Float[Array, "... L"] | None = None,
+    seen: Bool[Array, "... D"] | None = None,
+    room: Float[Array, "..."] | None = None,
 ) -> Array | None:
     """The log joint of rows and noise, for all rows alike where nothing of them is given; None without noise.
 
@@ -98,10 +101,12 @@ def noise_joint(
         components: which may have noise beside them.
         evidence: of the rows' labels. A row with a label is not noise.
         seen: features in which the rows were seen, if not in all.
+        room: log of how much of the box lies beyond the rows' limits; where a value has a density, a limit has a probability.
     """
     if components.noise is None:
         return None
     noise = components.noise.log_joint(seen)
+    noise = noise if room is None else noise + room
     return noise if evidence is None else jnp.where((evidence < 0).any(-1), -jnp.inf, noise)
 
 
@@ -122,6 +127,7 @@ def normalise(
     components: Components,
     evidence: Float[Array, "B L"] | None = None,
     seen: Bool[Array, " D"] | None = None,
+    room: Float[Array, " B"] | None = None,
 ) -> tuple[Array, Array]:
     """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows.
 
@@ -131,8 +137,9 @@ def normalise(
         components: whose log joint it is; where they have noise, responsibilities are less by its share.
         evidence: of the rows' labels; components that padding adds have none. A row with a label is not noise.
         seen: features in which the rows were seen, if not in all.
+        room: of noise, beyond the rows' limits, as `noise_joint` has it.
     """
-    noise = noise_joint(components, evidence, seen)
+    noise = noise_joint(components, evidence, seen, room)
     if evidence is not None:
         log_joint = log_joint + jnp.pad(evidence, ((0, 0), (0, log_joint.shape[0] - evidence.shape[1]))).T
     responsibilities, log_density = share_out(log_joint, weight, components.weights, noise)

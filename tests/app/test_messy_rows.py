@@ -218,7 +218,8 @@ def test_a_run_with_noise(tmp_path, jaxgmm):
     frame = pd.DataFrame(x, columns=COLUMNS)
     widths = np.ptp(x, axis=0) * [1.5, 2]
     fit = f"[fit]\nn_components = 2\nnoise = {widths.tolist()}"
-    code, out, err = jaxgmm("run", run_of(tmp_path, frame, fit, "[report]"), "--output", "run")
+    posterior = '[posterior]\nmethod = "laplace"\nn_draws = 50\ngroups = ["posterior_predictive"]'
+    code, out, err = jaxgmm("run", run_of(tmp_path, frame, fit, posterior, "[report]"), "--output", "run")
     assert code == 0, err
     gmm, written = jg.load(tmp_path / "run" / "gmm.npz"), json.loads((tmp_path / "run" / "fit.json").read_text())
     noise = written["noise"]
@@ -247,6 +248,17 @@ def test_a_run_with_noise(tmp_path, jaxgmm):
     assert re.search(rf"Noise - {(own['component'] == '-1').sum()} ", page)
     assert re.search(r"\d+ noise -", page)
     assert "uniform over a box" in out
+    tree = jg.load_posterior(tmp_path / "run" / "posterior.nc")
+    shares = tree["posterior"]["noise_weight"].values
+    assert abs(shares.mean() - noise["weight"]) < shares.std()
+    assert "noise_weight" in {
+        row["quantity"] for row in json.loads((tmp_path / "run" / "posterior.json").read_text())["quantities"]
+    }
+    within = (tree["posterior_predictive"]["x"].values > noise["lower"]) & (
+        tree["posterior_predictive"]["x"].values < noise["upper"]
+    )
+    assert within.mean() > 0.99
+    assert "Posterior predictive checks" in page
 
     code, out, err = jaxgmm("predict", "run", "d.csv")
     assert (code, out) == (0, (tmp_path / "run" / "assignments.csv").read_text())

@@ -11,7 +11,7 @@ import xarray
 from helpers import draws_around
 from numpyro.infer.util import log_density
 from scipy.special import betaln, entr, gammaln, logsumexp
-from scipy.stats import kstest, multivariate_normal
+from scipy.stats import kstest, multivariate_normal, norm
 
 import jaxgmm as jg
 from jaxgmm.bayes.samplers.allocating import allocate
@@ -31,12 +31,15 @@ SIGNAL = np.concatenate([RNG.normal([0, 0], [1, 0.6], (30, 2)), RNG.normal([5, 4
 X = np.concatenate([SIGNAL, RNG.uniform(-15, 20, (8, 2))])
 GAPPY = np.where(np.arange(126).reshape(63, 2) % 17 == 3, np.nan, X)
 LABELS = np.where(np.arange(63) % 20 == 5, np.arange(63) >= 30, -1)  # the last is an outlier's, which so isn't noise
+SIDES = np.where(np.isnan(GAPPY[:, ::-1]), np.where(np.arange(63)[:, None] % 2 == 0, -1, 1), 0)  # where nothing else was seen
+WIDTHS = [40.0, 50.0]
 ALLOWED = (LABELS[:, None] < 0) | (LABELS[:, None] == [0, 1, -2])  # to be of a component, or noise
+KNOWN = {"labels": LABELS, "censored": SIDES}
 START = jg.GMM([0.55, 0.45], [[0.0, 0.0], [5.0, 4.0]], [[[1.0, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 1.0]]])
 
 
-def log_joint(share, gmm, x, box):
-    """Log p(what was seen of a row, component or noise), by scipy."""
+def log_joint(share, gmm, x, box, sides=None):
+    """Log p(what was seen of a row, component or noise), by scipy; limits stand alone in their rows."""
     joint, widths = np.empty((len(x), gmm.n_components + 1)), np.log(box[1] - box[0])
     for n, row in enumerate(x):
         seen = ~np.isnan(row)
@@ -44,16 +47,22 @@ def log_joint(share, gmm, x, box):
             own = multivariate_normal(np.asarray(gmm.means)[k, seen], np.asarray(gmm.covariances)[k][np.ix_(seen, seen)])
             joint[n, k] = np.log1p(-share) + np.log(gmm.weights[k]) + own.logpdf(row[seen])
         joint[n, -1] = np.log(share) - widths[seen].sum()
+        if sides is not None and sides[n].any():
+            ((d,),) = np.nonzero(sides[n])
+            sd = np.sqrt(np.asarray(gmm.covariances)[:, d, d])
+            z = -sides[n, d] * (row[d] - np.asarray(gmm.means)[:, d]) / sd
+            joint[n, :-1] = np.log1p(-share) + np.log(gmm.weights) + norm.logcdf(z)
+            joint[n, -1] += np.log(row[d] - box[0, d] if sides[n, d] < 0 else box[1, d] - row[d])
     return joint
 
 
 def test_the_samplers_have_the_density_of_the_fit_and_of_numpyro():
     """At the mode and away from it, with respect to the parameters: whitened coordinates and vectors have their Jacobians."""
-    fit = jg.fit(GAPPY, init=START, key=KEY, noise=True, labels=LABELS)
-    prior, box = fit.prior, np.stack([fit.noise.lower, fit.noise.upper])
+    fit = jg.fit(GAPPY, init=START, key=KEY, noise=WIDTHS, **KNOWN)
+    prior, box = fit.prior, fit.noise.box
     noise = start_of_noise(fit.noise.weight, fit.noise.log_widths, 63, np.dtype(float))
     evidence = np.where(ALLOWED[:, :2], 0.0, -np.inf)
-    placed, start = Seen(GAPPY, evidence=evidence).placed(np.dtype(float), padded=True), jax.tree.map(jnp.asarray, START)
+    placed, start = Seen(GAPPY, None, None, evidence, SIDES, box).placed(np.dtype(float)), jax.tree.map(jnp.asarray, START)
     problem = Problem(placed.rows, placed.weight, start, prior, layout_of(start, prior, noise=noise), noise)
     target, layout = target_of(problem), problem.layout
 
@@ -67,11 +76,11 @@ def test_the_samplers_have_the_density_of_the_fit_and_of_numpyro():
         own, _, extra, log_jacobian = constrain_factored(vector, layout)
         of_vector = log_posterior(vector, layout, problem.x, problem.weight, prior, noise=noise) - log_jacobian
         sites = {name: getattr(gmm, name) for name in ("weights", "means", "covariances")} | point.extra
-        by_numpyro = log_density(jg.numpyro_model, (GAPPY, 2), {"prior": prior, "noise": True, "labels": LABELS}, sites)[0]
+        by_numpyro = log_density(jg.numpyro_model, (GAPPY, 2), {"prior": prior, "noise": WIDTHS, **KNOWN}, sites)[0]
         return (log_prior + log_likelihood_at(point, target), of_vector, by_numpyro), gmm, point.extra, (own.weights, extra)
 
     def by_scipy(gmm, share):
-        joint = np.where(ALLOWED, log_joint(share, gmm, GAPPY, box), -np.inf)
+        joint = np.where(ALLOWED, log_joint(share, gmm, GAPPY, box, SIDES), -np.inf)
         return logsumexp(joint, axis=1).sum() + float(prior.log_prob(gmm))
 
     assert fit.objective == pytest.approx(by_scipy(fit.gmm, fit.noise.weight), rel=1e-11)
@@ -137,11 +146,11 @@ def test_draws_are_those_of_the_sum_over_all_allocations(few, method):
 
 
 def test_rows_by_pattern_are_allocated_by_their_responsibilities():
-    """With gaps, errors and labels: how often to each component, and that noise is in no sums."""
+    """With gaps, errors, limits and labels: how often to each component, and that noise is in no sums."""
     variances = np.where(np.isnan(GAPPY), 0, 0.3)
     evidence = np.where(ALLOWED[:, :2], 0.0, -np.inf)
-    placed = Seen(GAPPY, errors=variances, evidence=evidence).placed(np.dtype(float))
-    box = np.stack([np.nanmin(GAPPY, 0), np.nanmax(GAPPY, 0)])
+    box = np.array([[-20.0, -22], [24, 25]])
+    placed = Seen(GAPPY, None, variances, evidence, SIDES, box).placed(np.dtype(float))
     noise = Uniform(jnp.log(0.2), jnp.log(box[1] - box[0]))
 
     @jax.jit
@@ -151,7 +160,7 @@ def test_rows_by_pattern_are_allocated_by_their_responsibilities():
 
     many = allocated(jax.random.split(KEY, 1000))
     measured = jg.GMM(START.weights, START.means, START.covariances + 0.3 * np.eye(2))
-    joint = np.where(ALLOWED, log_joint(0.2, measured, GAPPY, box), -np.inf)
+    joint = np.where(ALLOWED, log_joint(0.2, measured, GAPPY, box, SIDES), -np.inf)
     log_density = logsumexp(joint, axis=1)
     np.testing.assert_allclose(many.log_likelihood, log_density.sum(), rtol=1e-11)
     r = np.exp(joint - log_density[:, None])[:, :2]

@@ -1,7 +1,5 @@
 """EM of rows some of whose values are limits: non-detections, and times that ran out."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,6 @@ from scipy import optimize, stats
 
 import jaxgmm as jg
 from jaxgmm.data import as_source, fingerprint
-from jaxgmm.fitting.noise import Noise
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -169,14 +166,40 @@ def test_it_is_as_good_as_whole_rows_where_dropping_and_plugging_in_are_not():
         assert np.sqrt((off["limits"] ** 2).mean()) < 0.5 * np.sqrt((off[name] ** 2).mean())
 
 
+def test_beside_noise_a_limit_has_the_probability_that_the_box_puts_beyond():
+    """Where EM ends, the shares are the means of their own responsibilities, by the formula."""
+    x = np.concatenate([GAPPY, np.random.default_rng(1).uniform(-15, 15, (20, 2))])
+    sides = np.concatenate([SIDES, np.tile([[1, -1], [0, 0]], (10, 1))])  # several in a row, too
+    start = jg.GMM(TRUTH.weights, TRUTH.means, [[1.0, 0.6], [0.5, 1.0]], "diag")
+    fit = jg.fit(x, init=start, key=KEY, noise=[60.0, 70.0], censored=sides, prior=None, rtol=1e-12)
+    sd, (lower, upper) = np.sqrt(fit.covariances), fit.noise.box
+    each = stats.norm(fit.means, sd)
+    each, below, above = each.logpdf(x[:, None]), each.logcdf(x[:, None]), each.logsf(x[:, None])
+    each = np.where(sides[:, None] < 0, below, np.where(sides[:, None] > 0, above, each))
+    beyond = np.where(sides < 0, x - lower, np.where(sides > 0, upper - x, 1)) / (upper - lower)
+    ours = np.log1p(-fit.noise.weight) + np.log(fit.weights) + np.nansum(each, -1)
+    joint = np.column_stack([ours, np.log(fit.noise.weight) + np.where(np.isnan(x), 0, np.log(beyond)).sum(-1)])
+    log_density = logsumexp(joint, axis=1)
+    assert fit.log_likelihood == pytest.approx(float(log_density.sum()), rel=1e-11)
+    np.testing.assert_allclose(fit.log_prob(x, censored=sides), log_density, rtol=1e-11)
+    assert float(fit.log_prob(x[201], censored=sides[201])) == pytest.approx(float(log_density[201]), rel=1e-11)
+    r = np.exp(joint - log_density[:, None])
+    np.testing.assert_allclose(fit.responsibilities(x, censored=sides), r[:, :2], atol=1e-10)
+    np.testing.assert_allclose(r.mean(0)[2], fit.noise.weight, rtol=1e-5)
+    np.testing.assert_allclose(r[:, :2].mean(0) / r[:, :2].mean(), 2 * np.asarray(fit.weights), rtol=1e-5)
+    assert r[200:, 2].mean() > 0.7 > 10 * r[:200, 2].mean()
+
+
 ONE = (np.arange(400).reshape(200, 2) == 4).astype(int)
-NOISE = Noise(0.1, X.min(0), X.max(0))
 BAD = {
     "several with correlations": (
         lambda: jg.fit(X, 2, key=KEY, censored=np.where(np.arange(200)[:, None] == 3, -1, SIDES)),
         ValueError, "several limits in row 3, and family 'full' has correlations.*take family='diag'.*, or NaN in x",
     ),
-    "noise": (lambda: jg.fit(X, 2, key=KEY, censored=ONE, noise=True), ValueError, "censored doesn't go with noise"),
+    "noise": (
+        lambda: jg.fit(X, 2, key=KEY, censored=np.where(X[:, :1] == X[:, 0].min(), [-1, 0], 0), noise=True), ValueError,
+        r"the box of noise ends at a limit of row \d+, so that beyond it no row could be noise: give the widths.*noise=\[1",
+    ),
     "a column of limits": (
         lambda: jg.fit(X, 2, key=KEY, censored=np.tile([0, -1], (200, 1))), ValueError,
         r"no value at all in column \[1\] but limits, .*: leave it out",
@@ -196,10 +219,6 @@ BAD = {
     "booleans": (lambda: jg.fit(X, 2, key=KEY, censored=ONE > 0), TypeError, "censored is boolean"),
     "a shape": (lambda: jg.fit(X, 2, key=KEY, censored=ONE[:, 0]), ValueError, r"censored has shape \(200,\)"),
     "traced": (lambda: jax.jit(lambda c: jg.fit(X, 2, key=KEY, censored=c).means)(ONE), TypeError, "works on the host"),
-    "limits beside noise": (
-        lambda: dataclasses.replace(jg.fit(WHOLE, init=TRUTH, key=KEY, prior=None), noise=NOISE).predict(X, censored=ONE),
-        ValueError, "leave censored out, or ask",
-    ),
 }  # fmt: skip
 
 

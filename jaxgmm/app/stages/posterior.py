@@ -39,7 +39,7 @@ class Drawn:
 
     Attributes:
         tree: the draws, relabelled by the fit.
-        fit: that they started from.
+        start: the fit that they started from.
         diagnostics: of the draws.
         thresholds: that they were held against.
         summary: the content of posterior.json.
@@ -47,7 +47,7 @@ class Drawn:
     """
 
     tree: xarray.DataTree
-    fit: Fit
+    start: Fit
     diagnostics: Diagnostics
     thresholds: ThresholdsTable
     summary: Facts
@@ -65,8 +65,8 @@ class Drawn:
         (directory / "posterior.json").write_text(text, encoding="utf-8")
         names, weight = rows.axis_labels, rows.sample_weight
         figures = {
-            "posterior_intervals": plots.intervals(self.tree, self.fit, feature_names=names),
-            "posterior_draws": plots.draws(self.tree, rows.x, self.fit, feature_names=names, sample_weight=weight),
+            "posterior_intervals": plots.intervals(self.tree, self.start, feature_names=names),
+            "posterior_draws": plots.draws(self.tree, rows.x, self.start, feature_names=names, sample_weight=weight),
         }
         if self.summary["method"] in MARKOV_CHAINS:
             figures["posterior_chains"] = plots.chains(self.tree)

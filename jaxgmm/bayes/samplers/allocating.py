@@ -77,13 +77,20 @@ def _completed(key: Array, components: Components, x: Observed) -> tuple[Array, 
         beyond = jax.random.uniform(jax.random.fold_in(key_labels, 1), (*shape[:3], x.limits.sides.shape[-1]), dtype)
 
     def of_block(
-        values: Array, which: Array, known: Array | None, u: Array, noise: Array, errors: Array | None, beyond: Array | None
+        values: Array,
+        which: Array,
+        known: Array | None,
+        room: Array | None,
+        u: Array,
+        noise: Array,
+        errors: Array | None,
+        beyond: Array | None,
     ) -> tuple[Array, Array, Array]:
         seen, covariance, limits = x.of_patterns(which)
         pattern = patterns_of(components, whole, seen, covariance, limits)
         y, joint = whiten(components, pattern, values)
         joint = joint if known is None else joint + known.T
-        if (rest := noise_joint(components, known, seen)) is not None:
+        if (rest := noise_joint(components, known, seen, room)) is not None:
             joint = jnp.concatenate([joint, jnp.broadcast_to(rest, joint.shape[1:])[None]])
         labels, log_density, _ = draw_labels(joint, u)
         if covariance is not None:
@@ -92,7 +99,7 @@ def _completed(key: Array, components: Components, x: Observed) -> tuple[Array, 
         owners = _owners(labels, components)
         return completed(components, whole, pattern, y, owners, noise, errors, beyond), labels, log_density
 
-    blocks = x.values, x.pattern, x.evidence, uniform, noise, None if x.errors is None else errors, beyond
+    blocks = x.values, x.pattern, x.evidence, x.room, uniform, noise, None if x.errors is None else errors, beyond
     drawn = lax.map(lambda group: jax.vmap(of_block)(*group), blocks)
     shift, labels, log_density = (leaf.reshape(-1, *leaf.shape[3:]) for leaf in drawn)
     return shift, labels, log_density

@@ -38,8 +38,8 @@ def draw_share(key: Array, n_noise: Float[Array, ""], n_others: Float[Array, ""]
     return dirichlet_weights(log_gamma)[0]
 
 
-def strewn(key: Array, rows: Float[Array, "N D"], share: Float[Array, ""], box: Float[Array, "2 D"]) -> Float[Array, "N D"]:
-    """The rows, but for a share of them that is noise: uniform over a box, given by its corners."""
+def strewn(key: Array, rows: Float[Array, "N D"], share: Float[Array, ""], box: Float[Array, "2 *N D"]) -> Float[Array, "N D"]:
+    """The rows, but for a share of them that is noise: uniform over a box, that of all or of each, given by its corners."""
     key_which, key_where = jax.random.split(key)
     chosen = jax.random.uniform(key_which, rows.shape[:1], rows.dtype) < share
     anywhere = box[0] + (box[1] - box[0]) * jax.random.uniform(key_where, rows.shape, rows.dtype)

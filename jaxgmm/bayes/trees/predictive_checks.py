@@ -16,7 +16,7 @@ from jaxgmm.bayes.trees.build import draws_of
 from jaxgmm.bayes.trees.per_draw import flatten_draws, noise_of
 from jaxgmm.bayes.trees.schema import group_of, require, seen_of, shares_of
 from jaxgmm.data.observed import Observed
-from jaxgmm.data.placed import Placed
+from jaxgmm.data.placed import Placed, Seen
 from jaxgmm.model.algebra import draw_rows
 from jaxgmm.model.density import Uniform, beside
 from jaxgmm.model.imputing import drawn
@@ -81,7 +81,7 @@ def predictive_checks(tree: xarray.DataTree, *, key: Array, n_replicates: int = 
         replicated = np.asarray(_replicate(some, noise, box, keys, len(rows)))
         if seen.partly:
             others = jax.random.split(jax.random.fold_in(key, n_replicates), n_replicates)  # none of `keys`, which are fold_ins
-            of_data = np.asarray(_complete(some, noise, box, others, seen.placed(dtype)))
+            of_data = np.asarray(_complete(some, noise, _bounds(seen), others, seen.placed(dtype)))
         else:
             of_data = np.asarray(_statistics(jnp.asarray(rows, dtype)))[None]
     # No replicate leaves a box that was made of the rows.
@@ -115,25 +115,33 @@ def _replicate(gmms: GMM, noise: Uniform | None, box: Array | None, keys: Array,
     return lax.map(one, (gmms, noise, keys))
 
 
-def _complete(gmms: GMM, noise: Uniform | None, box: Array | None, keys: Array, placed: Placed) -> Float[Array, "R 5 D"]:
-    """Of the data, what wasn't seen, or not exactly, drawn given each draw."""
+def _complete(
+    gmms: GMM, noise: Uniform | None, bounds: Float[np.ndarray, "2 N D"] | None, keys: Array, placed: Placed
+) -> Float[Array, "R 5 D"]:
+    """Of the data, what wasn't seen, or not exactly, drawn given each draw; of noise, uniform between these bounds."""
     rows = cast(Observed, placed.rows)
+
+    def in_order(values: Array) -> Array:
+        return values.reshape(-1, values.shape[-1])[placed.places]
 
     def one(draw: tuple[GMM, Uniform | None, Array]) -> Array:
         gmm, rest, key = draw
-        if rest is None or box is None:
-            return _statistics(_flat(drawn(gmm, rows, key))[placed.places])
-        key_rows, key_noise, key_which = jax.random.split(key, 3)
-        share = jax.nn.softmax(log_joint_of(beside(gmm.components(), rest), rows), axis=-1)[:, -1:]
-        whole, seen = _flat(drawn(gmm, rows, key_rows)), jnp.asarray(placed.seen)
-        # Noise is what was seen of it, without errors, and uniform where nothing was.
-        as_noise = jnp.where(seen, _flat(rows.values), strewn(key_noise, whole, jnp.ones(()), box))
-        chosen = jax.random.uniform(key_which, share.shape, share.dtype) < share
-        return _statistics(jnp.where(chosen, as_noise, whole)[placed.places])
+        if rest is None or bounds is None:
+            return _statistics(in_order(drawn(gmm, rows, key)))
+        key_rows, key_which, key_where = jax.random.split(key, 3)
+        whole = in_order(drawn(gmm, rows, key_rows))
+        share = in_order(jax.nn.softmax(log_joint_of(beside(gmm.components(), rest), rows), axis=-1))[:, -1:]
+        as_noise = strewn(key_where, whole, jnp.ones(()), jnp.asarray(bounds, whole.dtype))
+        return _statistics(jnp.where(jax.random.uniform(key_which, share.shape, share.dtype) < share, as_noise, whole))
 
     return jax.jit(lambda gmms, noise, keys: lax.map(one, (gmms, noise, keys)))(gmms, noise, keys)
 
 
-def _flat(values: Float[Array, "S G B D"]) -> Float[Array, "M D"]:
-    """At the places of the rows."""
-    return values.reshape(-1, values.shape[-1])
+def _bounds(seen: Seen) -> Float[np.ndarray, "2 N D"] | None:
+    """Between which values of rows lie that are noise: within its box, beyond a limit, or where they were seen."""
+    if seen.box is None:
+        return None
+    x, (lower, upper) = np.asarray(seen.x), seen.box
+    sides = np.zeros(x.shape) if seen.censored is None else seen.censored
+    unseen = np.isnan(x)
+    return np.stack([np.where(unseen | (sides < 0), lower, x), np.where(unseen | (sides > 0), upper, x)])
