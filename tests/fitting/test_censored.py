@@ -166,30 +166,6 @@ def test_it_is_as_good_as_whole_rows_where_dropping_and_plugging_in_are_not():
         assert np.sqrt((off["limits"] ** 2).mean()) < 0.5 * np.sqrt((off[name] ** 2).mean())
 
 
-def test_beside_noise_a_limit_has_the_probability_that_the_box_puts_beyond():
-    """Where EM ends, the shares are the means of their own responsibilities, by the formula."""
-    x = np.concatenate([GAPPY, np.random.default_rng(1).uniform(-15, 15, (20, 2))])
-    sides = np.concatenate([SIDES, np.tile([[1, -1], [0, 0]], (10, 1))])  # several in a row, too
-    start = jg.GMM(TRUTH.weights, TRUTH.means, [[1.0, 0.6], [0.5, 1.0]], "diag")
-    fit = jg.fit(x, init=start, key=KEY, noise=[60.0, 70.0], censored=sides, prior=None, rtol=1e-12)
-    sd, (lower, upper) = np.sqrt(fit.covariances), fit.noise.box
-    each = stats.norm(fit.means, sd)
-    each, below, above = each.logpdf(x[:, None]), each.logcdf(x[:, None]), each.logsf(x[:, None])
-    each = np.where(sides[:, None] < 0, below, np.where(sides[:, None] > 0, above, each))
-    beyond = np.where(sides < 0, x - lower, np.where(sides > 0, upper - x, 1)) / (upper - lower)
-    ours = np.log1p(-fit.noise.weight) + np.log(fit.weights) + np.nansum(each, -1)
-    joint = np.column_stack([ours, np.log(fit.noise.weight) + np.where(np.isnan(x), 0, np.log(beyond)).sum(-1)])
-    log_density = logsumexp(joint, axis=1)
-    assert fit.log_likelihood == pytest.approx(float(log_density.sum()), rel=1e-11)
-    np.testing.assert_allclose(fit.log_prob(x, censored=sides), log_density, rtol=1e-11)
-    assert float(fit.log_prob(x[201], censored=sides[201])) == pytest.approx(float(log_density[201]), rel=1e-11)
-    r = np.exp(joint - log_density[:, None])
-    np.testing.assert_allclose(fit.responsibilities(x, censored=sides), r[:, :2], atol=1e-10)
-    np.testing.assert_allclose(r.mean(0)[2], fit.noise.weight, rtol=1e-5)
-    np.testing.assert_allclose(r[:, :2].mean(0) / r[:, :2].mean(), 2 * np.asarray(fit.weights), rtol=1e-5)
-    assert r[200:, 2].mean() > 0.7 > 10 * r[:200, 2].mean()
-
-
 ONE = (np.arange(400).reshape(200, 2) == 4).astype(int)
 BAD = {
     "several with correlations": (

@@ -20,6 +20,7 @@ from jaxgmm.bayes.trees.per_draw import (
     label_invariant,
     log_density_of_rows,
     log_prior_of_draws,
+    noise_from_prior,
     noise_of,
     replicate,
     summed_out_of_draws,
@@ -191,8 +192,9 @@ def _groups(
         made["log_prior"] = dataset_of({"log_prior": (_DRAW, per_draw(log_prior))}, coords)
     if "prior" in wanted:
         n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)
-        box = None if seen.box is None else jnp.asarray(seen.box, dtype)
-        site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype), box)
+        site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype))
+        if noise is not None:
+            site |= noise_from_prior(jax.random.fold_in(key, 4), site["x"], jnp.asarray(seen.box, dtype))
         made["prior_predictive"] = dataset_of_rows(np.asarray(site.pop("x"))[None], coords, _DRAW)
         made["prior"] = dataset_of({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
     return made

@@ -150,23 +150,20 @@ def replicate(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def from_prior(
-    key: Array,
-    n_draws: int,
-    n_samples: int,
-    n_components: int,
-    family: str,
-    prior: MixturePrior,
-    box: Float[Array, "2 D"] | None = None,
+    key: Array, n_draws: int, n_samples: int, n_components: int, family: str, prior: MixturePrior
 ) -> dict[str, Array]:
-    """Mixtures drawn from the prior, with shares of noise over a box, and `n_samples` rows of each under "x"."""
+    """Mixtures drawn from the prior, and `n_samples` rows of each under "x"."""
     predictive = Predictive(numpyro_model, num_samples=n_draws)
-    sites = predictive(key, None, n_components, family, prior, n_samples=n_samples)
-    if box is None:
-        return sites
-    key_shares, *keys = jax.random.split(jax.random.fold_in(key, n_draws), n_draws + 1)
-    shares = jax.random.uniform(key_shares, (n_draws,), sites["x"].dtype)
-    rows = jax.vmap(lambda key, x, share: strewn(key, x, share, box))(jnp.stack(keys), sites["x"], shares)
-    return sites | {NOISE: shares, "x": rows}
+    return predictive(key, None, n_components, family, prior, n_samples=n_samples)
+
+
+@jax.jit
+def noise_from_prior(key: Array, x: Float[Array, "S N D"], box: Float[Array, "2 D"]) -> dict[str, Array]:
+    """Shares of noise drawn from the prior, and the rows of each draw with so much of it over a box, under "x"."""
+    key_shares, key_rows = jax.random.split(key)
+    shares = jax.random.uniform(key_shares, x.shape[:1], x.dtype)
+    keys = jax.random.split(key_rows, len(x))
+    return {NOISE: shares, "x": jax.vmap(lambda key, rows, share: strewn(key, rows, share, box))(keys, x, shares)}
 
 
 @jax.jit
