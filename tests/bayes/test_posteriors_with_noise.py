@@ -267,6 +267,14 @@ def test_replicated_rows_have_their_share_of_noise(tree):
     assert components == pytest.approx(1 - SHARES.mean(), abs=0.03)
 
 
+def test_draws_of_ones_own_model_with_noise(tree):
+    samples = {"weights": DRAWS.weights, "means": DRAWS.means, "covariances": DRAWS.covariances, "noise_weight": SHARES}
+    adopted = jg.adopt(samples, WHERE, noise=True)
+    np.testing.assert_array_equal(adopted["posterior"]["log_likelihood"], tree["posterior"]["log_likelihood"])
+    with pytest.raises(ValueError, match="samples has a variable 'noise_weight', the share of noise, but noise is False"):
+        jg.adopt(samples, WHERE)
+
+
 def test_files_keep_the_box(tree, tmp_path):
     back = load_posterior(save_posterior(jg.relabel(tree), tmp_path / "draws.nc"))
     np.testing.assert_array_equal(np.stack([back["constant_data"][name] for name in ("noise_lower", "noise_upper")]), CORNERS)
