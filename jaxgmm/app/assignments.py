@@ -47,7 +47,7 @@ class Assigning:
         likeliest = component = r.argmax(axis=1)
         of_noise = {}
         if self.noise is not None:
-            log_density, of_mixture = self.noise.beside(log_density, ~np.isnan(x))
+            log_density, of_mixture = self.noise.beside(log_density, x)
             share = 1 - np.asarray(of_mixture)
             r = r * (1 - share)[:, None]
             component = np.where(share > r.max(axis=1), -1, likeliest)

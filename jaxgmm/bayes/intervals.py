@@ -40,8 +40,8 @@ def intervals(
 
     Returns:
         `weights` (statistic, component_id), `means` and `standard_deviations` (statistic, component_id, feature),
-        `correlations` (statistic, component_id, feature, feature_bis), whatever the family; the coordinate statistic is
-        "mean", "lower", "upper".
+        `correlations` (statistic, component_id, feature, feature_bis), whatever the family; with noise also `noise_weight`
+        (statistic), its share; the coordinate statistic is "mean", "lower", "upper".
 
     Raises:
         TypeError: neither a tree nor a fit.

@@ -22,6 +22,7 @@ class Method(NamedTuple):
         partly: whether it takes rows however they were seen: with gaps, errors of measurement or labels.
         holds: whether it draws the rest of a mixture of which parts are held.
         in_pieces: as `function`, of a `ProblemInPieces`; None: it wants all rows in memory.
+        noise: whether its draws have the share of noise beside the mixture.
     """
 
     function: str
@@ -31,6 +32,7 @@ class Method(NamedTuple):
     partly: bool = False
     holds: bool = False
     in_pieces: str | None = None
+    noise: bool = False
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself."""
@@ -54,6 +56,7 @@ METHODS = {
         ("target_accept", "max_tree_depth", "dense_mass"),
         partly=True,
         holds=True,
+        noise=True,
     ),
     "gibbs": Method(
         "jaxgmm.bayes.samplers.gibbs:gibbs",
@@ -63,6 +66,7 @@ METHODS = {
         partly=True,
         holds=True,
         in_pieces="jaxgmm.bayes.samplers.gibbs_pieces:gibbs_in_pieces",
+        noise=True,
     ),
     "svi": Method(
         "jaxgmm.bayes.samplers.svi:svi",
@@ -71,10 +75,11 @@ METHODS = {
         partly=True,
         holds=True,
         in_pieces="jaxgmm.bayes.samplers.svi_pieces:svi_in_pieces",
+        noise=True,
     ),
-    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True, holds=True),
+    "laplace": Method("jaxgmm.bayes.samplers.laplace:laplace", "approximation", partly=True, holds=True, noise=True),
     "vb": Method("jaxgmm.bayes.variational.draws:vb", "approximation", options=("rtol", "max_steps")),
-    "sandwich": Method("jaxgmm.bayes.samplers.sandwich:sandwich", "approximation", partly=True, holds=True),
+    "sandwich": Method("jaxgmm.bayes.samplers.sandwich:sandwich", "approximation", partly=True, holds=True, noise=True),
     "bootstrap": Method(
         "jaxgmm.bayes.samplers.weighted_likelihood:bootstrap",
         "approximation",

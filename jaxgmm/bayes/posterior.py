@@ -10,32 +10,30 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgmm.bayes.methods import METHODS, chains, warmed_up
+from jaxgmm.bayes.asking import check_options, held_asked, n_warmup_asked, rows_asked, start_and_prior
+from jaxgmm.bayes.methods import METHODS, chains
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.target.coordinates import layout_of
+from jaxgmm.bayes.target.noise import start_of_noise
 from jaxgmm.bayes.target.problem import Draws, Problem, ProblemInPieces
 from jaxgmm.bayes.trees.schema import GROUPS, check_feature_names
-from jaxgmm.covariance import check_unrestricted
-from jaxgmm.data import ArraySource, Pieces, Processes, Source, as_source, fingerprint
+from jaxgmm.data import ArraySource, Pieces, fingerprint
 from jaxgmm.data.observed import check_columns
 from jaxgmm.data.placed import Seen
-from jaxgmm.fitting.arguments import censored_of, check_held, errors_of, names_in, source_of
+from jaxgmm.fitting.arguments import censored_of, errors_of, noise_in
 from jaxgmm.fitting.labels import with_labels
-from jaxgmm.fitting.priors import named_prior
 from jaxgmm.fitting.result import Fit
 from jaxgmm.model.asking import Censored, Errors
-from jaxgmm.model.coercion import about_rows, as_gmm
-from jaxgmm.model.default_prior import not_a_prior
-from jaxgmm.model.holding import FREE, Fixed, Held, check_fixed
+from jaxgmm.model.coercion import as_gmm
+from jaxgmm.model.holding import Fixed
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames, precision
 from jaxgmm.tools.errors import UserError, UserTypeError
 from jaxgmm.tools.keeping import check_keeping, forget
 from jaxgmm.tools.progress import OfProgress, reporter
-from jaxgmm.tools.types import Facts
-from jaxgmm.tools.validation import check_count, check_key, check_path, check_single, host_only, key_data, unknown
+from jaxgmm.tools.validation import check_count, check_key, check_path, host_only, key_data, unknown
 
 if TYPE_CHECKING:
     import xarray
@@ -91,7 +89,8 @@ def posterior(
         x: (N, D), the rows of the fit; a frame's columns are matched by name. NaN is a missing value, as in `fit`. Or
             `jaxgmm.data.Pieces`, for "svi" with `batch_size` and "gibbs", each of whose sweeps is a pass: the tree then has up
             to 16 384 of the rows, drawn by weight, and speaks of these; its `log_likelihood` is that of all.
-        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one.
+        fit: of `jaxgmm.fit` or `jaxgmm.fit_map`, or a GMM or what holds one, whose prior then is the default one. Of a fit with
+            noise, draws have its share, too, `noise_weight`, uniform a priori; weights are those among the other rows.
         method: "nuts", "gibbs", "svi", "laplace", "vb", "sandwich", "bootstrap" or "weighted-likelihood".
         key: a PRNG key.
         n_draws: draws of each chain.
@@ -149,8 +148,8 @@ def posterior(
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
     row = METHODS[method]
-    _check_options(method, options)
-    source = _source_of(x, sample_weight, names_in(fit), method, groups)
+    check_options(method, options)
+    source = rows_asked(x, sample_weight, fit, method, groups)
     draw: Any = row.resolve_in_pieces() if isinstance(source, Pieces) else row.resolve()
     names = source.feature_names if feature_names is None else feature_names
     check_feature_names(names, source.n_features)
@@ -158,24 +157,32 @@ def posterior(
         check_columns(source, np.asarray(source.weight) > 0)
     errors = errors_of(error_covariances, x, source)
     sides = censored_of(censored, x, source, errors, as_gmm(fit, "fit").family)
-    source = with_labels(source, labels, as_gmm(fit, "fit").n_components)
+    noise = noise_in(fit)
+    source = with_labels(source, labels, as_gmm(fit, "fit").n_components, beside_noise=noise is not None)
     rows = source if isinstance(source, ArraySource) else source.some_rows(jax.random.fold_in(key, 2), ROWS_OF_PIECES)
     evidence = None if rows.evidence is None else np.asarray(rows.evidence)
-    seen = Seen(rows.x, None if sample_weight is None else rows.weight, errors, evidence, sides)
+    box = None if noise is None else noise.box
+    seen = Seen(rows.x, None if sample_weight is None else rows.weight, errors, evidence, sides, box)
     if not row.partly and (seen.partly or labels is not None):
         able = ", ".join(name for name, method in METHODS.items() if method.partly)
         raise UserError(
             f"method {method!r} takes rows that were seen wholly, without labels, and x has missing values, "
             f"error_covariances, limits or labels: take one of {able}."
         )
-    gmm, target, fitted_to = _resolve(fit, prior, source, seen)
+    if noise is not None and not row.noise:
+        able = ", ".join(name for name, method in METHODS.items() if method.noise)
+        raise UserError(
+            f"method {method!r} knows no noise, and fit has some beside its mixture: take one of {able}, or pass fit.gmm, for "
+            "rows that aren't noise."
+        )
+    gmm, target, fitted_to = start_and_prior(fit, prior, source, seen)
     data = fingerprint(source, errors, None if labels is None else np.asarray(labels), sides)
     if fitted_to is not None and fitted_to != data:
         raise UserError(
             f"x isn't the data of the fit (fingerprint {data}, the fit's is {fitted_to}): pass the same rows, sample_weight, "
             "error_covariances, censored and labels, or fit.gmm to start from the mixture alone."
         )
-    held = _held(fixed, fit, gmm, method, groups)
+    held = held_asked(fixed, fit, gmm, method, groups)
     gmm = held.of(gmm)
     settings = {"method": method, "n_draws": n_draws, "n_chains": n_chains, **options}
     settings |= {"fixed": held.in_words} if held else {}
@@ -185,22 +192,24 @@ def posterior(
             raise UserError(
                 f"n_chains is {n_chains} and n_draws {n_draws}, but r-hat needs at least 2 chains of {_LEAST_DRAWS} draws."
             )
-        settings["n_warmup"] = _n_warmup(method, n_warmup)
+        settings["n_warmup"] = n_warmup_asked(method, n_warmup)
         signature = settings | {"data": data, "family": gmm.family, "key": np.asarray(key_data(key)).tolist()}
         signature |= {"prior": _facts(target), "start": _facts(gmm)}
+        signature |= {} if noise is None else {"noise": _facts((noise.weight, box))}
         check_keeping(checkpoint, resume, keep_checkpoint)
     elif n_warmup is not None or checkpoint is not None or resume or keep_checkpoint:
         raise UserError(f"n_warmup, checkpoint and resume are for {' and '.join(chains())}, but method is {method!r}.")
 
     dtype = precision.compute_dtype(source.like)
     with precision.scope(dtype), reporter(progress, method) as report:
-        of = precision.cast(gmm, dtype), precision.cast(target, dtype), layout_of(gmm, target, held)
+        rest = None if noise is None else start_of_noise(noise.weight, noise.log_widths, source.total_weight, dtype)
+        of = precision.cast(gmm, dtype), precision.cast(target, dtype), layout_of(gmm, target, held, rest)
         problem: Problem | ProblemInPieces
         if isinstance(source, Pieces):
             problem, settings["n_samples"] = ProblemInPieces(source, *of), source.n_samples
         else:
             placed = seen.placed(dtype, padded=True)
-            problem = Problem(placed.rows, placed.weight, *of)
+            problem = Problem(placed.rows, placed.weight, *of, rest)
         key_draws, key_tree = jax.random.split(key)
         draws: Draws
         if row.kind == "chain":
@@ -223,98 +232,6 @@ def posterior(
     if checkpoint is not None and not keep_checkpoint:
         forget(check_path(checkpoint, "checkpoint"))
     return tree
-
-
-def _source_of(
-    x: Any, sample_weight: Any, names: tuple[str, ...] | None, method: str, groups: Sequence[str]
-) -> ArraySource | Pieces:
-    """The rows, checked, in memory or in pieces."""
-    if isinstance(x, Processes):
-        raise UserError("x is Processes, but a posterior is drawn by one process: pass x.own, or a scan of all files.")
-    if not isinstance(x, Pieces):
-        return as_source(x, sample_weight, min_rows=2, feature_names=names, missing=True)
-    able = [name for name, method in METHODS.items() if method.in_pieces]
-    if method not in able:
-        raise UserError(
-            f"method {method!r} wants all rows in memory, and x comes in pieces: take method={' or '.join(map(repr, able))}."
-        )
-    if "log_likelihood" in groups:
-        raise UserError(
-            "groups has 'log_likelihood', a number for each draw and row, but x comes in pieces: leave it out, and compare "
-            "models by compare(x), or on rows that were held out, by log_prob of draws."
-        )
-    pieces = source_of(x, sample_weight, names)
-    assert isinstance(pieces, Pieces)
-    return pieces
-
-
-def _check_options(method: str, options: Facts) -> None:
-    """Raises ValueError for an option that the method doesn't have."""
-    known = METHODS[method].options
-    for name in options:
-        if name not in known:
-            raise unknown(f"option of method {method!r}:", name, known or ["(none)"])
-
-
-def _held(fixed: Fixed | None, fit: Any, gmm: GMM, method: str, groups: Sequence[str]) -> Held:
-    """What is held: as said, or as in the fit that is given.
-
-    Raises:
-        TypeError, ValueError: what can't be held, by this method or at all.
-    """
-    if fixed is None:
-        fixed = fit.fixed if isinstance(fit, Fit) else FREE
-    held = check_fixed(fixed, gmm.n_components, gmm.family)
-    if not held:
-        return held
-    if not METHODS[method].holds:
-        able = ", ".join(name for name, method in METHODS.items() if method.holds)
-        raise UserError(
-            f"method {method!r} draws all parameters, but {held.in_words} are to be held: take one of {able}, or fixed=()."
-        )
-    check_held(held, gmm)
-    if "prior" in groups:
-        raise UserError("groups has 'prior', draws from the prior, but what is held isn't drawn from it: leave 'prior' out.")
-    return held
-
-
-def _n_warmup(method: str, asked: Any) -> int:
-    """Steps of a chain to throw away: as asked, or the method's own number."""
-    default = METHODS[method].n_warmup
-    if asked is None:
-        return default or 0
-    if default is None:
-        raise UserError(f"n_warmup is for {' and '.join(warmed_up())}, but method is {method!r}.")
-    return check_count(asked, "n_warmup", least=0)
-
-
-def _resolve(fit: Any, prior: Any, source: Source, seen: Seen) -> tuple[GMM, Any, str | None]:
-    """The mixture to start from, the prior, and the fingerprint of the rows it was fitted to, if known."""
-    if isinstance(fit, Fit):
-        gmm, fitted_to = about_rows(fit, "posterior", seen.errors), fit.fingerprint
-        if prior is None and fit.prior is None:
-            raise UserError(
-                "fit was made with prior=None, maximum likelihood, and has no posterior: pass prior='default' or a Prior."
-            )
-        prior = fit.prior if prior is None else prior
-    else:
-        gmm, fitted_to = as_gmm(fit, "fit"), None
-        prior = "default" if prior is None else prior
-    check_single(gmm.weights, "jg.posterior(x, g, ...)")
-    check_unrestricted(gmm.family, "posterior")
-    if gmm.n_features != source.n_features:
-        raise UserError(f"x has {source.n_features} columns, but fit is of {gmm.n_features} features.")
-    weights = np.asarray(gmm.weights)
-    if not (weights > 0).all():
-        raise UserError(
-            f"fit has components of weight 0 ({np.flatnonzero(weights == 0).tolist()}): refit with fewer components."
-        )
-    if isinstance(prior, str):
-        prior = named_prior(prior, source, gmm.n_components, gmm.family)
-    if not isinstance(prior, Prior | RichardsonGreen):
-        raise not_a_prior(prior, "a RichardsonGreen")
-    prior.check_fits(gmm)
-    return gmm, prior, fitted_to
 
 
 def _facts(tree: object) -> list[Any]:

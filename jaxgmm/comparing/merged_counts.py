@@ -8,10 +8,11 @@ import xarray
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.trees.build import draws_of
-from jaxgmm.bayes.trees.per_draw import flatten_draws
-from jaxgmm.bayes.trees.schema import PARAMETERS, require, seen_of
+from jaxgmm.bayes.trees.per_draw import flatten_draws, noise_of
+from jaxgmm.bayes.trees.schema import PARAMETERS, require, seen_of, shares_of
 from jaxgmm.comparing.merging import Path, elbow, merge_path
 from jaxgmm.data.placed import Rows
+from jaxgmm.model.density import Uniform, beside
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.rows import log_joint_of
 from jaxgmm.tools import precision
@@ -25,7 +26,8 @@ def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray
     """How many clusters each posterior draw's components merge into, by `merge_components` and its `choose`.
 
     No labels are involved, so it means the same whether they switch or not. It says how sure the count is given K
-    components and the rule (a heuristic, not part of the model); it isn't a posterior over K.
+    components and the rule (a heuristic, not part of the model); it isn't a posterior over K. Rows count as far as they aren't
+    noise.
 
     Args:
         tree: from `posterior`, with observed_data.
@@ -59,7 +61,9 @@ def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray
         chosen = precision.cast(flatten_draws(jax.tree.map(lambda leaf: leaf[:, kept], draws)), dtype)
         placed = seen.placed(dtype)
         at_once = int(np.clip(_NUMBERS_AT_ONCE // (placed.n_places * k), 1, n_chains * len(kept)))
-        paths = jax.tree.map(np.asarray, _paths(chosen, placed.rows, placed.weight, at_once))
+        shares = shares_of(tree)
+        noise = noise_of(None if shares is None else shares[:, kept], seen, dtype)
+        paths = jax.tree.map(np.asarray, _paths(chosen, noise, placed.rows, placed.weight, at_once))
     counts = np.array([_count(Path(*leaves)) for leaves in zip(*paths, strict=True)]).reshape(n_chains, -1)
     support = np.arange(1, k + 1)
     coords = {"chain": np.arange(n_chains), "draw": np.asarray(tree["posterior"]["draw"])[kept], "count": support}
@@ -67,9 +71,15 @@ def merged_counts(tree: xarray.DataTree, *, n_draws: int | None = 200) -> xarray
     return xarray.Dataset({"n_clusters": (("chain", "draw"), counts), "probability": (("count",), share)}, coords)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _paths(gmm: GMM, x: Rows, weight: Float[Array, " M"], at_once: int) -> Path:
-    return map_draws(lambda g: merge_path(jax.nn.softmax(log_joint_of(g.components(), x), axis=-1), weight), gmm, at_once)
+@functools.partial(jax.jit, static_argnums=4)
+def _paths(gmm: GMM, noise: Uniform | None, x: Rows, weight: Float[Array, " M"], at_once: int) -> Path:
+    def path(draw: tuple[GMM, Uniform | None]) -> Path:
+        g, rest = draw
+        joint = log_joint_of(beside(g.components(), rest), x)
+        counting = weight if rest is None else weight * (1 - jax.nn.softmax(joint, axis=-1)[:, -1])
+        return merge_path(jax.nn.softmax(joint[:, : g.n_components], axis=-1), counting)
+
+    return map_draws(path, (gmm, noise), at_once)
 
 
 def _count(path: Path) -> int:

@@ -52,6 +52,7 @@ class Observed:
         n_groups: (), those that have rows.
         limits: which of the values are limits, of C features of a row at most; None without.
         evidence: (S, G, B, K), of the rows' labels, as `Labelled` has it; None where none is known.
+        room: (S, G, B), as `room_beyond` has it, of the box of noise; None where there are no limits, or there is no noise.
     """
 
     values: Float[Array, "S G B D"]
@@ -61,6 +62,7 @@ class Observed:
     n_groups: Int[Array, ""]
     limits: Limits | None = None
     evidence: Float[Array, "S G B K"] | None = None
+    room: Float[Array, "S G B"] | None = None
 
     def of_patterns(self, which: Int[Array, " G"]) -> tuple[Bool[Array, "G D"], Float[Array, "G ..."] | None, Limits | None]:
         """What was seen in some of the patterns, with which errors, and which of it as limits."""
@@ -178,9 +180,13 @@ class Arranged:
         return ObservedSource(rows, self.spread(weight), start, moments, self.source.feature_names)
 
 
-def arrange(source: ArraySource, errors: np.ndarray | None, censored: np.ndarray | None = None) -> Arranged:
-    """Sort rows by pattern. Errors, (N, D) variances or (N, D, D) covariances, and limits' sides, (N, D): checked, or None."""
-    rows, places = by_pattern(np.asarray(source.x), errors, censored)
+def arrange(
+    source: ArraySource, errors: np.ndarray | None, censored: np.ndarray | None = None, box: np.ndarray | None = None
+) -> Arranged:
+    """Sort rows by pattern. Errors, (N, D) variances or (N, D, D) covariances, limits' sides, (N, D), and the corners of the
+    box of noise, (2, D): checked, or None.
+    """
+    rows, places = by_pattern(np.asarray(source.x), errors, censored, box)
     return Arranged(source, jax.tree.map(jax.device_put, rows), places)
 
 
@@ -204,9 +210,11 @@ def check_columns(source: ArraySource, present: np.ndarray, why: str = "") -> No
 
 
 def by_pattern(
-    x: np.ndarray, errors: np.ndarray | None = None, censored: np.ndarray | None = None
+    x: np.ndarray, errors: np.ndarray | None = None, censored: np.ndarray | None = None, box: np.ndarray | None = None
 ) -> tuple[Observed, Int[np.ndarray, " N"]]:
-    """Rows (N, D) with gaps, errors or limits by pattern, and the place of each among the S G B; on the host."""
+    """Rows (N, D) with gaps, errors or limits by pattern, and the place of each among the S G B; on the host. Those with limits
+    may be noise over a box.
+    """
     n_samples, n_features = x.shape
     seen = ~np.isnan(x)
     known = [part.reshape(n_samples, -1) for part in (errors, censored) if part is not None]
@@ -236,7 +244,21 @@ def by_pattern(
         own = on_host(patterns[:, n_features:last].reshape(-1, *errors.shape[1:]).astype(errors.dtype))
     limits = None if censored is None else _limits(patterns[:, -n_features:].astype(np.int32))
     which_seen = on_host(patterns[:, :n_features].astype(bool))
-    return Observed(on_host(values), on_host(pattern), which_seen, own, on_host(np.asarray(n_groups, np.int32)), limits), places
+    rows = Observed(on_host(values), on_host(pattern), which_seen, own, on_host(np.asarray(n_groups, np.int32)), limits)
+    if censored is not None and box is not None:
+        room = room_beyond(x, censored, box).astype(x.dtype)
+        rows = dataclasses.replace(rows, room=on_host(spread(room, places, (*shape, length))))
+    return rows, places
+
+
+def room_beyond(
+    x: Float[np.ndarray, "N D"], censored: Int[np.ndarray, "N D"], box: Float[np.ndarray, "2 D"]
+) -> Float[np.ndarray, " N"]:
+    """Log of how much of a box lies beyond the limits of each row, in these features: 0 without, -inf for nothing."""
+    lower, upper = np.asarray(box, float)
+    with np.errstate(divide="ignore"):
+        lengths = np.log(np.clip(np.where(censored < 0, x - lower, upper - x), 0, upper - lower))
+    return np.where(censored == 0, 0, lengths).sum(1)
 
 
 def _limits(sides: Int[np.ndarray, "M D"]) -> Limits:

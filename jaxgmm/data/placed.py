@@ -24,6 +24,7 @@ class Seen(NamedTuple):
         errors: (N, D) variances or (N, D, D) covariances of their errors of measurement; None without.
         evidence: (N, K), of their labels, as `Labelled` has it; None where none is known.
         censored: (N, D), -1 where x is an upper limit, 1 where a lower one, 0 where it was measured; None without limits.
+        box: (2, D), corners of the box over which those that may be noise are uniform; None where no row may be.
     """
 
     x: Float[Numbers, "N D"]
@@ -31,6 +32,12 @@ class Seen(NamedTuple):
     errors: Float[np.ndarray, "N ..."] | None = None
     evidence: Float[np.ndarray, "N K"] | None = None
     censored: Int[np.ndarray, "N D"] | None = None
+    box: Float[np.ndarray, "2 D"] | None = None
+
+    @property
+    def log_widths(self) -> Float[np.ndarray, " D"] | None:
+        """Of the box."""
+        return None if self.box is None else np.log(self.box[1] - self.box[0])
 
     @property
     def partly(self) -> bool:
@@ -39,8 +46,8 @@ class Seen(NamedTuple):
 
     def take(self, index: Int[np.ndarray, " M"]) -> "Seen":
         """Some of the rows."""
-        parts: Any = (None if part is None else np.asarray(part)[index] for part in self)
-        return Seen(*parts)
+        parts: Any = (None if part is None else np.asarray(part)[index] for part in self[:-1])
+        return Seen(*parts)._replace(box=self.box)
 
     def placed(self, dtype: np.dtype, *, padded: bool = False) -> "Placed":
         """The rows on the device; to be called inside `precision.scope`. `padded`: those that were seen wholly, so that few
@@ -56,7 +63,7 @@ class Seen(NamedTuple):
             x = jax.device_put(host)
             places = None if len(host) == n_samples else np.arange(n_samples)
             return Placed(Labelled(x, *evidence) if evidence else x, weight, places, None)
-        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors, self.censored)
+        observed, places = by_pattern(np.asarray(self.x).astype(dtype), self.errors, self.censored, self.box)
         n_places = int(np.prod(observed.values.shape[:3]))
         each_once = np.ones(n_samples) if self.weight is None else np.asarray(self.weight)
         weight = jax.device_put(spread(each_once.astype(dtype), places, (n_places,)))
@@ -87,10 +94,6 @@ class Placed(NamedTuple):
     def n_places(self) -> int:
         """M."""
         return n_places(self.rows)
-
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        """What each row has, (N, ...), at its place."""
-        return values if self.places is None else spread(values, self.places, (self.n_places,))
 
     def in_order(self, values: Any, axis: int = 0) -> np.ndarray:
         """Answers for the places, as answers for the rows."""

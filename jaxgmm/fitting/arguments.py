@@ -59,9 +59,7 @@ def errors_of(error_covariances: Errors, x: object, source: Source) -> np.ndarra
     return check_errors(ordered, source.x, np.asarray(source.weight) > 0)
 
 
-def censored_of(
-    censored: Censored, x: object, source: Source, errors: np.ndarray | None, family: str, noise: object = False
-) -> np.ndarray | None:
+def censored_of(censored: Censored, x: object, source: Source, errors: np.ndarray | None, family: str) -> np.ndarray | None:
     """Which values of rows in memory are limits, checked, with features in the order of the source's; None where none is."""
     if censored is None:
         return None
@@ -71,8 +69,6 @@ def censored_of(
     sides = sides_of(censored, x, source.x, source.feature_names, present, errors=errors, family=family)
     if sides is None:
         return None
-    if noise is not False:
-        raise UserError("censored doesn't go with noise, whose density beyond a limit isn't known: use noise=False.")
     measured = on_host(np.where(sides == 0, np.asarray(source.x), np.nan))
     check_columns(dataclasses.replace(source, x=measured), present, " but limits, beyond which it could be anywhere")
     return sides

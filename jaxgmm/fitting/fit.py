@@ -34,7 +34,7 @@ from jaxgmm.fitting.arguments import (
 from jaxgmm.fitting.batch import NOISE_SHARE, Given, Model, Settings, climb_models
 from jaxgmm.fitting.checkpoint import Checkpoint
 from jaxgmm.fitting.labels import all_labelled, check_labels_of_start, in_dtype, n_labelled, with_labels
-from jaxgmm.fitting.noise import box_of
+from jaxgmm.fitting.noise import box_of, check_room
 from jaxgmm.fitting.priors import Change, resolve_prior
 from jaxgmm.fitting.pruned_step import pruned
 from jaxgmm.fitting.result import Fit, Progress, without_rows
@@ -120,7 +120,8 @@ def fit(
             Components start from the rows that can be of no other; one start will do where each has some. A row of which
             something is known is no noise.
         noise: True for a component besides the Gaussians that is uniform over the box of the rows, or (D,) widths of a box:
-            outliers are its own then (Banfield & Raftery 1993). Its share has a uniform prior. `Fit.noise` has it.
+            outliers are its own then (Banfield & Raftery 1993). Its share has a uniform prior. `Fit.noise` has it. A limit has
+            the probability that the box puts beyond it, so no box may end there: give widths where limits are extremes.
         fixed: what to keep at the values of a GMM given as `init`: names, of "weights", "means", "covariances"; or a mapping
             from names to components, `{"means": [0, 2], "weights": "all"}`: their numbers, (K,) flags, or "all". Each step is
             the exact maximum over the rest; weights that aren't held share what the held ones leave. `{"weights": "equal"}`
@@ -170,8 +171,10 @@ def fit(
     given, n_components, family = resolve_init(init, n_components, family, source)
     if isinstance(source, ArraySource):
         check_columns(source, np.asarray(source.weight) > 0)
-    sides = censored_of(censored, x, source, errors, family, noise)
-    source, box, held = with_labels(source, labels, n_components), box_of(noise, source), noise_in(init)
+    sides = censored_of(censored, x, source, errors, family)
+    box, held = box_of(noise, source), noise_in(init)
+    check_room(box, source, sides)
+    source = with_labels(source, labels, n_components, beside_noise=box is not None)
     if held is not None and box is None:
         raise UserError("init is a fit with noise: pass noise=True, too, or init=fit.gmm, to go on without.")
     check_labels_of_start(source, given)
@@ -210,7 +213,8 @@ def fit(
             if truncate:
                 data = alike(source, n_components)
             else:
-                data = arrange(source, errors, sides).weighted(source.weight, dtype) if partly else on_device(source)
+                corners = None if box is None else box.box
+                data = arrange(source, errors, sides, corners).weighted(source.weight, dtype) if partly else on_device(source)
         moments = data.moments(get_family(family).structure.dense, dtype)
         model = Model(n_components, resolve_prior(prior, moments, n_components, family), key)
         kept = None

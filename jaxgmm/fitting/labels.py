@@ -15,14 +15,19 @@ from jaxgmm.tools.validation import floating, rows_named
 UNKNOWN = -1  # label of a row
 
 
-def with_labels[Rows: Source](source: Rows, labels: ArrayLike | None, n_components: int) -> Rows:
+def with_labels[Rows: Source](source: Rows, labels: ArrayLike | None, n_components: int, *, beside_noise: bool = False) -> Rows:
     """The rows with what is known of their components; arguments and errors as `evidence_of`.
 
     Raises:
-        ValueError: rows that come in pieces.
+        ValueError: rows that come in pieces; labels of one component beside noise.
     """
     if labels is None:
         return source
+    if beside_noise and n_components == 1:
+        raise UserError(
+            "labels are of one component, beside noise: a row's evidence compares components, so that none says that it isn't "
+            "noise. Leave labels out."
+        )
     if not isinstance(source, ArraySource):
         raise UserError("labels are given, but x comes in pieces, or is spread over devices: put the rows together.")
     evidence = evidence_of(labels, source.n_samples, n_components, np.asarray(source.weight) > 0)

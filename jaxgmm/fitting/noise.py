@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxgmm.data import Source
+from jaxgmm.data import ArraySource, Source
+from jaxgmm.data.observed import room_beyond
 from jaxgmm.model.density import WITHOUT_ROWS
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.reading import Page, Readable
@@ -37,6 +38,11 @@ class Noise(Readable):
     estimated: bool = True
 
     @property
+    def box(self) -> Float[np.ndarray, "2 D"]:
+        """Its corners."""
+        return np.stack([self.lower, self.upper])
+
+    @property
     def log_widths(self) -> Float[np.ndarray, " D"]:
         """Of the box."""
         return np.log(self.upper - self.lower)
@@ -46,19 +52,26 @@ class Noise(Readable):
         """The share, and the volume of the box if it was estimated, as mclust counts them."""
         return 1 + self.estimated
 
-    def beside(self, log_prob: Float[Array, " N"], seen: Numbers) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    def beside(
+        self, log_prob: Float[Array, " N"], rows: Numbers, censored: ArrayLike | None = None
+    ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
         """Log density of rows from a mixture and noise, nats, and the probability that they aren't noise.
 
         Args:
             log_prob: (N,), of the mixture alone.
-            seen: (N, D), which values aren't missing.
+            rows: (N, D), NaN where a value is missing; none is where JAX traces them.
+            censored: which values are limits, checked; not where JAX traces.
         """
         log_share, log_weight = (math.log(max(share, float(WITHOUT_ROWS))) for share in (1 - self.weight, self.weight))
-        xp: Any = jnp if is_traced(log_prob, seen) else np
-        ours = log_share + (log_prob if xp is jnp else np.asarray(log_prob, float))
-        total = xp.logaddexp(ours, log_weight - xp.where(seen, self.log_widths, 0).sum(-1))
+        traced = is_traced(log_prob, rows)
+        xp: Any = jnp if traced else np
+        ours = log_share + (log_prob if traced else np.asarray(log_prob, float))
+        noise = log_weight - np.where(True if is_traced(rows) else ~np.isnan(rows), self.log_widths, 0).sum(-1)
+        if censored is not None:
+            noise += room_beyond(np.atleast_2d(rows), np.atleast_2d(censored), self.box).reshape(noise.shape)
+        total = xp.logaddexp(ours, noise)
         answers = total.astype(log_prob.dtype), xp.exp(ours - total).astype(log_prob.dtype)
-        return jax.device_put(answers) if xp is np and isinstance(log_prob, jax.Array) else answers
+        return jax.device_put(answers) if not traced and isinstance(log_prob, jax.Array) else answers
 
     def _page(self) -> Page:
         box = " × ".join(f"[{low:.4g}, {high:.4g}]" for low, high in zip(self.lower, self.upper, strict=True))
@@ -102,3 +115,23 @@ def box_of(noise: bool | Float[ArrayLike, " D"], source: Source) -> Noise | None
         )
     middle = (lower + upper) / 2
     return Noise(0.0, middle - widths / 2, middle + widths / 2, estimated=False)
+
+
+def check_room(noise: Noise | None, source: Source, sides: Int[np.ndarray, "N D"] | None) -> None:
+    """Raises ValueError where the box of noise ends at a limit, beyond which, then, no row could be noise.
+
+    Args:
+        noise: of the rows, or None.
+        source: the rows.
+        sides: which of their values are limits, or None; 0 in rows without weight.
+    """
+    if noise is None or sides is None:
+        return
+    assert isinstance(source, ArraySource)
+    nowhere = np.isneginf(room_beyond(np.asarray(source.x), sides, noise.box))
+    if nowhere.any():
+        row = int(np.flatnonzero(nowhere)[0])
+        raise UserError(
+            f"the box of noise ends at a limit of row {row}, so that beyond it no row could be noise: give the widths of a "
+            f"larger box, noise={[float(f'{2 * width:.3g}') for width in noise.upper - noise.lower]}, say."
+        )

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jaxgmm.data.measurement import in_order, of_row
 from jaxgmm.fitting.noise import Noise
 from jaxgmm.fitting.status import FitError, Status
 from jaxgmm.model import reading
@@ -19,12 +20,11 @@ from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
 from jaxgmm.tools import frames
-from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats, number
 from jaxgmm.tools.hints import OF_FITS, Hinting
 from jaxgmm.tools.reading import Page, Readable, Table, counted
 from jaxgmm.tools.svg import Mark, chart, colour
-from jaxgmm.tools.validation import floating, is_traced
+from jaxgmm.tools.validation import floating
 
 _EMPTY = 0.5  # expected rows: below it a component has, more probably than not, none, since prod_n (1 - r_nk) >= 1 - sum_n r_nk
 _ROUNDING = 1e-11  # of objectives, nats per unit of weight
@@ -219,12 +219,11 @@ class Fit(Readable, Hinting):
     def _beside_noise(self, x: Float[ArrayLike, "N D"], errors: Errors, censored: Censored) -> tuple[Array, Array]:
         """Log density of each row, noise included, and the probability that it isn't noise."""
         assert self.noise is not None
-        if censored is not None:
-            raise UserError("fit has noise, whose density beyond a limit isn't known: leave censored out, or ask fit.gmm.")
         gmm = about_rows(self, "log_prob", errors, beside_noise=True)
-        log_prob = gmm.log_prob(x, error_covariances=errors)
+        log_prob = gmm.log_prob(x, error_covariances=errors, censored=censored)
         rows = floating(frames.ordered(x, gmm.feature_names), "x")
-        return self.noise.beside(log_prob, jnp.ones(rows.shape, bool) if is_traced(rows) else ~np.isnan(rows))
+        sides = (of_row if rows.ndim == 1 else in_order)(censored, x, gmm.feature_names, "censored")
+        return self.noise.beside(log_prob, rows, sides)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Float[Array, "N D"], Int[Array, " N"]]:
         """Rows and the components they come from: `gmm.sample`, without noise."""

@@ -1,6 +1,6 @@
 """What a mixture's density is made of, and the density itself: `Components`, and the log joint of rows and components."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -80,6 +80,36 @@ def log_joint(components: Components, x: Float[Array, "N D"]) -> Float[Array, "N
     return components.log_constant - (y**2).sum(-1).T / 2
 
 
+def beside(components: Components, noise: Uniform | None) -> Components:
+    """The components of a mixture that has what noise leaves of the rows; as they are without."""
+    if noise is None:
+        return components
+    rest = -jnp.expm1(noise.log_weight)
+    constant = components.log_constant + jnp.log(rest)
+    return replace(components, weights=rest * components.weights, log_constant=constant, noise=noise)
+
+
+def noise_joint(
+    components: Components,
+    evidence: Float[Array, "... L"] | None = None,
+    seen: Bool[Array, "... D"] | None = None,
+    room: Float[Array, "..."] | None = None,
+) -> Array | None:
+    """The log joint of rows and noise, for all rows alike where nothing of them is given; None without noise.
+
+    Args:
+        components: which may have noise beside them.
+        evidence: of the rows' labels. A row with a label is not noise.
+        seen: features in which the rows were seen, if not in all.
+        room: log of how much of the box lies beyond the rows' limits; where a value has a density, a limit has a probability.
+    """
+    if components.noise is None:
+        return None
+    noise = components.noise.log_joint(seen)
+    noise = noise if room is None else noise + room
+    return noise if evidence is None else jnp.where((evidence < 0).any(-1), -jnp.inf, noise)
+
+
 def with_noise(log_joint: Float[Array, "... K"], noise: Float[Array, "..."]) -> Float[Array, "... L"]:
     """The log joint of rows and components, and then that of noise."""
     return jnp.concatenate([log_joint, jnp.broadcast_to(noise[..., None], (*log_joint.shape[:-1], 1))], axis=-1)
@@ -97,6 +127,7 @@ def normalise(
     components: Components,
     evidence: Float[Array, "B L"] | None = None,
     seen: Bool[Array, " D"] | None = None,
+    room: Float[Array, " B"] | None = None,
 ) -> tuple[Array, Array]:
     """Weighted responsibilities (K, B) and the weighted sum of log densities. Components come first: sums run over rows.
 
@@ -106,11 +137,11 @@ def normalise(
         components: whose log joint it is; where they have noise, responsibilities are less by its share.
         evidence: of the rows' labels; components that padding adds have none. A row with a label is not noise.
         seen: features in which the rows were seen, if not in all.
+        room: of noise, beyond the rows' limits, as `noise_joint` has it.
     """
-    noise = None if components.noise is None else components.noise.log_joint(seen)
+    noise = noise_joint(components, evidence, seen, room)
     if evidence is not None:
         log_joint = log_joint + jnp.pad(evidence, ((0, 0), (0, log_joint.shape[0] - evidence.shape[1]))).T
-        noise = None if noise is None else jnp.where((evidence < 0).any(1), -jnp.inf, noise)
     responsibilities, log_density = share_out(log_joint, weight, components.weights, noise)
     return responsibilities, jnp.where(weight > 0, weight * log_density, 0).sum()
 

@@ -21,7 +21,7 @@ from jaxgmm.covariance.factor import invert_tril, mT
 from jaxgmm.covariance.structure import Structure
 from jaxgmm.data.observed import Limits, Observed
 from jaxgmm.model import censoring
-from jaxgmm.model.density import Components, normalise, with_noise
+from jaxgmm.model.density import Components, noise_joint, normalise, with_noise
 from jaxgmm.model.engines import Engine
 from jaxgmm.model.statistics import Statistics
 
@@ -65,17 +65,16 @@ class Observing(Engine):
         """An answer that is made of the log joint (B, K) of rows, for each of their places; a group of them at a time."""
         whole = dense(components)
 
-        def of_group(group: tuple[Array, Array, Array | None]) -> Array:
-            values, which, known = group
+        def of_group(group: tuple[Array, Array, Array | None, Array | None]) -> Array:
+            values, which, known, room = group
             own = patterns_of(components, whole, *x.of_patterns(which))
             joint = jax.vmap(lambda pattern, rows: whiten(components, pattern, rows)[1])(own, values).swapaxes(-1, -2)
             joint = joint if known is None else joint + known
-            if components.noise is not None:  # a row with a label is not noise
-                noise = jnp.broadcast_to(components.noise.log_joint(x.seen[which])[:, None], joint.shape[:-1])
-                joint = with_noise(joint, noise if known is None else jnp.where((known < 0).any(-1), -jnp.inf, noise))
+            if (noise := noise_joint(components, known, x.seen[which][:, None], room)) is not None:
+                joint = with_noise(joint, noise)
             return question(joint.reshape(-1, joint.shape[-1]))
 
-        answers = lax.map(of_group, (x.values, x.pattern, x.evidence))
+        answers = lax.map(of_group, (x.values, x.pattern, x.evidence, x.room))
         return answers.reshape(-1, *answers.shape[2:])
 
     def sums(  # type: ignore[override]
@@ -219,9 +218,9 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
     farthest = jnp.finfo(dtype).max ** 0.4
     (n_components, n_features), n_patterns = components.means.shape, x.seen.shape[0]
 
-    def of_block(pattern: Pattern, values: Array, w: Array, known: Array | None) -> Sums:
+    def of_block(pattern: Pattern, values: Array, w: Array, known: Array | None, room: Array | None) -> Sums:
         y, joint = whiten(components, pattern, values)
-        responsibilities, log_density = normalise(joint, w.astype(dtype), components, known, pattern.seen)
+        responsibilities, log_density = normalise(joint, w.astype(dtype), components, known, pattern.seen, room)
         if pattern.sides is not None:
             y, variances = censoring.moments(pattern.sides, y)
         y = jnp.clip(y, -farthest, farthest)  # rows of weight 0 for a component add nothing, however far
@@ -238,8 +237,8 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
         first = (b @ sums.first[..., None])[..., 0]
         return jax.tree.map(lambda leaf: leaf.sum(0), Sums(sums.counts, first, second, sums.log_density, sums.weight))
 
-    def known(s: Array) -> Array | None:
-        return None if x.evidence is None else x.evidence[s]
+    def known(s: Array) -> tuple[Array | None, Array | None]:
+        return None if x.evidence is None else x.evidence[s], None if x.room is None else x.room[s]
 
     def total(of_group: Callable[[Sums, Array], Sums], zeros: Sums) -> Sums:
         return lax.fori_loop(0, x.n_groups, lambda s, carry: of_group(carry, s), zeros)
@@ -252,7 +251,7 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
         def by_pattern(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]
             own = jax.tree.map(lambda leaf: leaf[which], patterns)
-            sums = jax.vmap(of_block)(own, x.values[s], weight[s], known(s))
+            sums = jax.vmap(of_block)(own, x.values[s], weight[s], *known(s))
             return jax.tree.map(lambda all_of_them, leaf: all_of_them.at[which].add(leaf), carry, sums)
 
         found = expected(patterns, total(by_pattern, Sums(*(jnp.zeros((n_patterns, *shape), dtype) for shape in shapes))))
@@ -261,7 +260,8 @@ def _sums(components: Components, x: Observed, weight: Float[Array, "S G B"]) ->
         def by_group(carry: Sums, s: Array) -> Sums:
             which = x.pattern[s]
             own = patterns_of(components, whole, *x.of_patterns(which))
-            return jax.tree.map(jnp.add, carry, expected(own, jax.vmap(of_block)(own, x.values[s], weight[s], known(s))))
+            sums = jax.vmap(of_block)(own, x.values[s], weight[s], *known(s))
+            return jax.tree.map(jnp.add, carry, expected(own, sums))
 
         found = total(by_group, Sums(*(jnp.zeros(shape, dtype) for shape in shapes)))
     scatter = scale @ found.second @ mT(scale)

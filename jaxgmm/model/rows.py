@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxgmm.data.observed import Observed
 from jaxgmm.data.placed import Rows, n_places
 from jaxgmm.data.source import Labelled
-from jaxgmm.model.density import Components, log_joint
+from jaxgmm.model.density import Components, log_joint, noise_joint, with_noise
 from jaxgmm.model.observing import OBSERVING
 from jaxgmm.tools.blocks import map_rows, reduce_rows, rows_present, short_blocks
 
@@ -18,12 +18,14 @@ _NUMBERS_AT_ONCE = 1 << 21  # entries of the whitened rows that exist together
 
 
 def log_joint_of(components: Components, rows: Rows) -> Float[Array, "M K"]:
-    """Log p(what is known of a row, component k), for each of the places of the rows."""
+    """Log p(what is known of a row, component k), for each of the places of the rows; with noise, of this too, last."""
     if isinstance(rows, Observed):
         return OBSERVING.log_joint(components, rows)
-    if isinstance(rows, Labelled):
-        return log_joint(components, rows.x) + rows.evidence
-    return log_joint(components, rows)
+    x, evidence = (rows.x, rows.evidence) if isinstance(rows, Labelled) else (rows, None)
+    joint = log_joint(components, x)
+    joint = joint if evidence is None else joint + evidence
+    noise = noise_joint(components, evidence)
+    return joint if noise is None else with_noise(joint, noise)
 
 
 @jax.custom_vjp

@@ -206,7 +206,7 @@ def memberships(gmm: Mixture, x: np.ndarray, errors: Errors = None) -> np.ndarra
     found = np.asarray(mixture.responsibilities(x, error_covariances=errors), float)
     if own is None:
         return found
-    ours = own.beside(mixture.log_prob(x, error_covariances=errors), ~np.isnan(np.asarray(x)))[1]
+    ours = own.beside(mixture.log_prob(x, error_covariances=errors), np.asarray(x))[1]
     return found * np.asarray(ours, float)[:, None]
 
 

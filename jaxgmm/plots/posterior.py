@@ -100,6 +100,8 @@ def draws(
     each draw's ellipses at 2 standard deviations. More: every pair of features, and bands on the diagonal. Axes are those
     of the data; what a draw puts far away from all of them is cut off.
 
+    Densities of the posterior of a fit with noise are those of the rows that aren't noise, as a share of all.
+
     Args:
         tree: from `jaxgmm.relabel`.
         x: (N, D) data.
@@ -124,7 +126,8 @@ def draws(
         '60 draws from the posterior, ellipses at 2 sd'
     """
     many, names = _draws(tree, feature_names)
-    point = None if gmm is None else as_gmm(gmm)
+    many = _beside_noise(many, _share_of_mixture(tree))
+    point = None if gmm is None else _beside_noise(as_gmm(gmm), canvas.share_of_mixture(gmm))
     few, many = _some(many, check_count(n_draws, "n_draws")), _some(many, _MOST_IN_BANDS)
     one = jax.tree.map(lambda leaf: leaf[0], many)
     whole, names = canvas.checked(one, x, names)
@@ -166,6 +169,19 @@ def _draws(tree: "DataTree", feature_names: canvas.Names) -> tuple[GMM, list[str
     many = jax.tree.map(lambda leaf: np.asarray(leaf, float).reshape(-1, *leaf.shape[2:]), draws_of(tree))
     names = feature_names or many.feature_names or group_of(tree, "posterior")["feature"].values
     return many, [str(name) for name in names]
+
+
+def _share_of_mixture(tree: "DataTree") -> Numbers | float:
+    """Of the rows, in each draw: less than 1 where some are noise."""
+    from jaxgmm.bayes.trees.schema import shares_of
+
+    shares = shares_of(tree)
+    return 1.0 if shares is None else 1 - shares.reshape(-1, 1)
+
+
+def _beside_noise(gmm: GMM, share: Numbers | float) -> GMM:
+    """A mixture, or many, with weights that are shares of all rows."""
+    return GMM.unchecked(np.asarray(gmm.weights) * share, gmm.means, gmm.covariances, gmm.family, gmm.feature_names)
 
 
 def _some(many: GMM, n_draws: int) -> GMM:

@@ -50,8 +50,8 @@ def config_of(tmp_path):
         ),
         (
             "fit",
-            ["fit.noise=true", "posterior.method=gibbs"],
-            "fit.noise doesn't go with [posterior]: remove fit.noise, or remove",
+            ["fit.noise=true", "posterior.method=vb"],
+            "fit.noise doesn't go with posterior.method = 'vb': remove fit.noise, or take one of nuts, gibbs",
         ),
         (
             "fit",
@@ -112,7 +112,8 @@ def test_what_does_not_go_together_is_one_line_that_names_both(config_of, stage,
     [
         ("fit", ["data.missing=keep", ERRORS, "data.labels=c", "fit.noise=[1, 2]", "fit.family=VEV", "report.n_outliers=3"]),
         ("fit", ["data.missing=keep", ERRORS, "data.labels=c", "posterior.method=sandwich"]),
-        ("fit", ["data.labels=c", "posterior.method=svi", "posterior.batch_size=9"]),
+        ("fit", ["data.labels=c", "fit.noise=true", "posterior.method=svi", "posterior.batch_size=9"]),
+        ("fit", ["data.missing=keep", "fit.noise=true", "posterior.method=gibbs"]),
         ("fit", ["data.labels=c", "fit.noise=true", "fit.family=factors:1"]),
         ("compare", ["data.missing=keep", "posterior.method=gibbs", "compare.held_out_folds=2"]),
         ("compare", ["data.missing=keep", "compare.noise=[1, 2]", "compare.held_out_folds=2"]),

@@ -1,6 +1,7 @@
 """Runs on rows as they come: gaps, errors of measurement, labels and outliers."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -18,8 +19,10 @@ from jaxgmm.app.config import DataTable
 from jaxgmm.app.config.toml import load_config
 from jaxgmm.app.labels import Labels
 from jaxgmm.app.rows import read_rows
-from jaxgmm.app.stages.fit import FitStage
+from jaxgmm.app.stages.fit import FitStage, settled
+from jaxgmm.app.stages.stage import Making, Watch
 from jaxgmm.app.tables import Table
+from jaxgmm.fitting.noise import Noise
 
 pytestmark = [pytest.mark.default_precision, pytest.mark.usefixtures("quick_figures")]  # x64 as in a process of its own
 
@@ -166,6 +169,9 @@ def test_a_run_with_gaps_errors_and_labels(tmp_path, jaxgmm):
         fit = jg.fit(pd.DataFrame(x, columns=COLUMNS), 2, key=jax.random.key(0), **options)
     gmm, written = jg.load(tmp_path / "run" / "gmm.npz"), json.loads((tmp_path / "run" / "fit.json").read_text())
     np.testing.assert_allclose(gmm.means, fit.means, rtol=1e-12)
+    making = Making({}, Watch(), tmp_path, False)  # of a run whose chains start where they did, beside noise, too
+    beside = [dataclasses.replace(fit, noise=Noise(share, np.zeros(2), np.ones(2))) for share in (0.2, 0.3)]
+    assert [settled(each, making).noise.weight for each in beside] == [0.2, 0.2]
     assert written["labels"] == {"column": "kind", "components": {"long": 0, "short": 1}, "n_labelled": 10}
     assert (written["n_missing"], written["standard_errors"]) == (int(np.isnan(x).sum()), ["sd_e", "sd_w"])
     assert (written["n_samples"], written["n_dropped"]) == (len(x), 272 - len(x))
@@ -218,7 +224,8 @@ def test_a_run_with_noise(tmp_path, jaxgmm):
     frame = pd.DataFrame(x, columns=COLUMNS)
     widths = np.ptp(x, axis=0) * [1.5, 2]
     fit = f"[fit]\nn_components = 2\nnoise = {widths.tolist()}"
-    code, out, err = jaxgmm("run", run_of(tmp_path, frame, fit, "[report]"), "--output", "run")
+    posterior = '[posterior]\nmethod = "laplace"\nn_draws = 50\ngroups = ["posterior_predictive"]'
+    code, out, err = jaxgmm("run", run_of(tmp_path, frame, fit, posterior, "[report]"), "--output", "run")
     assert code == 0, err
     gmm, written = jg.load(tmp_path / "run" / "gmm.npz"), json.loads((tmp_path / "run" / "fit.json").read_text())
     noise = written["noise"]
@@ -247,6 +254,14 @@ def test_a_run_with_noise(tmp_path, jaxgmm):
     assert re.search(rf"Noise - {(own['component'] == '-1').sum()} ", page)
     assert re.search(r"\d+ noise -", page)
     assert "uniform over a box" in out
+    tree = jg.load_posterior(tmp_path / "run" / "posterior.nc")
+    shares = tree["posterior"]["noise_weight"].values
+    assert abs(shares.mean() - noise["weight"]) < shares.std()
+    summary = json.loads((tmp_path / "run" / "posterior.json").read_text())
+    assert "noise_weight" in {row["quantity"] for row in summary["quantities"]}
+    replicated = tree["posterior_predictive"]["x"].values
+    assert ((replicated > noise["lower"]) & (replicated < noise["upper"])).mean() > 0.99
+    assert "Posterior predictive checks" in page
 
     code, out, err = jaxgmm("predict", "run", "d.csv")
     assert (code, out) == (0, (tmp_path / "run" / "assignments.csv").read_text())

@@ -1,7 +1,5 @@
 """EM of rows some of whose values are limits: non-detections, and times that ran out."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,6 @@ from scipy import optimize, stats
 
 import jaxgmm as jg
 from jaxgmm.data import as_source, fingerprint
-from jaxgmm.fitting.noise import Noise
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -170,13 +167,15 @@ def test_it_is_as_good_as_whole_rows_where_dropping_and_plugging_in_are_not():
 
 
 ONE = (np.arange(400).reshape(200, 2) == 4).astype(int)
-NOISE = Noise(0.1, X.min(0), X.max(0))
 BAD = {
     "several with correlations": (
         lambda: jg.fit(X, 2, key=KEY, censored=np.where(np.arange(200)[:, None] == 3, -1, SIDES)),
         ValueError, "several limits in row 3, and family 'full' has correlations.*take family='diag'.*, or NaN in x",
     ),
-    "noise": (lambda: jg.fit(X, 2, key=KEY, censored=ONE, noise=True), ValueError, "censored doesn't go with noise"),
+    "noise": (
+        lambda: jg.fit(X, 2, key=KEY, censored=np.where(X[:, :1] == X[:, 0].min(), [-1, 0], 0), noise=True), ValueError,
+        r"the box of noise ends at a limit of row \d+, so that beyond it no row could be noise: give the widths.*noise=\[1",
+    ),
     "a column of limits": (
         lambda: jg.fit(X, 2, key=KEY, censored=np.tile([0, -1], (200, 1))), ValueError,
         r"no value at all in column \[1\] but limits, .*: leave it out",
@@ -196,10 +195,6 @@ BAD = {
     "booleans": (lambda: jg.fit(X, 2, key=KEY, censored=ONE > 0), TypeError, "censored is boolean"),
     "a shape": (lambda: jg.fit(X, 2, key=KEY, censored=ONE[:, 0]), ValueError, r"censored has shape \(200,\)"),
     "traced": (lambda: jax.jit(lambda c: jg.fit(X, 2, key=KEY, censored=c).means)(ONE), TypeError, "works on the host"),
-    "limits beside noise": (
-        lambda: dataclasses.replace(jg.fit(WHOLE, init=TRUTH, key=KEY, prior=None), noise=NOISE).predict(X, censored=ONE),
-        ValueError, "leave censored out, or ask",
-    ),
 }  # fmt: skip
 
 

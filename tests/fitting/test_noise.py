@@ -170,7 +170,7 @@ def test_what_knows_no_noise_says_so():
         lambda: jg.density_level(fit, X, key=KEY),
         lambda: jg.explain(fit, X),
         lambda: jg.e_step(fit, X),
-        lambda: jg.posterior(X, fit, method="gibbs", key=KEY),
+        lambda: jg.GibbsKernel(fit, fit.prior),
     ):
         with pytest.raises(ValueError, match=r"fit has noise beside its mixture.*fit\.gmm"):
             call()

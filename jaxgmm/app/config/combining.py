@@ -79,11 +79,12 @@ def _of_stages(compare: CompareTable | None, posterior: PosteriorTable | None, c
             if getattr(compare, name):
                 yield Part(f"compare.{name}", takes, "take compare.held_out_folds")
     if posterior is not None:
-        yield Part("[posterior]", ("gaps", "errors", "labels"), "remove [posterior]")
-        if not METHODS[posterior.method].partly:
-            able = ", ".join(name for name, method in METHODS.items() if method.partly)
-            yield Part(f"posterior.method = {posterior.method!r}", (), f"take one of {able}")
+        method = METHODS[posterior.method]
+        if not (method.partly and method.noise):
+            takes = (*(("gaps", "errors", "labels") if method.partly else ()), *(("noise",) if method.noise else ()))
+            able = ", ".join(name for name, method in METHODS.items() if method.partly and method.noise)
+            yield Part(f"posterior.method = {posterior.method!r}", takes, f"take one of {able}")
         if posterior.batch_size is not None:
-            yield Part("posterior.batch_size", ("labels",), "remove posterior.batch_size")
+            yield Part("posterior.batch_size", ("labels", "noise"), "remove posterior.batch_size")
     if count is not None:
         yield Part("[count]", (), "remove [count]")

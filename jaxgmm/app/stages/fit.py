@@ -115,8 +115,11 @@ def settled(fitted: Fit, making: Making) -> Fit:
         raise FitError(f"the fit ended as {fitted.status.name}. {meaning}")
     if making.unfinished is None or jax.process_count() > 1:  # which have no chains
         return fitted
-    gmm, prior = output.same_start(making.unfinished, (fitted.gmm, fitted.prior))
-    return dataclasses.replace(fitted, gmm=gmm, prior=prior)
+    noise = fitted.noise
+    share = () if noise is None else (noise.weight,)
+    gmm, prior, share = output.same_start(making.unfinished, (fitted.gmm, fitted.prior, share))
+    noise = None if noise is None else dataclasses.replace(noise, weight=float(*share))
+    return dataclasses.replace(fitted, gmm=gmm, prior=prior, noise=noise)
 
 
 def write_fit(fitted: Fit, rows: "Rows", directory: Path, assignments_format: str, pulse: Callable[[], object]) -> None:

@@ -22,8 +22,8 @@ from jaxgmm.bayes.trees.diagnostics import Diagnostics, diagnose
 from jaxgmm.bayes.trees.relabel import relabel
 from jaxgmm.bayes.trees.schema import check_feature_names, facts_of, names_of_data
 from jaxgmm.bayes.trees.storage import save_posterior
+from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitWarning
-from jaxgmm.model.mixture import GMM
 from jaxgmm.plots import canvas
 from jaxgmm.tools.types import Facts, Json
 
@@ -39,7 +39,7 @@ class Drawn:
 
     Attributes:
         tree: the draws, relabelled by the fit.
-        gmm: the fit's mixture.
+        start: the fit that they started from.
         diagnostics: of the draws.
         thresholds: that they were held against.
         summary: the content of posterior.json.
@@ -47,7 +47,7 @@ class Drawn:
     """
 
     tree: xarray.DataTree
-    gmm: GMM
+    start: Fit
     diagnostics: Diagnostics
     thresholds: ThresholdsTable
     summary: Facts
@@ -65,8 +65,8 @@ class Drawn:
         (directory / "posterior.json").write_text(text, encoding="utf-8")
         names, weight = rows.axis_labels, rows.sample_weight
         figures = {
-            "posterior_intervals": plots.intervals(self.tree, self.gmm, feature_names=names),
-            "posterior_draws": plots.draws(self.tree, rows.x, self.gmm, feature_names=names, sample_weight=weight),
+            "posterior_intervals": plots.intervals(self.tree, self.start, feature_names=names),
+            "posterior_draws": plots.draws(self.tree, rows.x, self.start, feature_names=names, sample_weight=weight),
         }
         if self.summary["method"] in MARKOV_CHAINS:
             figures["posterior_chains"] = plots.chains(self.tree)
@@ -129,7 +129,7 @@ class PosteriorStage:
         tree = relabel(tree, fitted.gmm)
         diagnostics = diagnose(tree, **settings.thresholds.model_dump())
         names = names_of_data(rows.feature_names)
-        return Drawn(tree, fitted.gmm, diagnostics, settings.thresholds, _summary(tree, diagnostics), names)
+        return Drawn(tree, fitted, diagnostics, settings.thresholds, _summary(tree, diagnostics), names)
 
 
 def _summary(tree: xarray.DataTree, diagnostics: Diagnostics) -> Facts:

@@ -14,27 +14,23 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.priors.base import MixturePrior, draw_parameters, log_prior_constant, log_prior_kernel, start_of_extra
+from jaxgmm.bayes.samplers.allocating import allocate
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
+from jaxgmm.bayes.target.noise import NOISE, at_share, draw_share, share_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.covariance import Factor
 from jaxgmm.data.observed import Observed
 from jaxgmm.data.padding import pad_rows, padded_rows
 from jaxgmm.data.placed import Rows, n_places
-from jaxgmm.data.source import Labelled
 from jaxgmm.fitting.status import FitError
-from jaxgmm.model.density import Components, log_joint
-from jaxgmm.model.engines import assigned_statistics
+from jaxgmm.model.density import Uniform, beside
 from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM
-from jaxgmm.model.observing import completed, dense, patterns_of, root_of, whiten
 from jaxgmm.model.statistics import Statistics
-from jaxgmm.tools.blocks import reduce_rows, rows_present, short_blocks
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.validation import check_count
-from jaxgmm.tools.variates import draw_labels, normals
 
 _ROWS_A_DRAW, _MOST_SWEEPS = 10_000, 10  # unless the caller says how many sweeps a draw takes
-_ROWS_AT_ONCE = 4096  # rows allocated together: bounds memory at K x 4096 x D numbers a chain
 
 
 class GibbsState(NamedTuple):
@@ -42,8 +38,8 @@ class GibbsState(NamedTuple):
 
     Attributes:
         gmm: the mixture.
-        extra: the prior's own further parameters.
-        statistics: of the rows, as they were allocated given `gmm`.
+        extra: the prior's own further parameters, and the share of noise.
+        statistics: of the rows, as they were allocated given `gmm`; those that are noise are in the total weight alone.
         lp: log-likelihood (allocations summed out) plus log prior density of `gmm` and `extra`, in nats, but for
             `log_prior_constant`: its log-gammas would take a second to compile in every sweep.
     """
@@ -54,10 +50,17 @@ class GibbsState(NamedTuple):
     lp: Float[Array, ""]
 
 
-def gibbs_start(key: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None) -> GibbsState:
-    """The state before the first sweep: rows allocated by the responsibilities of `gmm`."""
+def gibbs_start(
+    key: Array,
+    gmm: GMM,
+    x: Rows,
+    prior: MixturePrior,
+    present: Float[Array, " N"] | None = None,
+    noise: Uniform | None = None,
+) -> GibbsState:
+    """The state before the first sweep: rows allocated by the responsibilities of `gmm`, and of noise."""
     gmm = jax.tree.map(jnp.asarray, gmm)
-    return allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm), x, prior, present)
+    return allocated(key, gmm, gmm.factored(), start_of_extra(prior, gmm) | share_of(noise), x, prior, present, noise)
 
 
 def gibbs_step(
@@ -67,10 +70,12 @@ def gibbs_step(
     prior: MixturePrior,
     present: Float[Array, " N"] | None = None,
     held: Held = FREE,
+    noise: Uniform | None = None,
 ) -> GibbsState:
     """One sweep: (weights, means, covariances) | allocations, then allocations | (weights, means, covariances).
 
-    With the allocation of a row, what wasn't seen of it is drawn, or what it was before errors of measurement.
+    With the allocation of a row, what wasn't seen of it is drawn, or what it was before errors of measurement. A row that is
+    noise belongs to no component, and says only something of the share of noise.
 
     Both conditionals are exact, so the posterior is invariant. A pure function, for `jit`, `vmap` and `scan`.
 
@@ -81,6 +86,7 @@ def gibbs_step(
         prior: `Prior` (the means integrated out of the covariances' conditional) or `RichardsonGreen`.
         present: (N,), 1 for rows and 0 for the padding after them; None: no padding.
         held: what stays as it is; static.
+        noise: what rows may be from besides; `state.extra` has its share.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -93,74 +99,28 @@ def gibbs_step(
         >>> float(state.statistics.counts.sum())
         3.0
     """
-    key_parameters, key_labels = jax.random.split(key)
+    keys = jax.random.split(key, 2 if noise is None else 3)
+    key_parameters, key_labels = keys[0], keys[1]
     gmm, factor, extra = draw_parameters(prior, key_parameters, state.statistics, state.gmm, state.extra, held)
-    return allocated(key_labels, gmm, factor, extra, x, prior, present)
+    if noise is not None:
+        n_others = state.statistics.counts.sum()
+        extra = extra | {NOISE: draw_share(keys[2], state.statistics.total_weight - n_others, n_others)}
+    return allocated(key_labels, gmm, factor, extra, x, prior, present, noise)
 
 
 def allocated(
-    key: Array, gmm: GMM, factor: Factor, extra: dict[str, Array], x: Rows, prior: MixturePrior, present: Array | None
+    key: Array,
+    gmm: GMM,
+    factor: Factor,
+    extra: dict[str, Array],
+    x: Rows,
+    prior: MixturePrior,
+    present: Array | None,
+    noise: Uniform | None = None,
 ) -> GibbsState:
     """The second half of a sweep: rows, allocated by a mixture."""
-    # Each row is centred at its own component's mean, so that no digits are lost however far apart the components are.
-    components, origin = gmm.components(factor), jnp.zeros_like(gmm.means[0])
-
-    def assigned(shift: Array, w: Array, labels: Array, log_density: Array) -> Statistics:
-        statistics = assigned_statistics(components.structure, gmm.n_components, origin, shift, w, labels)
-        return dataclasses.replace(statistics, log_likelihood=w @ log_density)
-
-    if isinstance(x, Observed):
-        assert present is not None  # blocks are filled up
-        shift, labels, log_density = _completed(key, components, x)
-        statistics = assigned(shift, present, labels, log_density)
-    else:
-        rows, evidence = x if isinstance(x, Labelled) else (x, None)
-        uniform = jax.random.uniform(key, (rows.shape[0],), rows.dtype)
-        others = (uniform,) if evidence is None else (uniform, evidence)
-
-        def block(rows: Array, w: Array, u: Array, known: Array | None = None) -> Statistics:
-            joint = log_joint(components, rows)
-            labels, log_density, _ = draw_labels((joint if known is None else joint + known).T, u)
-            return assigned(rows - gmm.means[labels], w, labels, log_density)
-
-        if present is None:
-            statistics = reduce_rows(block, rows, jnp.ones(rows.shape[0], rows.dtype), _ROWS_AT_ONCE, *others)
-        else:
-            block_size = short_blocks(_ROWS_AT_ONCE, rows.shape[0])
-            statistics = reduce_rows(block, rows, present, block_size, *others, n_rows=rows_present(present))
-    statistics = dataclasses.replace(statistics, centre=gmm.means)
+    statistics = allocate(key, beside(gmm.components(factor), at_share(noise, extra)), x, present)
     return GibbsState(gmm, extra, statistics, statistics.log_likelihood + log_prior_kernel(prior, gmm, factor, extra))
-
-
-def _completed(key: Array, components: Components, x: Observed) -> tuple[Array, Array, Array]:
-    """Rows by pattern, each with an allocation drawn, and what it is in full given that: less its component's mean (M, D), the
-    labels and the log densities of what was seen (M,).
-    """
-    dtype, whole = components.means.dtype, dense(components)
-    shape = x.values.shape
-    key_labels, key_values = jax.random.split(key)
-    uniform = jax.random.uniform(key_labels, shape[:3], dtype)
-    noise, errors = normals(key_values, shape, shape if x.errors is not None else (0,), dtype=dtype)
-    beyond = None  # of limits
-    if x.limits is not None:
-        beyond = jax.random.uniform(jax.random.fold_in(key_labels, 1), (*shape[:3], x.limits.sides.shape[-1]), dtype)
-
-    def of_block(
-        values: Array, which: Array, known: Array | None, u: Array, noise: Array, errors: Array | None, beyond: Array | None
-    ) -> tuple[Array, Array, Array]:
-        seen, covariance, limits = x.of_patterns(which)
-        pattern = patterns_of(components, whole, seen, covariance, limits)
-        y, joint = whiten(components, pattern, values)
-        labels, log_density, _ = draw_labels(joint if known is None else joint + known.T, u)
-        if covariance is not None:
-            assert errors is not None
-            errors = errors @ root_of(covariance, seen, dtype).T
-        return completed(components, whole, pattern, y, labels, noise, errors, beyond), labels, log_density
-
-    blocks = x.values, x.pattern, x.evidence, uniform, noise, None if x.errors is None else errors, beyond
-    drawn = lax.map(lambda group: jax.vmap(of_block)(*group), blocks)
-    shift, labels, log_density = (leaf.reshape(-1, *leaf.shape[3:]) for leaf in drawn)
-    return shift, labels, log_density
 
 
 class GibbsChain(NamedTuple):
@@ -181,21 +141,37 @@ class GibbsChain(NamedTuple):
         return self.state.lp
 
     @classmethod
-    def start(cls, key: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Array | None = None) -> "GibbsChain":
+    def start(
+        cls,
+        key: Array,
+        gmm: GMM,
+        x: Rows,
+        prior: MixturePrior,
+        present: Array | None = None,
+        noise: Uniform | None = None,
+    ) -> "GibbsChain":
         """A chain at `gmm`, with allocations of its own."""
         key_labels, rng_key = jax.random.split(key)
-        return cls(gibbs_start(key_labels, gmm, x, prior, present), rng_key)
+        return cls(gibbs_start(key_labels, gmm, x, prior, present, noise), rng_key)
 
-    def advance(self, x: Rows, prior: MixturePrior, present: Array | None = None, held: Held = FREE) -> "GibbsChain":
+    def advance(
+        self,
+        x: Rows,
+        prior: MixturePrior,
+        present: Array | None = None,
+        held: Held = FREE,
+        noise: Uniform | None = None,
+    ) -> "GibbsChain":
         """The chain a sweep later."""
         rng_key, key_step = jax.random.split(self.rng_key)
-        return GibbsChain(gibbs_step(key_step, self.state, x, prior, present, held), rng_key)
+        return GibbsChain(gibbs_step(key_step, self.state, x, prior, present, held, noise), rng_key)
 
 
 class _Data(NamedTuple):
     x: Rows
     prior: MixturePrior
     present: Float[Array, " N"]
+    noise: Uniform | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +183,8 @@ class _Stepper:
     heavy: ClassVar = False
 
     def step(self, chain: GibbsChain, data: _Data) -> GibbsChain:
-        return lax.fori_loop(0, self.thin, lambda _, state: state.advance(*data, self.held), chain)
+        x, prior, present, noise = data
+        return lax.fori_loop(0, self.thin, lambda _, state: state.advance(x, prior, present, self.held, noise), chain)
 
     def keep(self, chain: GibbsChain, data: _Data) -> tuple[GMM, dict[str, Array], Array]:
         return chain.state.gmm, chain.state.extra, chain.lp
@@ -233,7 +210,7 @@ def gibbs(problem: Problem, key: Array, schedule: Schedule, n_chains: int, *, th
     """
     x, present = _each_once(problem)
     thin = sweeps_a_draw(thin, int(present.sum()))
-    data = _Data(jax.device_put(x), problem.prior, jax.device_put(present))
+    data = _Data(jax.device_put(x), problem.prior, jax.device_put(present), problem.noise)
     states = start_chains(jax.random.split(key, n_chains), problem.start, *data)
     gmm, extra, lp = run_chains(_Stepper(thin, problem.layout.held), states, data, schedule)
     return Draws(gmm, extra, {"lp": finite(lp) + constant_of(problem.prior, problem.start)}, {"thin": thin})
@@ -261,9 +238,16 @@ def constant_of(prior: MixturePrior, start: GMM) -> Float[np.ndarray, ""]:
 
 
 @jax.jit
-def start_chains(keys: Array, gmm: GMM, x: Rows, prior: MixturePrior, present: Float[Array, " N"] | None = None) -> GibbsChain:
+def start_chains(
+    keys: Array,
+    gmm: GMM,
+    x: Rows,
+    prior: MixturePrior,
+    present: Float[Array, " N"] | None = None,
+    noise: Uniform | None = None,
+) -> GibbsChain:
     """Chains at one mixture, each with allocations of its own."""
-    return jax.vmap(lambda key: GibbsChain.start(key, gmm, x, prior, present))(keys)
+    return jax.vmap(lambda key: GibbsChain.start(key, gmm, x, prior, present, noise))(keys)
 
 
 def _each_once(problem: Problem) -> tuple[Any, np.ndarray]:

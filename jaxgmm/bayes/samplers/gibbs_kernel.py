@@ -13,7 +13,7 @@ from jaxgmm.bayes.samplers.gibbs import GibbsChain, start_chains
 from jaxgmm.bayes.samplers.kernel import ChainKernel
 from jaxgmm.covariance import check_unrestricted
 from jaxgmm.fitting.result import Fit
-from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.coercion import Mixture, about_rows
 from jaxgmm.model.holding import FREE
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -53,7 +53,7 @@ class GibbsKernel(ChainKernel):
                 f"prior must be a Prior or RichardsonGreen, got {type(prior).__name__}: fit.prior, of a MAP fit."
             )
         self._held = start.fixed if isinstance(start, Fit) else FREE
-        start = as_gmm(start, "start")
+        start = about_rows(start, "GibbsKernel")
         check_single(start.weights, "GibbsKernel(g, prior)")
         check_unrestricted(start.family, "GibbsKernel")
         prior.check_fits(start)

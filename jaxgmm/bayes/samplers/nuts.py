@@ -12,9 +12,11 @@ from numpyro.infer.hmc import HMCState, hmc
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior_constant, start_of_extra
 from jaxgmm.bayes.samplers.chains import Schedule, run_chains
 from jaxgmm.bayes.target.coordinates import Layout, constrain_factored, log_posterior
+from jaxgmm.bayes.target.noise import share_of
 from jaxgmm.bayes.target.problem import Draws, Problem
 from jaxgmm.bayes.target.whitening import Frame, frame_at, spread
 from jaxgmm.data.placed import Rows
+from jaxgmm.model.density import Uniform
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools.errors import UserError
 
@@ -29,6 +31,7 @@ class Data(NamedTuple):
     prior: MixturePrior
     constant: Float[Array, ""]
     frame: Frame
+    noise: Uniform | None = None
 
 
 class NutsKernel(NamedTuple):
@@ -80,10 +83,11 @@ def _nuts(kernel: NutsKernel) -> tuple[Any, Any]:
     """NumPyro's functions to start and to step. They share state that `init` sets, so every kernel has its own pair."""
 
     def potential(data: Data) -> Any:
-        x, weight, prior, constant, frame = data
+        x, weight, prior, constant, frame, noise = data
 
         def at(z: Float[Array, " size"]) -> Float[Array, ""]:
-            return -log_posterior(frame.origin + spread(frame, z, kernel.layout), kernel.layout, x, weight, prior, constant)
+            vector = frame.origin + spread(frame, z, kernel.layout)
+            return -log_posterior(vector, kernel.layout, x, weight, prior, constant, noise)
 
         return at
 
@@ -125,9 +129,9 @@ def nuts(
     dense_mass = layout.size <= _DENSE_UP_TO if dense_mass is None else dense_mass
     kernel = NutsKernel(layout, schedule.n_warmup, float(target_accept), int(max_tree_depth), bool(dense_mass))
     constant = jnp.asarray(log_prior_constant(jax.tree.map(np.asarray, problem.prior), layout.n_components), problem.dtype)
-    extra = start_of_extra(problem.prior, problem.start)
+    extra = start_of_extra(problem.prior, problem.start) | share_of(problem.noise)
     frame = jax.jit(frame_at, static_argnums=4)(problem.start, extra, problem.prior, problem.total_weight, layout)
-    data = Data(problem.x, problem.weight, problem.prior, constant, frame)
+    data = Data(problem.x, problem.weight, problem.prior, constant, frame, problem.noise)
     states = _start(kernel, jax.random.split(key, n_chains), data)
     kept = run_chains(kernel, states, data, schedule)
     gmm, extra, log_jacobian = _constrained(kept["vector"], layout)

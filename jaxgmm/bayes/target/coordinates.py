@@ -16,9 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior, log_prior_kernel, names_of_extra
+from jaxgmm.bayes.target.noise import NOISE, at_share
 from jaxgmm.covariance import Factor, check_unrestricted, get_family
 from jaxgmm.data.placed import Rows, n_places
 from jaxgmm.model.coercion import Mixture, as_gmm
+from jaxgmm.model.density import Uniform, beside
 from jaxgmm.model.holding import FREE, Held
 from jaxgmm.model.mixture import GMM, PARAMETERS
 from jaxgmm.model.rows import log_likelihood_of
@@ -27,8 +29,8 @@ from jaxgmm.tools.validation import check_single, is_traced
 
 
 class Layout(NamedTuple):
-    """Which mixture a vector is: static. `extra` names positive parameters of the prior that come along; `held` are those of
-    the mixture that stay.
+    """Which mixture a vector is: static. `extra` names what comes along: positive parameters of the prior, and the share of
+    noise; `held` are the parameters of the mixture that stay.
     """
 
     n_components: int
@@ -73,9 +75,10 @@ class Layout(NamedTuple):
         return np.argsort(~self.held.mask("weights", self.n_components), kind="stable")
 
 
-def layout_of(gmm: GMM, prior: MixturePrior | None = None, held: Held = FREE) -> Layout:
-    """The layout of a mixture's vector under a prior."""
-    return Layout(gmm.n_components, gmm.n_features, gmm.family, names_of_extra(prior), held)
+def layout_of(gmm: GMM, prior: MixturePrior | None = None, held: Held = FREE, noise: Uniform | None = None) -> Layout:
+    """The layout of a mixture's vector under a prior, with the noise beside it."""
+    extra = names_of_extra(prior) if noise is None else (*names_of_extra(prior), NOISE)
+    return Layout(gmm.n_components, gmm.n_features, gmm.family, extra, held)
 
 
 def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Array, " size"]:
@@ -85,7 +88,7 @@ def unconstrain(gmm: Mixture, extra: dict[str, Array] | None = None) -> Float[Ar
 
     Args:
         gmm: one mixture, every weight positive.
-        extra: positive parameters of the prior that come along, by name.
+        extra: what comes along, by name: positive parameters of the prior, and `noise_weight`, the share of noise.
 
     Raises:
         ValueError: leading axes, a component of weight 0, which has no place in this space, or a family that restricts how
@@ -116,6 +119,8 @@ def vector_of(gmm: GMM, extra: dict[str, Array], order: Int[np.ndarray, " K"]) -
     sticks = jnp.log(weights[:-1] / rest) + np.log(np.arange(weights.size - 1, 0, -1))
     parts = {"covariances": shape, "means": jnp.asarray(gmm.means), "weights": sticks}
     parts |= {name: jnp.log(jnp.asarray(value)) for name, value in extra.items()}
+    if NOISE in extra:
+        parts[NOISE] = parts[NOISE] - jnp.log1p(-jnp.asarray(extra[NOISE]))
     return jnp.concatenate([parts[name].reshape(-1) for name in sorted(parts)])
 
 
@@ -156,7 +161,11 @@ def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict
     for name in sorted(sizes):
         parts[name] = vector[start : start + sizes[name]]
         start += sizes[name]
-    extra = {name: jnp.exp(parts[name][0]) for name in layout.extra}
+    extra = {name: jnp.exp(parts[name][0]) for name in layout.extra if name != NOISE}
+    of_extra = sum(parts[name].sum() for name in extra)
+    if NOISE in layout.extra:
+        logit = parts[NOISE][0]
+        extra[NOISE], of_extra = jax.nn.sigmoid(logit), of_extra + jax.nn.log_sigmoid(logit) + jax.nn.log_sigmoid(-logit)
     means = parts["means"].reshape(k, d)
 
     # x_k = logit of the share of what is left; log(1 - share) sums up along the stick
@@ -176,7 +185,7 @@ def constrain_factored(vector: Array, layout: Layout) -> tuple[GMM, Factor, dict
         elif held.covariances:
             moving = reals.reshape(k, -1)[~held.mask("covariances", k)]
             of_covariances = family.structure.from_reals(moving.reshape(-1), family.shape(len(moving), d), d)[2]
-    log_jacobian = of_sticks.sum() + sum(parts[name].sum() for name in layout.extra) + of_covariances
+    log_jacobian = of_sticks.sum() + of_extra + of_covariances
     return GMM.unchecked(weights, means, covariances, layout.family), factor, extra, log_jacobian
 
 
@@ -187,15 +196,16 @@ def log_posterior(
     weight: Float[Array, " M"] | None,
     prior: MixturePrior,
     constant: Any = None,
+    noise: Uniform | None = None,
 ) -> Float[Array, ""]:
     """Log joint density of rows and parameters with respect to the vector, in nats: minus NumPyro's potential energy.
 
     Differentiable with respect to the vector, in reverse mode, and forwards over that. `constant` is `log_prior_constant`,
-    where the caller has it from the host; it saves seconds of compilation.
+    where the caller has it from the host; it saves seconds of compilation. Of `noise`, the vector has the share.
     """
     gmm, factor, extra, log_jacobian = constrain_factored(vector, layout)
     weight = jnp.ones(n_places(x), vector.dtype) if weight is None else weight
-    log_likelihood = log_likelihood_of(gmm.components(factor), x, weight)
+    log_likelihood = log_likelihood_of(beside(gmm.components(factor), at_share(noise, extra)), x, weight)
     if constant is None:
         return log_likelihood + log_prior(prior, gmm, factor, extra) + log_jacobian
     return log_likelihood + log_prior_kernel(prior, gmm, factor, extra) + constant + log_jacobian

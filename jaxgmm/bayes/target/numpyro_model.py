@@ -16,18 +16,19 @@ from jaxtyping import Float
 from jaxgmm.bayes.priors.base import sample_mixture
 from jaxgmm.bayes.target import distribution
 from jaxgmm.bayes.target.conditional import sample_rest
+from jaxgmm.bayes.target.noise import NOISE
 from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.data import ArraySource, as_source
 from jaxgmm.data.observed import check_columns, has_gaps
 from jaxgmm.data.placed import Seen
 from jaxgmm.fitting.arguments import censored_of, check_held, errors_of
 from jaxgmm.fitting.labels import with_labels
-from jaxgmm.fitting.noise import box_of
+from jaxgmm.fitting.noise import box_of, check_room
 from jaxgmm.fitting.priors import named_prior
 from jaxgmm.model.asking import Censored, Errors
 from jaxgmm.model.coercion import Mixture, as_gmm
 from jaxgmm.model.default_prior import check_name, not_a_prior
-from jaxgmm.model.density import Uniform
+from jaxgmm.model.density import Uniform, beside
 from jaxgmm.model.holding import Fixed, Held, check_fixed
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.prior import Prior
@@ -69,7 +70,7 @@ def numpyro_model(
             site `rate`).
         sample_weight: (N,), non-negative, default 1: each row's log density is multiplied by its weight.
         error_covariances: (N, D) variances or (N, D, D) covariances of the rows' errors of measurement, as for `fit`.
-        censored: which values are limits, as for `fit`; not with `noise`.
+        censored: which values are limits, as for `fit`.
         labels: of the rows whose component is known, as for `fit`.
         noise: a component besides, uniform over a box, as for `fit`; its share is the site `noise_weight`, uniform. With gaps,
             errors, limits, labels or noise, the rows are a factor `x`, not a site that can be drawn.
@@ -100,7 +101,8 @@ def numpyro_model(
     prior = _resolve_prior(x, n_components, family, prior, sample_weight)
     sampled = functools.partial(sample_mixture, prior, n_components)
     if (held := check_fixed(fixed, n_components, family)) or init is not None:
-        sampled = functools.partial(sample_rest, prior, _values(init, n_components, family, held), held)
+        values = _values(init, n_components, family, held, left=noise is not False)
+        sampled = functools.partial(sample_rest, prior, values, held)
     known = error_covariances is not None or censored is not None or labels is not None or noise is not False
     if x is None:
         if held:
@@ -129,7 +131,7 @@ def numpyro_model(
                         "batch_size is for rows that were seen wholly, without error_covariances, censored, labels and noise."
                     )
                 errors = errors_of(error_covariances, x, source)
-                sides = censored_of(censored, x, source, errors, family, noise)
+                sides = censored_of(censored, x, source, errors, family)
                 return _partly_seen(source, n_components, sampled, errors, sides, labels, noise)
         x = jax.numpy.asarray(check_rows(x, "x"))
         n_samples = x.shape[0]
@@ -161,32 +163,29 @@ def _partly_seen(
 ) -> GMM:
     """The model of rows that weren't seen wholly, or of which more is known, or that may be noise."""
     check_columns(source, np.asarray(source.weight) > 0)
-    source, box = with_labels(source, labels, n_components), box_of(noise, source)
+    box = box_of(noise, source)
+    source = with_labels(source, labels, n_components, beside_noise=box is not None)
     evidence = None if source.evidence is None else np.asarray(source.evidence)
-    seen = Seen(source.x, source.weight, errors, evidence, sides)
-    gmm = sampled()
+    check_room(box, source, sides)
+    seen = Seen(source.x, source.weight, errors, evidence, sides, None if box is None else box.box)
+    gmm, rest = sampled(), None
     placed = seen.placed(np.dtype(gmm.means.dtype))
-    joint = log_joint_of(gmm.components(), placed.rows)
     if box is not None:
-        share = numpyro.sample("noise_weight", dist.Uniform(0, 1))
-        at_places = None if placed.seen is None else jnp.asarray(placed.seen)
-        rest = Uniform(jnp.log(share), jnp.asarray(box.log_widths, gmm.means.dtype)).log_joint(at_places)
-        if evidence is not None:  # a row with a label is not noise
-            rest = jnp.where(jnp.asarray(placed.spread((evidence < 0).any(1))), -jnp.inf, rest)
-        joint = jnp.concatenate([joint + jnp.log1p(-share), jnp.broadcast_to(rest, joint.shape[:1])[:, None]], axis=1)
-    log_density = logsumexp(joint, axis=-1)
+        share = numpyro.sample(NOISE, dist.Uniform(0, 1))
+        rest = Uniform(jnp.log(share), jnp.asarray(box.log_widths, gmm.means.dtype))
+    log_density = logsumexp(log_joint_of(beside(gmm.components(), rest), placed.rows), axis=-1)
     numpyro.factor("x", weighted(placed.weight, log_density).sum())
     return gmm
 
 
-def _values(init: Any, n_components: int, family: str, held: Held) -> GMM:
-    """The mixture that has the values of what is held."""
+def _values(init: Any, n_components: int, family: str, held: Held, *, left: bool) -> GMM:
+    """The mixture that has the values of what is held; `left`: something besides it is to be drawn."""
     if not held:
         raise UserError("init has the values of what is held, and fixed names nothing: leave init out.")
     if init is None:
         raise UserError(f"fixed holds {held.in_words} at the values of a mixture: pass it as init.")
     gmm = as_gmm(init, "init")
-    check_held(held, gmm)
+    check_held(held, gmm, left=left)
     gmm = held.of(gmm)
     if (gmm.n_components, gmm.family) != (n_components, family):
         raise UserError(

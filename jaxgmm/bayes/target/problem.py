@@ -11,6 +11,7 @@ from jaxgmm.bayes.target.coordinates import Layout
 from jaxgmm.data.observed import Observed
 from jaxgmm.data.pieces import Pieces
 from jaxgmm.data.placed import Rows
+from jaxgmm.model.density import Uniform
 from jaxgmm.model.mixture import GMM
 
 
@@ -23,6 +24,7 @@ class Problem(NamedTuple):
         start: the mixture to start from, every weight positive.
         prior: a `Prior` or a `RichardsonGreen`.
         layout: of the unconstrained vector.
+        noise: what rows may be from besides, of the share to start from; None: nothing.
     """
 
     x: Rows
@@ -30,6 +32,7 @@ class Problem(NamedTuple):
     start: GMM
     prior: MixturePrior
     layout: Layout
+    noise: Uniform | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -76,7 +79,7 @@ class Draws(NamedTuple):
 
     Attributes:
         gmm: with leading axes (chain, draw).
-        extra: the prior's own further parameters, by name, (chain, draw).
+        extra: the prior's own further parameters and the share of noise, by name, (chain, draw).
         stats: of each draw, (chain, draw): `lp`, the log joint density in nats, and what the method knows besides;
             `log_likelihood` where it is of more rows than a tree holds.
         attrs: facts about the run that can be written as JSON.

@@ -19,11 +19,13 @@ from numpyro.distributions import constraints
 
 from jaxgmm.bayes.priors.base import MixturePrior, log_prior_constant, log_prior_kernel, start_of_extra
 from jaxgmm.bayes.target.coordinates import Layout, constrain_factored
+from jaxgmm.bayes.target.noise import at_share, share_of
 from jaxgmm.bayes.target.problem import Problem, ProblemInPieces
 from jaxgmm.bayes.target.whitening import Frame, frame_at, log_volume, shifted, spread
 from jaxgmm.covariance import Factor
 from jaxgmm.data.pieces import Pieces
 from jaxgmm.data.placed import Rows, n_places, shifted_rows
+from jaxgmm.model.density import Components, Uniform, beside
 from jaxgmm.model.mixture import GMM
 from jaxgmm.model.rows import log_joint_of, log_likelihood_of, reduce_blocks, weighted
 from jaxgmm.tools.types import on_host
@@ -41,6 +43,7 @@ class Target(NamedTuple):
         constant: of its density, in nats.
         frame: the coordinates.
         shift: (D,), the mixture's mean.
+        noise: what rows may be from besides, of the share in the middle of the frame.
     """
 
     x: Rows
@@ -49,6 +52,7 @@ class Target(NamedTuple):
     constant: Float[Array, ""]
     frame: Frame
     shift: Float[Array, " D"]
+    noise: Uniform | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,12 +73,18 @@ class Tangent(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A mixture of the target, factored, with the prior's extra parameters and NumPyro's log Jacobian."""
+    """A mixture of the target, factored, with what comes along (`Layout.extra`), NumPyro's log Jacobian, and the noise."""
 
     gmm: GMM
     factor: Factor
     extra: dict[str, Array]
     log_jacobian: Float[Array, ""]
+    noise: Uniform | None = None
+
+    @property
+    def components(self) -> Components:
+        """Of the mixture, noise beside them."""
+        return beside(self.gmm.components(self.factor), self.noise)
 
 
 def target_of(problem: Problem) -> Target:
@@ -82,7 +92,7 @@ def target_of(problem: Problem) -> Target:
     prior, layout = problem.prior, problem.layout
     # On the host: a float64 log-gamma takes seconds to compile.
     constant = np.asarray(log_prior_constant(jax.tree.map(np.asarray, prior), layout.n_components), problem.dtype)
-    return _target_of(problem.x, problem.weight, prior, problem.start, constant, layout)
+    return _target_of(problem.x, problem.weight, prior, problem.start, constant, layout, problem.noise)
 
 
 def target_in_pieces(problem: ProblemInPieces) -> Target:
@@ -93,17 +103,18 @@ def target_in_pieces(problem: ProblemInPieces) -> Target:
 
 
 @functools.partial(jax.jit, static_argnums=5)
-def _target_of(x, weight, prior, start, constant, layout):
+def _target_of(x, weight, prior, start, constant, layout, noise):
     shift = start.weights @ start.means  # offsets of the data cost no digits
     start = start.moved(-shift)
     prior = shifted(prior, shift)
-    frame = frame_at(start, start_of_extra(prior, start), prior, weight.sum(), layout)
-    return Target(shifted_rows(x, shift), weight, prior, constant, frame, shift)
+    frame = frame_at(start, start_of_extra(prior, start) | share_of(noise), prior, weight.sum(), layout)
+    return Target(shifted_rows(x, shift), weight, prior, constant, frame, shift, noise)
 
 
 def point_at(v: Float[Array, " size"], target: Target, layout: Layout) -> Point:
     """What whitened coordinates mean."""
-    return Point(*constrain_factored(target.frame.origin + spread(target.frame, v, layout), layout))
+    gmm, factor, extra, log_jacobian = constrain_factored(target.frame.origin + spread(target.frame, v, layout), layout)
+    return Point(gmm, factor, extra, log_jacobian, at_share(target.noise, extra))
 
 
 def log_prior_at(point: Point, target: Target, layout: Layout) -> Float[Array, ""]:
@@ -114,13 +125,13 @@ def log_prior_at(point: Point, target: Target, layout: Layout) -> Float[Array, "
 
 def log_rows_at(point: Point, x: Rows, weight: Float[Array, " B"] | None) -> Float[Array, " B"]:
     """Weighted log density of each row."""
-    log_density = logsumexp(log_joint_of(point.gmm.components(point.factor), x), axis=-1)
+    log_density = logsumexp(log_joint_of(point.components, x), axis=-1)
     return log_density if weight is None else weighted(weight, log_density)
 
 
 def log_likelihood_at(point: Point, target: Target) -> Float[Array, ""]:
     """Sum of all rows' weighted log densities."""
-    return log_likelihood_of(point.gmm.components(point.factor), target.x, target.weight)
+    return log_likelihood_of(point.components, target.x, target.weight)
 
 
 def coordinates(layout: Layout) -> Float[Array, " size"]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgmm.bayes.target.coordinates import Layout, vector_of
+from jaxgmm.bayes.target.noise import NOISE
 from jaxgmm.covariance import get_family
 from jaxgmm.covariance.base import column
 from jaxgmm.model.mixture import GMM
@@ -39,13 +40,14 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
 
     Args:
         gmm: one mixture, every weight positive.
-        extra: the prior's own further parameters, by name.
+        extra: the prior's own further parameters and the share of noise, by name.
         prior: a `Prior` or a `RichardsonGreen`.
         total_weight: of the rows.
         layout: of the vector.
     """
     family, d = get_family(gmm.family), gmm.n_features
-    counts = total_weight * jnp.asarray(gmm.weights)
+    in_mixture = total_weight * (1 - extra[NOISE]) if NOISE in extra else total_weight
+    counts = in_mixture * jnp.asarray(gmm.weights)
     weights = jnp.asarray(gmm.weights)[layout.order] if layout.held.weights else jnp.asarray(gmm.weights)
     if isinstance(prior, Prior):
         mean_rows, scale_rows = prior.mean_precision, column(prior.degrees_of_freedom)
@@ -56,9 +58,11 @@ def frame_at(gmm: GMM, extra: dict[str, Array], prior: Any, total_weight: Any, l
     information = {
         "covariances": family.structure.information(rows, scale_rows, d),
         "means": jnp.repeat((counts + mean_rows)[:, None], d, 1),
-        "weights": total_weight * weights[:-1] * left[1:] / left[:-1] + 1,
+        "weights": in_mixture * weights[:-1] * left[1:] / left[:-1] + 1,
     }
-    if layout.extra:
+    if NOISE in extra:
+        information[NOISE] = in_mixture * extra[NOISE] + 1
+    if "rate" in layout.extra:
         information["rate"] = prior.rate_shape + gmm.n_components * prior.shape
     unit = jnp.concatenate([jnp.reshape(information[name], -1) ** -0.5 for name in sorted(information)])
     factor = family.factor(jnp.asarray(gmm.covariances), d)

@@ -9,6 +9,7 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from jaxgmm.bayes.target.noise import NOISE
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.build import to_datatree
 from jaxgmm.bayes.trees.diagnostics import INVARIANT
@@ -16,6 +17,7 @@ from jaxgmm.bayes.trees.schema import PARAMETERS, group_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data import as_source
 from jaxgmm.data.placed import Seen
+from jaxgmm.fitting.noise import box_of
 from jaxgmm.model.mixture import GMM
 from jaxgmm.tools import frames
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -30,6 +32,7 @@ def adopt(
     family: str = "full",
     names: Mapping[str, str] | None = None,
     sample_weight: Float[ArrayLike, " N"] | None = None,
+    noise: bool | Float[ArrayLike, " D"] = False,
     feature_names: Sequence[str] | None = None,
 ) -> xarray.DataTree:
     """Draws of a mixture from a model of your own, as `posterior` would return them: for `relabel`, `diagnose`, `intervals`,
@@ -46,6 +49,8 @@ def adopt(
         names: those of your model's variables, by ours: `{"weights": "pi", "means": "mu", "covariances": "Sigma"}`. Names that
             are the same may be left out. A model that has Cholesky factors or scales has no covariances: add them to the dict.
         sample_weight: (N,), as often as the rows count in your model; default 1.
+        noise: of a model with noise beside the mixture, as `numpyro_model` has it: True, or (D,) widths of its box; then its
+            share is the variable `noise_weight`.
         feature_names: names of the columns; default those of a frame.
 
     Raises:
@@ -92,13 +97,19 @@ def adopt(
     size = sizes["weights"]
     others = {name: np.asarray(value) for name, value in variables.items() if name not in called.values()}
     extra = {name: value for name, value in others.items() if value.shape == size and value.dtype.kind in "iuf"}
+    if (NOISE in extra) != (noise is not False):
+        raise UserError(
+            f"samples has {'a' if NOISE in extra else 'no'} variable {NOISE!r}, the share of noise, but noise is {noise!r}: "
+            "True, or widths of its box, where the model has noise; else call the variable otherwise."
+        )
+    box = box_of(noise, source)
     for name in extra:
         if name in (*PARAMETERS, *INVARIANT, "n_clusters"):
             raise UserError(f"samples has a variable {name!r}, a name that a tree uses itself: rename it, or leave it out.")
     kept = {name: np.asarray(value) for name, value in stats.items() if np.shape(value) == size}
     return to_datatree(
         Draws(gmm, extra, kept, {}),
-        Seen(source.x, None if sample_weight is None else source.weight),
+        Seen(source.x, None if sample_weight is None else source.weight, box=None if box is None else box.box),
         None,
         key=jax.random.key(0),  # of the allocations, by which clusters are counted
         feature_names=source.feature_names if feature_names is None else feature_names,

@@ -12,6 +12,7 @@ import xarray
 from jaxtyping import Array
 
 from jaxgmm.bayes.priors.richardson_green import RichardsonGreen
+from jaxgmm.bayes.target.noise import NOISE
 from jaxgmm.bayes.target.problem import Draws
 from jaxgmm.bayes.trees.per_draw import (
     flatten_draws,
@@ -19,10 +20,13 @@ from jaxgmm.bayes.trees.per_draw import (
     label_invariant,
     log_density_of_rows,
     log_prior_of_draws,
+    noise_from_prior,
+    noise_of,
     replicate,
     summed_out_of_draws,
 )
 from jaxgmm.bayes.trees.schema import (
+    BOX,
     CENSORED,
     ERRORS,
     EVIDENCE,
@@ -78,8 +82,8 @@ def to_datatree(
 
     - log_likelihood: `x`, w_n log p(x_n) of each draw and row, all features together; memory N x draws numbers.
     - log_prior: log density of the parameters.
-    - posterior_predictive: `x`, N rows drawn from each draw, with errors of measurement where the rows have some, but without
-      gaps and limits; memory N x D x draws numbers.
+    - posterior_predictive: `x`, N rows drawn from each draw, with errors of measurement where the rows have some, and with
+      noise over its box where they may be noise, but without gaps and limits; memory N x D x draws numbers.
     - prior: parameters from the prior, and prior_predictive: N rows from each; one chain of at most 1000 draws.
 
     Rows have the dimensions (obs_id, feature), but functions of ArviZ that look at single rows want one number of each:
@@ -151,14 +155,16 @@ def _groups(
     gmm, placed, rows = precision.cast(flatten_draws(draws.gmm), dtype), seen.placed(dtype, padded=True), np.asarray(seen.x)
     x, w = placed.rows, placed.weight
     shape, dims = np.shape(draws.gmm.weights)[:2], parameter_dims(gmm.family)
-    many, n_present = padded_draws(gmm), np.int32(shape[0] * shape[1])  # what takes few numbers of each draw is compiled once
+    noise = noise_of(draws.extra.get(NOISE), seen, dtype)
+    # What takes few numbers of each draw is compiled once.
+    (many, rest), n_present = padded_draws((gmm, noise)), np.int32(shape[0] * shape[1])
     key_labels, key_rows, key_prior = jax.random.split(key, 3)
 
     def per_draw(values: Any) -> np.ndarray:
         return np.asarray(values)[:n_present].reshape(*shape, *values.shape[1:])
 
     values = {name: getattr(draws.gmm, name) for name in PARAMETERS} | draws.extra
-    values |= {name: per_draw(value) for name, value in label_invariant(many, x, w, key_labels, n_present).items()}
+    values |= {name: per_draw(value) for name, value in label_invariant(many, x, w, key_labels, n_present, rest).items()}
     stats = dict(draws.stats)
     values["log_likelihood"] = stats.pop("log_likelihood", values["log_likelihood"])  # of more rows than the tree has
     if prior is not None:
@@ -176,11 +182,12 @@ def _groups(
     made["sample_stats"].attrs = encode_facts(draws.attrs)
     if "posterior_predictive" in wanted:
         roots = None if seen.errors is None else jnp.asarray(roots_of(seen.errors), dtype)
-        replicated = per_draw(replicate(gmm, key_rows, len(rows), roots).astype(precision.result_dtype(rows)))
+        strewn = () if noise is None else (jnp.exp(noise.log_weight), jnp.asarray(seen.box, dtype))
+        replicated = per_draw(replicate(gmm, key_rows, len(rows), roots, *strewn).astype(precision.result_dtype(rows)))
         made["posterior_predictive"] = dataset_of_rows(replicated, coords, _DRAW)
     if "log_likelihood" in wanted:
         made["log_likelihood"] = dataset_of(
-            {ROW: ((*_DRAW, "obs_id"), per_draw(placed.in_order(log_density_of_rows(gmm, x, w), 1)))}, coords
+            {ROW: ((*_DRAW, "obs_id"), per_draw(placed.in_order(log_density_of_rows(gmm, x, w, noise), 1)))}, coords
         )
     if "log_prior" in wanted:
         extra = {name: np.asarray(value, dtype).reshape(-1) for name, value in draws.extra.items()}
@@ -189,6 +196,8 @@ def _groups(
     if "prior" in wanted:
         n_draws = min(shape[0] * shape[1], _MOST_PRIOR_DRAWS)
         site = from_prior(key_prior, n_draws, len(rows), gmm.n_components, gmm.family, precision.cast(prior, dtype))
+        if noise is not None:
+            site |= noise_from_prior(jax.random.fold_in(key, 4), site["x"], jnp.asarray(seen.box, dtype))
         made["prior_predictive"] = dataset_of_rows(np.asarray(site.pop("x"))[None], coords, _DRAW)
         made["prior"] = dataset_of({name: ((*_DRAW, *dims.get(name, ())), v[None]) for name, v in site.items()}, coords)
     return made
@@ -226,6 +235,7 @@ def known_of_rows(seen: Seen) -> dict[str, tuple[Sequence[str], Any]]:
     """What is known of rows besides, as variables of constant_data: (dimensions, values)."""
     known = {} if seen.errors is None else {ERRORS: (("obs_id", "feature", "feature_bis")[: seen.errors.ndim], seen.errors)}
     known |= {} if seen.censored is None else {CENSORED: (("obs_id", "feature"), seen.censored)}
+    known |= {} if seen.box is None else {name: (("feature",), corner) for name, corner in zip(BOX, seen.box, strict=True)}
     return known | ({} if seen.evidence is None else {EVIDENCE: (("obs_id", "component_id"), np.asarray(seen.evidence))})
 
 

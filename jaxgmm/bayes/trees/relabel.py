@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from jaxgmm.bayes.trees.build import draws_of
-from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws, memberships_of
-from jaxgmm.bayes.trees.schema import HELD, PARAMETERS, PRIOR, group_of, require, seen_of
+from jaxgmm.bayes.trees.per_draw import agreement, flatten_draws, memberships_of, noise_of
+from jaxgmm.bayes.trees.schema import HELD, PARAMETERS, PRIOR, group_of, require, seen_of, shares_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data.padding import padded_draws
 from jaxgmm.model.coercion import Mixture, as_gmm
@@ -38,8 +38,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
       component mean little (Frühwirth-Schnatter 2011; here in units of the spread within a label).
     - `switch_rate`: the share of successive draws of a chain whose permutations differ.
 
-    Where rows have labels, components that these tell apart keep their places, and so do those that differ in what is held, or
-    in their prior: their order isn't arbitrary.
+    Noise takes no part: what a draw takes for noise counts for no component. Where rows have labels, components that these
+    tell apart keep their places, and so do those that differ in what is held, or in their prior: their order isn't arbitrary.
 
     Args:
         tree: from `posterior`.
@@ -79,7 +79,8 @@ def relabel(tree: xarray.DataTree, pivot: Mixture | None = None) -> xarray.DataT
         placed, flat = seen.placed(dtype, padded=True), precision.cast(flatten_draws(draws), dtype)
         memberships = memberships_of(precision.cast(pivot, dtype), placed.rows, placed.weight)
         n_draws = np.int32(shape[0] * shape[1])
-        shared = np.asarray(agreement(padded_draws(flat), placed.rows, placed.weight, memberships, n_draws))[:n_draws]
+        many, noise = padded_draws((flat, noise_of(shares_of(tree), seen, dtype)))
+        shared = np.asarray(agreement(many, placed.rows, placed.weight, memberships, n_draws, noise))[:n_draws]
     slack = _TIE * float(np.sum(np.asarray(seen.weight)))
     alike = _interchangeable(seen.evidence, draws, group_of(tree, "constant_data"))
     permutation = np.array([_assign(matrix, slack, alike) for matrix in shared]).reshape(*shape, -1)

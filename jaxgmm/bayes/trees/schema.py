@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxgmm.bayes.target.noise import NOISE
 from jaxgmm.covariance import get_family
 from jaxgmm.data.placed import Seen
 from jaxgmm.tools.errors import UserError, UserTypeError
@@ -22,6 +23,7 @@ GROUPS = ("log_likelihood", "log_prior", "prior", "posterior_predictive")  # on 
 DIMS = ("chain", "draw", "component_id", "feature", "feature_bis", "obs_id", "rank")
 PARAMETERS = ("weights", "means", "covariances")
 ERRORS, EVIDENCE, CENSORED = "error_covariances", "label_evidence", "censored"  # of rows, in constant_data
+BOX = ("noise_lower", "noise_upper")  # of constant_data: corners of the box over which noise is uniform
 HELD = "held_"  # of constant_data, and the name of a parameter: whose of it was held
 PRIOR = "prior_"  # of constant_data, and the name of a number of the prior
 ROW = "x"  # the rows' name in every group that is about them: NumPyro's site
@@ -105,7 +107,16 @@ def seen_of(tree: "xarray.DataTree", user: str) -> Seen:
     """The observed rows with what is known of them besides. `user` needs them; errors as `rows_of`."""
     rows, weight = rows_of(tree, user)
     constants = group_of(tree, "constant_data")
-    return Seen(rows, weight, *(constants[name].values if name in constants else None for name in (ERRORS, EVIDENCE, CENSORED)))
+    box = np.stack([constants[name].values for name in BOX]) if BOX[0] in constants else None
+    known = (constants[name].values if name in constants else None for name in (ERRORS, EVIDENCE, CENSORED))
+    return Seen(rows, weight, *known)._replace(box=box)
+
+
+def shares_of(tree: xarray.DataTree) -> Float[np.ndarray, "chain draw"] | None:
+    """The shares of noise; None where no row may be noise."""
+    posterior = group_of(tree, "posterior")
+    may_be = BOX[0] in group_of(tree, "constant_data")  # draws of someone else's model may have a variable of that name
+    return posterior[NOISE].transpose("chain", "draw").values if may_be and NOISE in posterior else None
 
 
 def row_labels_of(tree: "xarray.DataTree") -> np.ndarray:

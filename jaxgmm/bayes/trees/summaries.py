@@ -7,9 +7,10 @@ import xarray
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from jaxgmm.bayes.target.noise import NOISE
 from jaxgmm.bayes.trees.build import draws_of
-from jaxgmm.bayes.trees.per_draw import flatten_draws, mean_and_sd_of_memberships, shared_membership
-from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, row_labels_of, seen_of
+from jaxgmm.bayes.trees.per_draw import flatten_draws, mean_and_sd_of_memberships, noise_of, shared_membership
+from jaxgmm.bayes.trees.schema import PARAMETERS, facts_of, group_of, require, row_labels_of, seen_of, shares_of
 from jaxgmm.covariance import get_family
 from jaxgmm.data.placed import Seen
 from jaxgmm.model.mixture import GMM
@@ -41,13 +42,15 @@ def intervals_of(tree: xarray.DataTree, probability: float) -> xarray.Dataset:
     coords = {name: posterior[name].values for name in names if name in posterior.coords}
     coords.setdefault("feature_bis", coords["feature"])
     dims = ("statistic", *names)
+    shares = shares_of(tree)
     return xarray.Dataset(
         {
             "weights": (dims[:2], statistics(np.asarray(draws.weights))),
             "means": (dims[:3], statistics(np.asarray(draws.means))),
             "standard_deviations": (dims[:3], statistics(deviations)),
             "correlations": (dims, matrices),
-        },
+        }
+        | ({} if shares is None else {NOISE: (dims[:1], statistics(shares))}),
         {"statistic": ["mean", "lower", "upper"], **coords},
         {"probability": probability},
     )
@@ -64,8 +67,9 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
         `membership` (obs_id, component_id), the mean of r_nk over the draws: the probability that row n belongs to
         component k; `sd` (obs_id, component_id), its standard deviation over the draws: how far not knowing the
         parameters moves it; `entropy` (obs_id), of the row's mean memberships, in nats: 0 for a row that surely belongs
-        to one component, log K for one that could be of any. `obs_id` are the rows' labels, see `posterior`, by which it
-        can be joined to a frame: `frame.join(jg.membership(tree)["membership"].to_pandas())`.
+        to one component, log K for one that could be of any. Of the posterior of a fit with noise also `noise` (obs_id), the
+        probability that the row is noise, which is what its memberships lack to 1. `obs_id` are the rows' labels, see
+        `posterior`, by which it can be joined to a frame: `frame.join(jg.membership(tree)["membership"].to_pandas())`.
 
     Raises:
         ValueError: labels that may switch, missing groups, rows that can't be used.
@@ -81,35 +85,40 @@ def membership(tree: xarray.DataTree, x: Float[ArrayLike, "N D"] | None = None) 
     require(tree, "membership", posterior=PARAMETERS)
     check_labels(tree, "membership")
     draws = draws_of(tree)
+    observed = seen_of(tree, "membership")
     if x is None:
-        seen = seen_of(tree, "membership")
+        seen = observed
     else:
-        if seen_of(tree, "membership").errors is not None:
+        if observed.errors is not None:
             raise UserError(
                 "the tree is of rows with errors of measurement, of which membership of other rows knows nothing: ask the "
                 "draws, jaxgmm.draws_of(tree), each of which takes error_covariances."
             )
         names = draws.feature_names
-        seen = Seen(np.asarray(check_rows(x, "x", n_features=draws.n_features, feature_names=names, missing=True)))
+        rows = np.asarray(check_rows(x, "x", n_features=draws.n_features, feature_names=names, missing=True))
+        seen = Seen(rows, box=observed.box)
         check_seen(seen.x)
     labels = row_labels_of(tree) if x is None else frames.row_labels(x)
     dtype = precision.compute_dtype(seen.x)
     with precision.scope(dtype):
         placed = seen._replace(weight=None).placed(dtype, padded=True)  # rows that count for nothing have memberships, too
-        both = mean_and_sd_of_memberships(precision.cast(flatten_draws(draws), dtype), placed.rows, placed.weight)
+        flat, noise = precision.cast(flatten_draws(draws), dtype), noise_of(shares_of(tree), seen, dtype)
+        both = mean_and_sd_of_memberships(flat, placed.rows, placed.weight, noise)
         mean, sd = np.moveaxis(placed.in_order(both), -1, 0)
     entropy = -np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1)), 0).sum(-1)
     dims = ("obs_id", "component_id")
     component_id = group_of(tree, "posterior")["component_id"].values
     coords = {"obs_id": np.arange(len(mean)) if labels is None else labels, "component_id": component_id}
-    return xarray.Dataset({"membership": (dims, mean), "sd": (dims, sd), "entropy": (dims[:1], entropy)}, coords)
+    k = len(component_id)
+    found = {"membership": (dims, mean[:, :k]), "sd": (dims, sd[:, :k]), "entropy": (dims[:1], entropy)}
+    return xarray.Dataset(found if noise is None else found | {"noise": (dims[:1], mean[:, k])}, coords)
 
 
 def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xarray.DataArray:
     """The posterior probability that two rows belong to the same component: mean over the draws of sum_k r_nk r_mk.
 
     No labels are involved, so it means the same whether they switch or not (Binder 1978). Allocations are summed out: no
-    draws of them are needed. The diagonal is 1.
+    draws of them are needed. Rows that are noise share no component. The diagonal is 1.
 
     Args:
         tree: from `posterior`, with observed_data.
@@ -145,7 +154,7 @@ def coclustering(tree: xarray.DataTree, rows: Sequence[int] | None = None) -> xa
     dtype = precision.compute_dtype(observed)
     with precision.scope(dtype):
         draws, placed = precision.cast(flatten_draws(draws_of(tree)), dtype), seen.take(index).placed(dtype)
-        shared = np.array(shared_membership(draws, placed.rows, placed.places))
+        shared = np.array(shared_membership(draws, placed.rows, placed.places, noise_of(shares_of(tree), seen, dtype)))
     shared[index[:, None] == index] = 1
     labels = row_labels_of(tree)[index]
     return xarray.DataArray(shared, {"obs_id": labels, "obs_id_bis": labels}, ("obs_id", "obs_id_bis"), "coclustering")

@@ -15,7 +15,7 @@ from scipy.special import digamma, gammaln, logsumexp, softmax
 
 import jaxgmm as jg
 from jaxgmm.bayes.priors.base import draw_parameters, log_prior_constant
-from jaxgmm.bayes.samplers import gibbs as module
+from jaxgmm.bayes.samplers import allocating
 from jaxgmm.bayes.samplers.chains import Schedule
 from jaxgmm.bayes.samplers.gibbs import gibbs, gibbs_start, gibbs_step
 from jaxgmm.bayes.samplers.gibbs_kernel import GibbsKernel
@@ -465,7 +465,7 @@ def test_whole_weights_repeat_rows_and_others_are_refused(blobs, row_counts, thr
 def test_blocks_of_rows_change_rounding_only(blobs, three, monkeypatch):
     start, prior, _ = three
     whole = jax.jit(lambda key: gibbs_start(key, start, blobs, prior))(KEY)
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 37)
+    monkeypatch.setattr(allocating, "_ROWS_AT_ONCE", 37)
     blocked = jax.jit(lambda key: gibbs_start(key, start, blobs, prior))(KEY)
     for ours, theirs in zip(jax.tree.leaves(blocked), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
