@@ -112,7 +112,7 @@ def seen_of(tree: "xarray.DataTree", user: str) -> Seen:
     return Seen(rows, weight, *known)._replace(box=box)
 
 
-def shares_of(tree: xarray.DataTree) -> Float[np.ndarray, "chain draw"] | None:
+def shares_of(tree: "xarray.DataTree") -> Float[np.ndarray, "chain draw"] | None:
     """The shares of noise; None where no row may be noise."""
     posterior = group_of(tree, "posterior")
     may_be = BOX[0] in group_of(tree, "constant_data")  # draws of someone else's model may have a variable of that name
