@@ -86,7 +86,7 @@ def test_bad_input():
         jg.posterior(X, FIT.gmm, prior=FIT.prior, method="gibbs", key=KEY, sample_weight=np.full(90, 2), **KNOWN)
     with pytest.raises(ValueError, match="several limits in row 1, and family 'full'"):
         jg.posterior(WHOLE, FIT.gmm, prior=FIT.prior, method="nuts", key=KEY, censored=np.where(ROW_1, -1, SIDES))
-    with pytest.raises(ValueError, match="the box of noise ends at a limit of row 2, so that beyond it no row could be noise"):
+    with pytest.raises(ValueError, match="the box of noise ends at a limit of row 0, so that beyond it no row could be noise"):
         jg.numpyro_model(X, 2, prior=FIT.prior, censored=SIDES, noise=True)
     with pytest.raises(TypeError, match=r"no argument 'censored'|unexpected keyword argument 'censored'"):
         jg.count_clusters(WHOLE, key=KEY, censored=SIDES)
