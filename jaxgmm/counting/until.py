@@ -16,7 +16,7 @@ class UntilBelieved:
     """Stops the chains of `count_clusters` as soon as their draws give a verdict, or when time is up.
 
     Looks are few, and at numbers of draws fixed beforehand, so that how many draws there are doesn't depend on the machine,
-    and little on what they happen to be: over 60 runs with an eager rule their mean is unbiased (tests/counting).
+    and little on what they happen to be: over 120 runs with an eager rule their mean is unbiased (tests/counting).
 
     Args:
         most: components.

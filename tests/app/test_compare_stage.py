@@ -84,8 +84,8 @@ def test_its_choice_is_where_a_posterior_starts(tmp_path):
     overrides = ["posterior.method=laplace", "posterior.n_draws=100", "compare.families=['VII']", "compare.n_components=[2]"]
     finished = run(settings(tmp_path / "run", *overrides, "prior.concentration=2.0"))
     assert finished.fit.prior.concentration == 2
-    assert finished.posterior.gmm is finished.fit.gmm
-    assert finished.posterior.gmm.family == "spherical"
+    assert finished.posterior.start.gmm is finished.fit.gmm
+    assert finished.posterior.start.gmm.family == "spherical"
     assert "comparison.csv" in {file.name for file in finished.directory.iterdir()}
 
 

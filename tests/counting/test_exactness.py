@@ -181,7 +181,7 @@ def test_runs_that_stop_for_a_verdict_are_unbiased(monkeypatch, continued):
     exact = enumerated("dynamic", "full", 1, MOST)[1:]
     options = {"prior": component_prior("full", 1), "alpha": 0.8, "max_components": MOST, "n_warmup": 20}
     found, n_draws = [], []
-    for seed in range(60):
+    for seed in range(120):
         own = {"n_draws": 10} if continued else {}
         tree = jg.count_clusters(small_rows(1), key=jax.random.key(seed), **options, **own)
         tree = jg.continue_chains(tree) if continued else tree
