@@ -82,6 +82,7 @@ def around(
     away = distances(label, labels, get_loss(loss))
     radius = float(np.quantile(away, probability, method="inverted_cdf"))
     inside = np.flatnonzero(away <= radius * (1 + _ROUNDING))
+    radius = float(away[inside].max())
     sizes = labels[inside].max(axis=1) + 1
 
     def edge(chosen: np.ndarray) -> np.ndarray:
