@@ -18,6 +18,7 @@ from jaxgmm.covariance import check_unrestricted, get_family
 from jaxgmm.fitting.batch import model_key
 from jaxgmm.fitting.result import Fit
 from jaxgmm.fitting.status import FitError, FitWarning
+from jaxgmm.model.coercion import about_rows
 from jaxgmm.model.criteria import CRITERIA
 from jaxgmm.tools.errors import UserError
 from jaxgmm.tools.formatting import nats
@@ -222,6 +223,8 @@ class Comparison(Readable):
         models = usable if models is None else list(models)
         for family, _ in models:
             check_unrestricted(family, "leave-one-out")
+        for family, k in models:
+            about_rows(self.fit(family, k), "with_loo")
         result, without = self, []
         for family, k in models:
             fit = self.fit(family, k)
