@@ -214,7 +214,7 @@ def posterior(
         draws: Draws
         if row.kind == "chain":
             path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
-            imports = ("jaxgmm.bayes.trees.build",)  # xarray and NumPyro
+            imports = ("jaxgmm.bayes.trees.build",)  # and xarray
             schedule = Schedule(settings["n_warmup"], n_draws, report, path, resume, signature, imports=imports)
             draws = draw(problem, key_draws, schedule, n_chains, **options)
         else:

@@ -13,11 +13,9 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
-from numpyro.infer import Predictive
 
 from jaxgmm.bayes.priors.base import MixturePrior, draw_summed_out, log_prior
 from jaxgmm.bayes.target.noise import NOISE, strewn
-from jaxgmm.bayes.target.numpyro_model import numpyro_model
 from jaxgmm.covariance import Factor
 from jaxgmm.data.placed import Rows, Seen, n_places
 from jaxgmm.model.algebra import draw_rows
@@ -153,6 +151,10 @@ def from_prior(
     key: Array, n_draws: int, n_samples: int, n_components: int, family: str, prior: MixturePrior
 ) -> dict[str, Array]:
     """Mixtures drawn from the prior, and `n_samples` rows of each under "x"."""
+    from numpyro.infer import Predictive  # the only draws that need it: trees of Gibbs sampling and counts don't
+
+    from jaxgmm.bayes.target.numpyro_model import numpyro_model
+
     predictive = Predictive(numpyro_model, num_samples=n_draws)
     return predictive(key, None, n_components, family, prior, n_samples=n_samples)
 
